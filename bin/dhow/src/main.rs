@@ -1,0 +1,2 @@
+//! The dhow program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The reconcile driver: signal and period, rate, status; calls the planners.

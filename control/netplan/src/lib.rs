@@ -1,0 +1,1 @@
+//! Services and names compiled into rules with owners; pure.

@@ -1,0 +1,1 @@
+//! Placement: snapshot in, bindings and per-machine reasons out; pure.

@@ -1,0 +1,1 @@
+//! Rollout, replicas, endpoints, garbage: pure planning.

@@ -1,0 +1,1 @@
+//! The Kubernetes API, translated to state and back.

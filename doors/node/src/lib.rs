@@ -1,0 +1,1 @@
+//! Serves each machine its own intents; carries live streams.

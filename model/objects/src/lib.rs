@@ -1,0 +1,8 @@
+//! What users asked for: kinds, names, defaults, validation, selectors, patches, schemas.
+//!
+//! No behaviour and no input or output: a kind is a row of data, and everything generic about the
+//! API reads that row.
+
+pub mod status;
+
+pub use status::{Status, StatusCause, StatusDetails};

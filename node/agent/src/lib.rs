@@ -1,0 +1,1 @@
+//! The order of work on a machine; one folder per resource: observe, diff, apply, status.

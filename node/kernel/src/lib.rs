@@ -1,0 +1,1 @@
+//! Netlink, nftables, cgroups, mounts, processes behind traits, with a recording double.

@@ -1,0 +1,1 @@
+//! Typed objects over kv: optimistic writes, admission, access rules, cause stamp, watch cache.

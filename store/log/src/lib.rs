@@ -1,0 +1,1 @@
+//! Write-ahead log, checkpoints and snapshots over a disk trait.

@@ -1,0 +1,1 @@
+//! Revisions, ranges, transactions, leases, watch history; pure.
