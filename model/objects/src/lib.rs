@@ -3,6 +3,8 @@
 //! No behaviour and no input or output: a kind is a row of data, and everything generic about the
 //! API reads that row.
 
+pub mod kinds;
+pub mod selectors;
 pub mod status;
 
 pub use status::{Status, StatusCause, StatusDetails};
