@@ -4,6 +4,7 @@
 //! API reads that row.
 
 pub mod kinds;
+pub mod schema;
 pub mod selectors;
 pub mod status;
 

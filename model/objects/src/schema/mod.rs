@@ -1,0 +1,257 @@
+//! The shape of every built-in type: one table, and what is generic over it.
+//!
+//! The table is derived by `cargo xtask gen-kinds` from the published Go modules (`k8s.io/api`,
+//! `k8s.io/apimachinery`) and is embedded compressed. Only a small index is parsed on first use; the
+//! fields of a type are parsed when somebody asks for them, and documentation is inflated only for
+//! as long as a [`Docs`] value lives. A process that serves ten kinds pays for ten kinds.
+
+mod table;
+
+use std::sync::OnceLock;
+
+pub use table::{Docs, TableError};
+
+/// A group, version and kind under which a type is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Gvk {
+    /// API group, empty for the legacy group.
+    pub group: &'static str,
+    /// API version, for example `v1`.
+    pub version: &'static str,
+    /// Kind, for example `Pod`.
+    pub kind: &'static str,
+}
+
+impl Gvk {
+    /// The `apiVersion` of objects of this kind: `v1`, `apps/v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+}
+
+/// The table of all types.
+#[derive(Debug)]
+pub struct Schema {
+    pub(crate) types: &'static [Type],
+    /// Type indexes by full name.
+    pub(crate) by_name: Vec<u16>,
+    /// Every served kind with the index of its type, sorted.
+    pub(crate) kinds: Vec<(Gvk, u16)>,
+}
+
+impl Schema {
+    /// The type with this OpenAPI name, for example `io.k8s.api.core.v1.Pod`.
+    pub fn type_named(&self, name: &str) -> Option<&'static Type> {
+        let types = self.types;
+        self.by_name
+            .binary_search_by(|&i| types[usize::from(i)].name.cmp(name))
+            .ok()
+            .map(|at| &types[usize::from(self.by_name[at])])
+    }
+
+    /// The type served as this group, version and kind. The group is empty for `v1`.
+    pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<&'static Type> {
+        let types = self.types;
+        self.kinds
+            .binary_search_by(|(gvk, _)| (gvk.group, gvk.version, gvk.kind).cmp(&(group, version, kind)))
+            .ok()
+            .map(|at| &types[usize::from(self.kinds[at].1)])
+    }
+
+    /// The type of objects that carry this `apiVersion` and `kind`.
+    pub fn kind_of(&self, api_version: &str, kind: &str) -> Option<&'static Type> {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        self.kind(group, version, kind)
+    }
+
+    /// Every group, version and kind with its type, sorted.
+    pub fn kinds(&self) -> impl Iterator<Item = (Gvk, &'static Type)> + '_ {
+        let types = self.types;
+        self.kinds.iter().map(move |(gvk, i)| (*gvk, &types[usize::from(*i)]))
+    }
+
+    /// Every type, in the table's order.
+    pub fn types(&self) -> &'static [Type] {
+        self.types
+    }
+}
+
+/// A Go struct of the API.
+#[derive(Debug)]
+pub struct Type {
+    /// OpenAPI name, for example `io.k8s.api.core.v1.Pod`.
+    pub name: &'static str,
+    /// Every group, version and kind under which the type is served, empty for parts of objects.
+    pub gvks: &'static [Gvk],
+    /// Whether an applier owns the whole struct or nothing of it (`+structType=atomic`).
+    pub atomic: bool,
+    pub(crate) package: &'static table::Package,
+    /// Position within the package.
+    pub(crate) position: usize,
+    pub(crate) body: OnceLock<table::Body>,
+}
+
+impl Type {
+    /// Own and inlined fields, flattened as JSON shows them, in Go's order.
+    pub fn fields(&'static self) -> &'static [Field] {
+        &self.body().fields
+    }
+
+    /// The field with this JSON name (binary search).
+    pub fn field(&'static self, json: &str) -> Option<&'static Field> {
+        let body = self.body();
+        body.by_json
+            .binary_search_by(|&i| body.fields[usize::from(i)].json.cmp(json))
+            .ok()
+            .map(|at| &body.fields[usize::from(body.by_json[at])])
+    }
+
+    /// The type's own field with this protobuf number; inlined structs are messages of their own,
+    /// see [`Type::inlined`].
+    pub fn field_by_number(&'static self, number: u32) -> Option<&'static Field> {
+        self.fields().iter().find(|f| f.inlined_in == 0 && f.number == number)
+    }
+
+    /// Structs that JSON flattens into this one, and protobuf nests under a field number.
+    pub fn inlined(&'static self) -> &'static [Inlined] {
+        &self.body().inlined
+    }
+
+    /// The Go name of the type: the last part of [`Type::name`].
+    pub fn go_name(&self) -> &'static str {
+        self.name.rsplit_once('.').map_or(self.name, |(_, last)| last)
+    }
+
+    fn body(&'static self) -> &'static table::Body {
+        self.body.get_or_init(|| table::parse_body(self))
+    }
+}
+
+/// A struct that is embedded in another one with `json:",inline"`.
+#[derive(Debug, Clone, Copy)]
+pub struct Inlined {
+    /// Field number of the nested message in protobuf.
+    pub number: u32,
+    /// The embedded struct.
+    pub ty: &'static Type,
+}
+
+/// One field as JSON shows it.
+#[derive(Debug)]
+pub struct Field {
+    /// JSON name.
+    pub json: &'static str,
+    /// Protobuf field number within the struct that declares it; 0 when protobuf does not carry it
+    /// (`apiVersion` and `kind`, which travel in the envelope).
+    pub number: u32,
+    /// Protobuf number of the inlined struct that brings this field; 0 for a field of one's own.
+    pub inlined_in: u32,
+    /// What the field holds.
+    pub ty: FieldType,
+    /// Whether OpenAPI lists the field as required.
+    pub required: bool,
+    /// Whether Go holds the field through a pointer, so that absent and zero differ.
+    pub pointer: bool,
+    /// Whether Go leaves an empty value out (`omitempty`; never leaves out a struct).
+    pub omitempty: bool,
+    /// Whether Go leaves a zero struct out (`omitzero`).
+    pub omitzero: bool,
+    /// Whether protobuf wraps the list in a message of its own.
+    pub wrapped: bool,
+    /// How server-side apply merges the list; [`ListKind::Atomic`] also for what is no list.
+    pub list: ListKind,
+    /// For [`ListKind::Map`], the keys that identify an item.
+    pub keys: &'static [&'static str],
+    /// Whether a strategic merge patch merges the list (or map) instead of replacing it.
+    pub merge: bool,
+    /// The key by which a strategic merge patch merges items of the list.
+    pub merge_key: Option<&'static str>,
+    /// Whether a strategic merge patch clears the keys that it does not name (`retainKeys`).
+    pub retain_keys: bool,
+    /// Whether an applier owns the whole map or struct or nothing of it.
+    pub atomic: bool,
+    /// The documented default, as JSON.
+    pub default: Option<&'static str>,
+    /// The values of an enumeration, sorted; empty when the field is none.
+    pub enum_values: &'static [&'static str],
+}
+
+impl Field {
+    /// Whether the value is a list of any kind.
+    pub fn is_list(&self) -> bool {
+        matches!(self.ty, FieldType::List(_))
+    }
+}
+
+/// How server-side apply merges a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ListKind {
+    /// One owner for the whole list.
+    #[default]
+    Atomic,
+    /// Unique scalars, each with its owners.
+    Set,
+    /// Items identified by [`Field::keys`].
+    Map,
+}
+
+/// What a field holds.
+#[derive(Debug, Clone, Copy)]
+pub enum FieldType {
+    /// A boolean.
+    Bool,
+    /// A signed number of 32 bits.
+    Int32,
+    /// A signed number of 64 bits.
+    Int64,
+    /// A floating point number of 64 bits.
+    Float64,
+    /// A string.
+    String,
+    /// Bytes, base64 in JSON.
+    Bytes,
+    /// A number of 32 bits, or a string.
+    IntOrString,
+    /// An amount such as `100m` or `1Gi`; JSON may also give a plain number.
+    Quantity,
+    /// An instant in seconds, RFC 3339; null when unset.
+    Time,
+    /// An instant in microseconds, RFC 3339; null when unset.
+    MicroTime,
+    /// A duration such as `1h30m0s`.
+    Duration,
+    /// Any JSON.
+    Raw,
+    /// The field set of a managed fields entry: a JSON object.
+    FieldsV1,
+    /// A struct.
+    Message(&'static Type),
+    /// A list.
+    List(&'static FieldType),
+    /// A map with string keys.
+    Map(&'static FieldType),
+}
+
+impl FieldType {
+    /// The struct behind this type: of the field itself, of a list's items or of a map's values.
+    pub fn message(&self) -> Option<&'static Type> {
+        match self {
+            FieldType::Message(ty) => Some(ty),
+            FieldType::List(inner) | FieldType::Map(inner) => inner.message(),
+            _ => None,
+        }
+    }
+}
+
+/// The table, parsed on first use.
+pub fn schema() -> &'static Schema {
+    static SCHEMA: OnceLock<Schema> = OnceLock::new();
+    SCHEMA.get_or_init(|| {
+        Schema::parse(include_bytes!("../../data/kinds.table"))
+            .expect("the embedded table is checked by `cargo xtask gen-kinds` and by a test of this crate")
+    })
+}
