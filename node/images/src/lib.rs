@@ -1,16 +1,28 @@
 //! Content by digest: load, unpack, snapshots, garbage.
 //!
-//! Blobs are stored as an OCI image layout (`blobs/sha256/...`, `index.json`) and each layer is
-//! unpacked once into a directory that overlayfs takes as a lower layer.
+//! Blobs are stored as an OCI image layout and each layer is unpacked once into a directory that
+//! overlayfs takes as a lower layer. See [`store`] for the layout on disk.
 
-use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+pub mod archive;
+pub mod digest;
+pub mod layer;
+pub mod name;
+pub mod store;
+
+pub use name::Name;
+pub use store::{Images, Layer};
+
+use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// Why the image store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No such image here.
-    #[error("image {0} is not on this machine; load it with 'dhow image load' or build it with 'dhow image build -t {0} DIR'")]
+    #[error(
+        "image {0} is not on this machine; load it with 'dhow image load' or build it with 'dhow image build -t {0} DIR'"
+    )]
     NotFound(String),
     /// The name cannot be understood.
     #[error("image name {name:?} is invalid: {why}")]
@@ -21,7 +33,7 @@ pub enum Error {
         why: String,
     },
     /// The archive or blob is damaged or of an unknown form.
-    #[error("{what}: {why}")]
+    #[error("{what} is damaged: {why}")]
     Damaged {
         /// Which file or blob.
         what: String,
@@ -29,7 +41,7 @@ pub enum Error {
         why: String,
     },
     /// The image is used by a container.
-    #[error("image {image} is in use by {user}")]
+    #[error("image {image} is in use by {user}; remove that first")]
     InUse {
         /// The image.
         image: String,
@@ -46,27 +58,49 @@ pub enum Error {
     },
 }
 
+impl Error {
+    pub(crate) fn io(what: String, source: impl Into<std::io::Error>) -> Self {
+        Self::Io { what, source: source.into() }
+    }
+}
+
+/// Docker writes `null` where it means nothing.
+fn nothing<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    source: D,
+) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(source)?.unwrap_or_default())
+}
+
 /// The run-time part of an OCI image configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct RunConfig {
     /// `user[:group]`.
+    #[serde(deserialize_with = "nothing")]
     pub user: String,
     /// `NAME=value`.
+    #[serde(deserialize_with = "nothing")]
     pub env: Vec<String>,
     /// Program and first arguments.
+    #[serde(deserialize_with = "nothing")]
     pub entrypoint: Vec<String>,
     /// Further arguments, or the program when there is no entry point.
+    #[serde(deserialize_with = "nothing")]
     pub cmd: Vec<String>,
     /// Working directory.
+    #[serde(deserialize_with = "nothing")]
     pub working_dir: String,
     /// `8080/tcp`.
-    pub exposed_ports: std::collections::BTreeMap<String, serde_json::Value>,
+    #[serde(deserialize_with = "nothing")]
+    pub exposed_ports: BTreeMap<String, serde_json::Value>,
     /// Paths that want a volume.
-    pub volumes: std::collections::BTreeMap<String, serde_json::Value>,
+    #[serde(deserialize_with = "nothing")]
+    pub volumes: BTreeMap<String, serde_json::Value>,
     /// Labels.
-    pub labels: std::collections::BTreeMap<String, String>,
+    #[serde(deserialize_with = "nothing")]
+    pub labels: BTreeMap<String, String>,
     /// Signal name or number to stop it with; empty means SIGTERM.
+    #[serde(deserialize_with = "nothing")]
     pub stop_signal: String,
 }
 
@@ -88,39 +122,4 @@ pub struct Image {
     pub size: u64,
     /// When it was created, RFC 3339; may be empty.
     pub created: String,
-}
-
-/// The image store of one machine. Cheap to clone; safe to use from several threads, and from
-/// several processes by a lock file.
-#[derive(Debug, Clone)]
-pub struct Images {}
-
-#[allow(unused_variables)]
-impl Images {
-    /// Opens (or makes) the store in `dir`.
-    pub fn open(dir: &Path) -> Result<Self, Error> {
-        panic!("contract")
-    }
-    /// Finds an image by name (`busybox`, `repo/name:tag`, `name@sha256:...`), id or unique id
-    /// prefix.
-    pub fn get(&self, reference: &str) -> Result<Image, Error> {
-        panic!("contract")
-    }
-    /// All images, newest first.
-    pub fn list(&self) -> Result<Vec<Image>, Error> {
-        panic!("contract")
-    }
-    /// Loads a `docker save` or OCI archive (plain, gzip or zstd); returns the images it held.
-    pub fn load(&self, archive: &mut dyn std::io::Read) -> Result<Vec<Image>, Error> {
-        panic!("contract")
-    }
-    /// Removes a name, and the image with its unshared layers when that was its last name.
-    /// `in_use` names the layer directories that running containers need.
-    pub fn remove(&self, reference: &str, in_use: &[PathBuf]) -> Result<Vec<String>, Error> {
-        panic!("contract")
-    }
-    /// Gives an image a further name.
-    pub fn tag(&self, reference: &str, name: &str) -> Result<(), Error> {
-        panic!("contract")
-    }
 }

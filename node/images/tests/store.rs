@@ -1,0 +1,223 @@
+//! The image store's behaviour: load, find, save, remove, and what it refuses.
+//!
+//! Needs root: layers carry owners, devices and overlay's own attributes.
+
+use dhow_images::{Error, Images, digest, layer};
+use std::io::Cursor;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+fn tar(entries: &[(&str, tar::EntryType, u32, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, kind, mode, body) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(*kind);
+        header.set_mode(*mode);
+        header.set_uid(12);
+        header.set_gid(34);
+        header.set_mtime(1_000_000_000);
+        if *kind == tar::EntryType::Symlink || *kind == tar::EntryType::Link {
+            header.set_size(0);
+            builder.append_link(&mut header, path, std::str::from_utf8(body).unwrap()).unwrap();
+            continue;
+        }
+        header.set_size(body.len() as u64);
+        // Not `append_data`: it refuses the hostile names that are wanted here.
+        header.as_gnu_mut().unwrap().name[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_cksum();
+        builder.append(&header, *body).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+use tar::EntryType::{Directory, Link, Regular, Symlink};
+
+/// A `docker save` archive of the old form.
+fn docker_archive(name: &str, layers: &[Vec<u8>]) -> Vec<u8> {
+    let diff_ids: Vec<String> = layers.iter().map(|l| digest::of(l)).collect();
+    let config = serde_json::to_vec(&serde_json::json!({
+        "created": "2026-01-02T03:04:05Z", "architecture": "amd64", "os": "linux",
+        "config": {"Env": ["PATH=/bin"], "Cmd": ["/bin/app"], "Entrypoint": null},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    }))
+    .unwrap();
+    let manifest = serde_json::to_vec(&serde_json::json!([{
+        "Config": "config.json",
+        "RepoTags": [name],
+        "Layers": (0..layers.len()).map(|n| format!("{n}/layer.tar")).collect::<Vec<_>>(),
+    }]))
+    .unwrap();
+    let names: Vec<String> = (0..layers.len()).map(|n| format!("{n}/layer.tar")).collect();
+    let mut entries: Vec<(&str, tar::EntryType, u32, &[u8])> = vec![
+        ("config.json", Regular, 0o644, &config),
+        ("manifest.json", Regular, 0o644, &manifest),
+    ];
+    for (name, layer) in names.iter().zip(layers) {
+        entries.push((name, Regular, 0o644, layer));
+    }
+    tar(&entries)
+}
+
+fn two_layers() -> Vec<Vec<u8>> {
+    vec![
+        tar(&[
+            ("tmp", Directory, 0o1777, b""),
+            ("bin/app", Regular, 0o4755, b"#!app"),
+            ("bin/alias", Symlink, 0o777, b"app"),
+            ("bin/twin", Link, 0o755, b"bin/app"),
+            ("etc/old", Regular, 0o644, b"old"),
+        ]),
+        tar(&[
+            ("etc/.wh.old", Regular, 0, b""),
+            ("tmp/x", Regular, 0o600, b"x"),
+            ("opt/.wh..wh..opq", Regular, 0, b""),
+        ]),
+    ]
+}
+
+fn store() -> (tempfile::TempDir, Images) {
+    let dir = tempfile::tempdir().unwrap();
+    let images = Images::open(dir.path()).unwrap();
+    (dir, images)
+}
+
+#[test]
+fn a_docker_archive_is_loaded_and_found_by_every_name() {
+    let (_dir, images) = store();
+    let loaded = images.load(&mut Cursor::new(docker_archive("shop:v1", &two_layers()))).unwrap();
+    assert_eq!(loaded.len(), 1);
+    let image = images.get("shop:v1").unwrap();
+    assert_eq!(image, loaded[0]);
+    assert_eq!(image.names, ["docker.io/library/shop:v1"]);
+    assert_eq!(image.config.cmd, ["/bin/app"]);
+    assert_eq!(images.get(&image.id).unwrap().id, image.id);
+    assert_eq!(images.get(&image.id["sha256:".len()..][..8]).unwrap().id, image.id);
+    assert_eq!(images.get(&format!("shop@{}", image.digest)).unwrap().id, image.id);
+    assert!(matches!(images.get("shop"), Err(Error::NotFound(name)) if name == "shop"));
+
+    let [upper, lower] = &image.layers[..] else { panic!("two layers") };
+    let app = lower.join("bin/app").metadata().unwrap();
+    assert_eq!(
+        (app.uid(), app.gid(), app.mode() & 0o7777, app.mtime()),
+        (12, 34, 0o4755, 1_000_000_000)
+    );
+    assert_eq!(app.nlink(), 2);
+    let gone = upper.join("etc/old").symlink_metadata().unwrap();
+    assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
+    // The second layer only implies /tmp: it takes the mode from below.
+    assert_eq!(upper.join("tmp").metadata().unwrap().mode() & 0o7777, 0o1777);
+}
+
+#[test]
+fn a_saved_image_loads_as_the_same_image() {
+    let (_dir, images) = store();
+    let first = images.load(&mut Cursor::new(docker_archive("shop:v1", &two_layers()))).unwrap();
+    let mut archive = Vec::new();
+    images.save("shop:v1", &mut archive).unwrap();
+    let (_other_dir, other) = store();
+    let again = other.load(&mut Cursor::new(archive)).unwrap();
+    assert_eq!(again[0].id, first[0].id);
+    assert_eq!(again[0].names, first[0].names);
+}
+
+#[test]
+fn compressed_archives_are_recognised() {
+    let (_dir, images) = store();
+    let plain = docker_archive("zip:1", &two_layers());
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::copy(&mut Cursor::new(plain), &mut gzip).unwrap();
+    images.load(&mut Cursor::new(gzip.finish().unwrap())).unwrap();
+    images.get("zip:1").unwrap();
+}
+
+#[test]
+fn a_layer_that_does_not_match_is_refused_and_leaves_no_image() {
+    let (_dir, images) = store();
+    let mut archive = docker_archive("bad:1", &two_layers());
+    let at = archive.windows(5).position(|w| w == b"#!app").unwrap();
+    archive[at] ^= 1;
+    let refused = images.load(&mut Cursor::new(archive)).unwrap_err();
+    assert!(matches!(refused, Error::Damaged { .. }), "{refused}");
+    assert!(images.list().unwrap().is_empty());
+    assert_eq!(std::fs::read_dir(images.dir().join("tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn names_that_leave_the_archive_or_the_layer_are_refused() {
+    let (_dir, images) = store();
+    let hostile = tar(&[("../escape", Regular, 0o644, b"x")]);
+    assert!(images.load(&mut Cursor::new(hostile.clone())).is_err());
+    let target = tempfile::tempdir().unwrap();
+    assert!(layer::unpack(Cursor::new(hostile), target.path(), &[]).is_err());
+    // A link to the outside resolves inside the layer, as it would in a container.
+    let outside = tempfile::tempdir().unwrap();
+    let linked = outside.path().to_str().unwrap().as_bytes();
+    let sneaky = tar(&[("door", Symlink, 0o777, linked), ("door/x", Regular, 0o644, b"x")]);
+    let _ = layer::unpack(Cursor::new(sneaky), target.path(), &[]);
+    assert!(!outside.path().join("x").exists());
+}
+
+#[test]
+fn neither_form_of_archive_is_said_so() {
+    let (_dir, images) = store();
+    let refused = images.load(&mut Cursor::new(tar(&[("x", Regular, 0o644, b"x")]))).unwrap_err();
+    assert!(refused.to_string().contains("neither index.json"), "{refused}");
+}
+
+#[test]
+fn removing_the_last_name_removes_what_nobody_shares() {
+    let (_dir, images) = store();
+    let layers = two_layers();
+    images.load(&mut Cursor::new(docker_archive("a:1", &layers))).unwrap();
+    images.load(&mut Cursor::new(docker_archive("b:1", &layers[..1]))).unwrap();
+    images.tag("a:1", "a:2").unwrap();
+    let a = images.get("a:1").unwrap();
+    let b = images.get("b:1").unwrap();
+    assert_eq!(images.remove("a:2", &[]).unwrap(), ["untagged a:2"]);
+    let refused = images.remove("a:1", &a.layers[..1]).unwrap_err();
+    assert!(matches!(refused, Error::InUse { .. }));
+    images.remove("a:1", &[]).unwrap();
+    assert!(!a.layers[0].exists());
+    assert!(b.layers[0].join("bin/app").exists(), "shared with b");
+    images.remove("b:1", &[]).unwrap();
+    assert_eq!(std::fs::read_dir(images.dir().join("blobs/sha256")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_directory_becomes_a_layer_and_an_image() {
+    let (dir, images) = store();
+    images.load(&mut Cursor::new(docker_archive("base:1", &two_layers()))).unwrap();
+    let (mut layers, mut config) = images.layers("base:1").unwrap();
+    let upper = dir.path().join("tmp/upper");
+    std::fs::create_dir_all(upper.join("srv")).unwrap();
+    std::fs::write(upper.join("srv/index.html"), "hello").unwrap();
+    layers.push(images.add_layer(&upper, &layers).unwrap());
+    config["config"]["Cmd"] = serde_json::json!(["/srv"]);
+    let image = images.add_image(config, &layers, &["site".into()]).unwrap();
+    assert_eq!(std::fs::read_to_string(image.layers[0].join("srv/index.html")).unwrap(), "hello");
+    assert_eq!(images.get("site").unwrap().config.cmd, ["/srv"]);
+    // Saved from the directory, it loads elsewhere as the same image.
+    let mut archive = Vec::new();
+    images.save("site", &mut archive).unwrap();
+    let (_other_dir, other) = store();
+    assert_eq!(other.load(&mut Cursor::new(archive)).unwrap()[0].id, image.id);
+}
+
+#[test]
+fn packing_is_the_inverse_of_unpacking() {
+    let first = tempfile::tempdir().unwrap();
+    layer::unpack(Cursor::new(two_layers().remove(1)), first.path(), &[]).unwrap();
+    let mut stream = Vec::new();
+    let (digest_once, ..) = layer::pack(first.path(), &mut stream).unwrap();
+    let second = tempfile::tempdir().unwrap();
+    let unpacked = layer::unpack(Cursor::new(&stream[..]), second.path(), &[]).unwrap();
+    assert_eq!(unpacked.diff_id, digest_once);
+    let (digest_twice, ..) = layer::pack(second.path(), std::io::sink()).unwrap();
+    assert_eq!(digest_once, digest_twice);
+    assert!(is_opaque(&second.path().join("opt")));
+}
+
+fn is_opaque(path: &Path) -> bool {
+    let mut value = [0u8; 1];
+    rustix::fs::lgetxattr(path, "trusted.overlay.opaque", &mut value[..]).is_ok() && value == *b"y"
+}
