@@ -378,6 +378,8 @@ impl<W: Write> Packer<W> {
         header.set_mode(0);
         header.set_size(0);
         header.set_mtime(0);
+        header.set_uid(0);
+        header.set_gid(0);
         self.archive.append_data(&mut header, name, io::empty())
     }
 

@@ -11,7 +11,7 @@
 use crate::name::{self, Name};
 use crate::{Error, Image, RunConfig, digest, layer};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -464,7 +464,7 @@ impl Images {
         let names = names
             .iter()
             .map(|n| Name::parse(n).map(|n| n.tagged()))
-            .collect::<Result<Vec<_>, _>>()?;
+            .collect::<Result<BTreeSet<_>, _>>()?;
         let bytes =
             serde_json::to_vec(manifest).map_err(|e| Error::io("encode manifest".into(), e))?;
         let descriptor = self.write_blob(media::MANIFEST, &bytes)?;
