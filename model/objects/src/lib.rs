@@ -4,8 +4,11 @@
 //! API reads that row.
 
 pub mod kinds;
+pub mod meta;
+pub mod names;
 pub mod schema;
 pub mod selectors;
 pub mod status;
+pub mod time;
 
 pub use status::{Status, StatusCause, StatusDetails};

@@ -81,7 +81,8 @@ impl Status {
     /// 404: `pods "x" not found`.
     pub fn not_found(group: &str, resource: &str, name: &str) -> Self {
         let what = Self::qualified(group, resource);
-        Self::new(404, "NotFound", format!("{what} {name:?} not found")).about(group, resource, name)
+        Self::new(404, "NotFound", format!("{what} {name:?} not found"))
+            .about(group, resource, name)
     }
 
     /// 409: `pods "x" already exists`.

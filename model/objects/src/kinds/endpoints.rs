@@ -1,0 +1,44 @@
+//! `Endpoints`: the addresses behind a service, as older clients read them.
+
+use super::column::{AGE, Column, NAME, items, number, text};
+use super::{BASE, Kind};
+use serde_json::{Value, json};
+
+/// `v1 Endpoints`.
+pub static ENDPOINTS: Kind = Kind {
+    kind: "Endpoints",
+    plural: "endpoints",
+    singular: "endpoints",
+    short_names: &["ep"],
+    storage: "core/endpoints",
+    columns: &[
+        NAME,
+        Column::text("Endpoints", "Addresses and ports.", |v, _| json!(endpoints(v))),
+        AGE,
+    ],
+    ..BASE
+};
+
+fn endpoints(object: &Value) -> String {
+    const SHOWN: usize = 3;
+    if items(object, "/subsets").is_empty() {
+        return "<none>".to_owned();
+    }
+    let mut all = Vec::new();
+    for subset in items(object, "/subsets") {
+        let addresses = items(subset, "/addresses").iter().map(|a| text(a, "/ip"));
+        if items(subset, "/ports").is_empty() {
+            all.extend(addresses.map(str::to_owned));
+            continue;
+        }
+        for port in items(subset, "/ports") {
+            let port = number(port, "/port");
+            all.extend(addresses.clone().map(|ip| {
+                if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
+            }));
+        }
+    }
+    let more = all.len().saturating_sub(SHOWN);
+    let text = all[..all.len() - more].join(",");
+    if more > 0 { format!("{text} + {more} more...") } else { text }
+}

@@ -1,0 +1,69 @@
+//! `Pod`: containers that share an address and a fate.
+
+mod columns;
+
+use super::prepare::{Generation, Prepare, StatusOnCreate};
+use super::{BASE, Kind, STATUS_VERBS, SelectableField, Subresource};
+use serde_json::Value;
+
+/// `v1 Pod`.
+pub static POD: Kind = Kind {
+    kind: "Pod",
+    plural: "pods",
+    singular: "pod",
+    short_names: &["po"],
+    categories: &["all"],
+    storage: "core/pods",
+    subresources: &[
+        below("attach", "", "PodAttachOptions", &["create", "get"]),
+        below("binding", "", "Binding", &["create"]),
+        below("ephemeralcontainers", "", "Pod", STATUS_VERBS),
+        below("eviction", "policy", "Eviction", &["create"]),
+        below("exec", "", "PodExecOptions", &["create", "get"]),
+        below("log", "", "Pod", &["get"]),
+        below("portforward", "", "PodPortForwardOptions", &["create", "get"]),
+        below("resize", "", "Pod", STATUS_VERBS),
+        below("status", "", "Pod", STATUS_VERBS),
+    ],
+    fields: &[
+        field("spec.nodeName", ""),
+        field("spec.restartPolicy", ""),
+        field("spec.schedulerName", ""),
+        field("spec.serviceAccountName", ""),
+        field("spec.hostNetwork", "false"),
+        field("status.phase", ""),
+        field("status.podIP", ""),
+        field("status.nominatedNodeName", ""),
+    ],
+    columns: columns::COLUMNS,
+    prepare: Prepare {
+        status: StatusOnCreate::Reset(first_status),
+        generation: Generation::Fields(&["spec"]),
+        status_writes_metadata: true,
+    },
+    graceful: Some(grace),
+    ..BASE
+};
+
+const fn below(
+    name: &'static str,
+    group: &'static str,
+    kind: &'static str,
+    verbs: &'static [&'static str],
+) -> Subresource {
+    Subresource { name, group, version: "v1", kind, verbs }
+}
+
+const fn field(path: &'static str, absent: &'static str) -> SelectableField {
+    SelectableField { label: path, path, absent }
+}
+
+/// `terminationGracePeriodSeconds`, 30 when the pod does not say. Pods that no node runs end at
+/// once; that is `state`'s to decide, which knows the status.
+fn grace(pod: &Value) -> i64 {
+    pod.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30)
+}
+
+fn first_status(_: &Value) -> Value {
+    serde_json::json!({"phase": "Pending"})
+}

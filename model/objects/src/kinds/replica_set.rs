@@ -1,0 +1,60 @@
+//! `ReplicaSet`: so many pods of one template.
+
+use super::column::{AGE, Column, NAME, containers, number, selector};
+use super::{BASE, Kind, Prepare, STATUS_VERBS, SelectableField, Subresource};
+use serde_json::json;
+
+/// The `scale` subresource of kinds with replicas.
+pub(super) const SCALE: Subresource = Subresource {
+    name: "scale",
+    group: "autoscaling",
+    version: "v1",
+    kind: "Scale",
+    verbs: STATUS_VERBS,
+};
+
+/// `apps/v1 ReplicaSet`.
+pub static REPLICA_SET: Kind = Kind {
+    group: "apps",
+    kind: "ReplicaSet",
+    plural: "replicasets",
+    singular: "replicaset",
+    short_names: &["rs"],
+    categories: &["all"],
+    storage: "apps/replicasets",
+    subresources: &[
+        SCALE,
+        Subresource {
+            name: "status",
+            group: "apps",
+            version: "v1",
+            kind: "ReplicaSet",
+            verbs: STATUS_VERBS,
+        },
+    ],
+    fields: &[SelectableField { label: "status.replicas", path: "status.replicas", absent: "0" }],
+    columns: &[
+        NAME,
+        Column::number("Desired", "Replicas that are wanted.", |v, _| {
+            json!(number(v, "/spec/replicas"))
+        }),
+        Column::number("Current", "Replicas that exist.", |v, _| {
+            json!(number(v, "/status/replicas"))
+        }),
+        Column::number("Ready", "Replicas that are ready.", |v, _| {
+            json!(number(v, "/status/readyReplicas"))
+        }),
+        AGE,
+        Column::text("Containers", "Names of each container in the template.", |v, _| {
+            containers(v, "/spec/template/spec/containers", "/name")
+        })
+        .wide(),
+        Column::text("Images", "Images referenced by each container in the template.", |v, _| {
+            containers(v, "/spec/template/spec/containers", "/image")
+        })
+        .wide(),
+        Column::text("Selector", "Which pods belong to it.", |v, _| selector(v)).wide(),
+    ],
+    prepare: Prepare::SPEC_AND_STATUS,
+    ..BASE
+};
