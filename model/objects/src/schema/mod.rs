@@ -57,7 +57,9 @@ impl Schema {
     pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<&'static Type> {
         let types = self.types;
         self.kinds
-            .binary_search_by(|(gvk, _)| (gvk.group, gvk.version, gvk.kind).cmp(&(group, version, kind)))
+            .binary_search_by(|(gvk, _)| {
+                (gvk.group, gvk.version, gvk.kind).cmp(&(group, version, kind))
+            })
             .ok()
             .map(|at| &types[usize::from(self.kinds[at].1)])
     }
@@ -164,6 +166,8 @@ pub struct Field {
     pub wrapped: bool,
     /// How server-side apply merges the list; [`ListKind::Atomic`] also for what is no list.
     pub list: ListKind,
+    /// Whether upstream states the list's kind; OpenAPI shows `x-kubernetes-list-type` only then.
+    pub list_stated: bool,
     /// For [`ListKind::Map`], the keys that identify an item.
     pub keys: &'static [&'static str],
     /// Whether a strategic merge patch merges the list (or map) instead of replacing it.
@@ -174,7 +178,8 @@ pub struct Field {
     pub retain_keys: bool,
     /// Whether an applier owns the whole map or struct or nothing of it.
     pub atomic: bool,
-    /// The documented default, as JSON.
+    /// The default as JSON: what upstream documents, or Go's zero value (`""`, `0`, `false`, `{}`)
+    /// for a field that is always there. Server-side apply completes list keys with it.
     pub default: Option<&'static str>,
     /// The values of an enumeration, sorted; empty when the field is none.
     pub enum_values: &'static [&'static str],
@@ -251,7 +256,95 @@ impl FieldType {
 pub fn schema() -> &'static Schema {
     static SCHEMA: OnceLock<Schema> = OnceLock::new();
     SCHEMA.get_or_init(|| {
-        Schema::parse(include_bytes!("../../data/kinds.table"))
-            .expect("the embedded table is checked by `cargo xtask gen-kinds` and by a test of this crate")
+        Schema::parse(include_bytes!("../../data/kinds.table")).expect(
+            "the embedded table is checked by `cargo xtask gen-kinds` and by a test of this crate",
+        )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_table_is_whole() {
+        let types = schema().types();
+        assert!(types.len() > 1200);
+        for ty in types {
+            assert!(schema().type_named(ty.name).is_some_and(|found| std::ptr::eq(found, ty)));
+            for field in ty.fields() {
+                assert!(ty.field(field.json).is_some(), "{}.{}", ty.name, field.json);
+                if let Some(default) = field.default {
+                    serde_json::from_str::<serde_json::Value>(default).expect("defaults are JSON");
+                }
+            }
+        }
+        for (gvk, ty) in schema().kinds() {
+            assert!(std::ptr::eq(schema().kind(gvk.group, gvk.version, gvk.kind).unwrap(), ty));
+            assert!(std::ptr::eq(schema().kind_of(&gvk.api_version(), gvk.kind).unwrap(), ty));
+        }
+    }
+
+    #[test]
+    fn facts_of_well_known_fields() {
+        let spec = schema().type_named("io.k8s.api.core.v1.PodSpec").unwrap();
+        let containers = spec.field("containers").unwrap();
+        assert_eq!(containers.number, 2);
+        assert_eq!((containers.list, containers.keys), (ListKind::Map, &["name"][..]));
+        assert_eq!((containers.merge, containers.merge_key), (true, Some("name")));
+        assert!(containers.required && !containers.pointer);
+        assert_eq!(
+            spec.field("restartPolicy").unwrap().enum_values,
+            ["Always", "Never", "OnFailure"]
+        );
+
+        let port = schema().type_named("io.k8s.api.core.v1.ContainerPort").unwrap();
+        assert_eq!(port.field("protocol").unwrap().default, Some("\"TCP\""));
+        let volume = schema().type_named("io.k8s.api.core.v1.Volume").unwrap();
+        assert_eq!(volume.inlined()[0].number, 2);
+        assert_eq!(volume.field("emptyDir").unwrap().inlined_in, 2);
+        let deployment = schema().kind("apps", "v1", "Deployment").unwrap();
+        assert_eq!(deployment.go_name(), "Deployment");
+        let strategy = deployment.field("spec").unwrap().ty.message().unwrap().field("strategy");
+        assert!(strategy.unwrap().retain_keys);
+        assert!(
+            schema()
+                .type_named("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector")
+                .unwrap()
+                .atomic
+        );
+    }
+
+    #[test]
+    fn kinds_that_are_never_stored_are_there_too() {
+        for (api_version, kind) in [
+            ("v1", "DeleteOptions"),
+            ("v1", "Status"),
+            ("v1", "Binding"),
+            ("v1", "ListOptions"),
+            ("authentication.k8s.io/v1", "TokenRequest"),
+            ("authentication.k8s.io/v1", "TokenReview"),
+            ("authentication.k8s.io/v1", "SelfSubjectReview"),
+            ("authorization.k8s.io/v1", "SelfSubjectAccessReview"),
+            ("authorization.k8s.io/v1", "SelfSubjectRulesReview"),
+            ("autoscaling/v1", "Scale"),
+            ("policy/v1", "Eviction"),
+            ("policy/v1", "DeleteOptions"),
+            ("meta.k8s.io/v1", "Table"),
+            ("apiextensions.k8s.io/v1", "CustomResourceDefinition"),
+        ] {
+            assert!(schema().kind_of(api_version, kind).is_some(), "{api_version} {kind}");
+        }
+    }
+
+    #[test]
+    fn documentation_stands_beside_fields() {
+        let volume = schema().type_named("io.k8s.api.core.v1.Volume").unwrap();
+        let mut docs = Docs::new();
+        assert!(docs.of_type(volume).starts_with("Volume represents a named volume"));
+        let texts = docs.of_fields(volume);
+        assert_eq!(texts.len(), volume.fields().len());
+        let at = volume.fields().iter().position(|f| f.json == "hostPath").unwrap();
+        assert!(texts[at].starts_with("hostPath represents"), "{}", texts[at]);
+    }
 }

@@ -53,7 +53,8 @@ pub struct Package {
 impl Package {
     fn records(&'static self) -> &'static [&'static str] {
         self.text.get_or_init(|| {
-            let text: &'static str = Box::leak(inflate(self.fields).unwrap_or_default().into_boxed_str());
+            let text: &'static str =
+                Box::leak(inflate(self.fields).unwrap_or_default().into_boxed_str());
             text.split_terminator(RECORD).collect()
         })
     }
@@ -222,6 +223,7 @@ fn parse_field(types: &'static [Type], column: impl Fn(usize) -> &'static str) -
         omitzero: has('z'),
         wrapped: has('w'),
         list,
+        list_stated: has('M') || has('S') || has('A'),
         keys: words(column(4)),
         merge: has('m'),
         merge_key: optional(column(5)),
