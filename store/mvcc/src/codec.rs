@@ -1,0 +1,337 @@
+//! The bytes of a [`Command`]: tags and variable-length numbers, little endian, nothing optional.
+
+use crate::Command;
+use bytes::Bytes;
+use dhow_kv::{Compare, Op, Order, Range, Span, Target, Txn};
+
+/// How deep transactions may stand in each other.
+const DEPTH: usize = 130;
+
+/// Bytes that are no command or snapshot of this version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a record of this format: {0}")]
+pub struct Malformed(pub &'static str);
+
+impl Command {
+    /// Appends the command's bytes to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Txn(txn) => {
+                out.push(1);
+                put_txn(out, txn);
+            }
+            Self::Compact(revision) => {
+                out.push(2);
+                put_number(out, *revision);
+            }
+            Self::LeaseGrant { id, ttl } => {
+                out.push(3);
+                put_number(out, *id);
+                put_number(out, *ttl);
+            }
+            Self::LeaseRevoke { id } => {
+                out.push(4);
+                put_number(out, *id);
+            }
+        }
+    }
+
+    /// Reads a command back. Its keys and values are slices of `bytes`.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn decode(bytes: &Bytes) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let command = match reader.byte()? {
+            1 => Self::Txn(reader.txn(DEPTH)?),
+            2 => Self::Compact(reader.number()?),
+            3 => Self::LeaseGrant { id: reader.number()?, ttl: reader.number()? },
+            4 => Self::LeaseRevoke { id: reader.number()? },
+            _ => return Err(Malformed("unknown command")),
+        };
+        reader.end()?;
+        Ok(command)
+    }
+}
+
+pub(crate) fn put_length(out: &mut Vec<u8>, mut n: u64) {
+    while n >= 0x80 {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+}
+
+/// Small magnitudes of either sign are short (zigzag).
+pub(crate) fn put_number(out: &mut Vec<u8>, n: i64) {
+    put_length(out, ((n << 1) ^ (n >> 63)) as u64);
+}
+
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_length(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn put_span(out: &mut Vec<u8>, span: &Span) {
+    match span {
+        Span::Key(key) => {
+            out.push(0);
+            put_bytes(out, key);
+        }
+        Span::Range(from, to) => {
+            out.push(1);
+            put_bytes(out, from);
+            put_bytes(out, to);
+        }
+        Span::From(from) => {
+            out.push(2);
+            put_bytes(out, from);
+        }
+    }
+}
+
+fn put_txn(out: &mut Vec<u8>, txn: &Txn) {
+    put_length(out, txn.compare.len() as u64);
+    for compare in &txn.compare {
+        put_span(out, &compare.span);
+        out.push(match compare.order {
+            Order::Equal => 0,
+            Order::Greater => 1,
+            Order::Less => 2,
+            Order::NotEqual => 3,
+        });
+        let (tag, number) = match &compare.target {
+            Target::Version(n) => (0, n),
+            Target::CreateRevision(n) => (1, n),
+            Target::ModRevision(n) => (2, n),
+            Target::Lease(n) => (3, n),
+            Target::Value(value) => {
+                out.push(4);
+                put_bytes(out, value);
+                continue;
+            }
+        };
+        out.push(tag);
+        put_number(out, *number);
+    }
+    for branch in [&txn.success, &txn.failure] {
+        put_length(out, branch.len() as u64);
+        for op in branch {
+            put_op(out, op);
+        }
+    }
+}
+
+fn put_op(out: &mut Vec<u8>, op: &Op) {
+    match op {
+        Op::Range(range) => {
+            out.push(0);
+            put_span(out, &range.span);
+            put_number(out, range.revision);
+            put_length(out, range.limit as u64);
+            out.push(flags([range.keys_only, range.count_only, range.serializable]));
+        }
+        Op::Put { key, value, lease, prev_kv, ignore_value, ignore_lease } => {
+            out.push(1);
+            out.push(flags([*prev_kv, *ignore_value, *ignore_lease]));
+            put_number(out, *lease);
+            put_bytes(out, key);
+            put_bytes(out, value);
+        }
+        Op::Delete { span, prev_kv } => {
+            out.push(2);
+            out.push(u8::from(*prev_kv));
+            put_span(out, span);
+        }
+        Op::Txn(txn) => {
+            out.push(3);
+            put_txn(out, txn);
+        }
+    }
+}
+
+fn flags(bits: [bool; 3]) -> u8 {
+    bits.iter().enumerate().map(|(at, bit)| u8::from(*bit) << at).sum()
+}
+
+/// Reads what the functions above wrote.
+pub(crate) struct Reader<'a> {
+    whole: &'a Bytes,
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(whole: &'a Bytes) -> Self {
+        Self { whole, at: 0 }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.at == self.whole.len()
+    }
+
+    pub(crate) fn end(&self) -> Result<(), Malformed> {
+        if self.is_empty() { Ok(()) } else { Err(Malformed("bytes left over")) }
+    }
+
+    pub(crate) fn byte(&mut self) -> Result<u8, Malformed> {
+        let byte = *self.whole.get(self.at).ok_or(Malformed("cut short"))?;
+        self.at += 1;
+        Ok(byte)
+    }
+
+    pub(crate) fn length(&mut self) -> Result<u64, Malformed> {
+        let mut n = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            n |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(n);
+            }
+        }
+        Err(Malformed("number too long"))
+    }
+
+    pub(crate) fn number(&mut self) -> Result<i64, Malformed> {
+        let n = self.length()?;
+        Ok((n >> 1) as i64 ^ -((n & 1) as i64))
+    }
+
+    pub(crate) fn bytes(&mut self) -> Result<Bytes, Malformed> {
+        let length = usize::try_from(self.length()?).map_err(|_| Malformed("length"))?;
+        let end = self.at.checked_add(length).filter(|end| *end <= self.whole.len());
+        let end = end.ok_or(Malformed("cut short"))?;
+        let bytes = self.whole.slice(self.at..end);
+        self.at = end;
+        Ok(bytes)
+    }
+
+    /// A count of things of at least one byte each.
+    fn count(&mut self) -> Result<usize, Malformed> {
+        let count = usize::try_from(self.length()?).map_err(|_| Malformed("count"))?;
+        if count > self.whole.len() - self.at { Err(Malformed("count")) } else { Ok(count) }
+    }
+
+    fn flags(&mut self) -> Result<[bool; 3], Malformed> {
+        let byte = self.byte()?;
+        if byte > 7 {
+            return Err(Malformed("unknown flag"));
+        }
+        Ok([byte & 1 != 0, byte & 2 != 0, byte & 4 != 0])
+    }
+
+    fn span(&mut self) -> Result<Span, Malformed> {
+        Ok(match self.byte()? {
+            0 => Span::Key(self.bytes()?),
+            1 => Span::Range(self.bytes()?, self.bytes()?),
+            2 => Span::From(self.bytes()?),
+            _ => return Err(Malformed("unknown span")),
+        })
+    }
+
+    fn txn(&mut self, depth: usize) -> Result<Txn, Malformed> {
+        let mut txn = Txn::default();
+        for _ in 0..self.count()? {
+            txn.compare.push(self.compare()?);
+        }
+        for branch in [&mut txn.success, &mut txn.failure] {
+            for _ in 0..self.count()? {
+                branch.push(self.op(depth)?);
+            }
+        }
+        Ok(txn)
+    }
+
+    fn compare(&mut self) -> Result<Compare, Malformed> {
+        let span = self.span()?;
+        let order = match self.byte()? {
+            0 => Order::Equal,
+            1 => Order::Greater,
+            2 => Order::Less,
+            3 => Order::NotEqual,
+            _ => return Err(Malformed("unknown comparison")),
+        };
+        let target = match self.byte()? {
+            0 => Target::Version(self.number()?),
+            1 => Target::CreateRevision(self.number()?),
+            2 => Target::ModRevision(self.number()?),
+            3 => Target::Lease(self.number()?),
+            4 => Target::Value(self.bytes()?),
+            _ => return Err(Malformed("unknown target")),
+        };
+        Ok(Compare { span, order, target })
+    }
+
+    fn op(&mut self, depth: usize) -> Result<Op, Malformed> {
+        Ok(match self.byte()? {
+            0 => {
+                let span = self.span()?;
+                let revision = self.number()?;
+                let limit = usize::try_from(self.length()?).map_err(|_| Malformed("limit"))?;
+                let [keys_only, count_only, serializable] = self.flags()?;
+                Op::Range(Range { span, revision, limit, keys_only, count_only, serializable })
+            }
+            1 => {
+                let [prev_kv, ignore_value, ignore_lease] = self.flags()?;
+                let lease = self.number()?;
+                let (key, value) = (self.bytes()?, self.bytes()?);
+                Op::Put { key, value, lease, prev_kv, ignore_value, ignore_lease }
+            }
+            2 => {
+                let prev_kv = self.byte()? != 0;
+                Op::Delete { span: self.span()?, prev_kv }
+            }
+            3 => {
+                let depth = depth.checked_sub(1).ok_or(Malformed("too deep"))?;
+                Op::Txn(self.txn(depth)?)
+            }
+            _ => return Err(Malformed("unknown step")),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round(command: &Command) {
+        let mut bytes = Vec::new();
+        command.encode(&mut bytes);
+        let bytes = Bytes::from(bytes);
+        assert_eq!(Command::decode(&bytes).as_ref(), Ok(command));
+        for cut in 0..bytes.len() {
+            assert!(Command::decode(&bytes.slice(..cut)).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn every_command_comes_back() {
+        round(&Command::Compact(i64::MAX));
+        round(&Command::LeaseGrant { id: i64::MIN, ttl: 60 });
+        round(&Command::LeaseRevoke { id: 7 });
+        let range = Range { limit: 300, keys_only: true, ..Range::all(Span::From("".into())) };
+        let compare = |target| Compare {
+            span: Span::Range("a".into(), "b".into()),
+            order: Order::NotEqual,
+            target,
+        };
+        let inner = Txn { success: vec![Op::put("k", vec![7; 300])], ..Txn::default() };
+        round(&Command::Txn(Txn {
+            compare: vec![
+                compare(Target::Version(1)),
+                compare(Target::CreateRevision(-1)),
+                compare(Target::ModRevision(1 << 40)),
+                compare(Target::Lease(0)),
+                compare(Target::Value("v".into())),
+            ],
+            success: vec![Op::Range(range), Op::delete("d"), Op::Txn(inner)],
+            failure: vec![Op::Put {
+                key: "x".into(),
+                value: "".into(),
+                lease: 9,
+                prev_kv: true,
+                ignore_value: true,
+                ignore_lease: false,
+            }],
+        }));
+    }
+}

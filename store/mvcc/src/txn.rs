@@ -1,0 +1,380 @@
+//! Reads, comparisons and the application of transactions.
+
+use crate::index::{Entry, Version};
+use crate::{History, Mvcc};
+use bytes::Bytes;
+use dhow_kv::{
+    Compare, Error, KeyValue, Op, OpResult, Order, Range, RangeResult, Span, Target, Txn, TxnResult,
+};
+
+/// A revision that is newer than all.
+pub(crate) const NEWEST: i64 = i64::MAX;
+
+/// Which branches a transaction and those within it take: decided on the state before any write.
+pub(crate) struct Path {
+    succeeded: bool,
+    inner: Vec<Path>,
+}
+
+impl Mvcc {
+    /// Answers a read as of `now`, the newest revision that the reader may know (at most the
+    /// applied one). The read's own revision may be older.
+    ///
+    /// # Errors
+    /// [`Error::FutureRevision`], [`Error::Compacted`].
+    pub fn range(&self, range: &Range, now: i64) -> Result<RangeResult, Error> {
+        let at = self.check_revision(range.revision, now)?;
+        Ok(self.range_at(range, at, now))
+    }
+
+    /// The revision that a read of `revision` (0 for the newest) looks at.
+    ///
+    /// # Errors
+    /// [`Error::FutureRevision`], [`Error::Compacted`].
+    pub fn check_revision(&self, revision: i64, now: i64) -> Result<i64, Error> {
+        if revision > now {
+            return Err(Error::FutureRevision);
+        }
+        if revision <= 0 {
+            return Ok(now);
+        }
+        if revision < self.compacted {
+            return Err(Error::Compacted);
+        }
+        Ok(revision)
+    }
+
+    fn range_at(&self, range: &Range, at: i64, now: i64) -> RangeResult {
+        let mut result = RangeResult { revision: now, ..RangeResult::default() };
+        if range.count_only {
+            result.count = self.count_at(&range.span, at) as i64;
+            return result;
+        }
+        let limit = if range.limit == 0 { usize::MAX } else { range.limit };
+        let mut entries =
+            self.index.span(&range.span).filter_map(|e| e.live_at(at).map(|v| (&e.key, v)));
+        for (key, version) in entries.by_ref() {
+            if result.kvs.len() == limit {
+                result.more = true;
+                break;
+            }
+            result.kvs.push(version.to_kv(key, range.keys_only));
+        }
+        result.count = if result.more {
+            self.count_at(&range.span, at) as i64
+        } else {
+            result.kvs.len() as i64
+        };
+        result
+    }
+
+    /// At most `most` live key-values of the span at revision `at`, of keys after `after`; and
+    /// whether there may be more. For reads too long for one lock.
+    pub fn scan(
+        &self,
+        span: &Span,
+        after: Option<&Bytes>,
+        at: i64,
+        keys_only: bool,
+        most: usize,
+    ) -> (Vec<KeyValue>, bool) {
+        let rest;
+        let span = match (after, span) {
+            (None, span) => span,
+            // The smallest key after `after` is `after` and a zero byte.
+            (Some(key), Span::Range(_, to)) => {
+                rest = Span::Range(successor(key), to.clone());
+                &rest
+            }
+            (Some(key), Span::From(_)) => {
+                rest = Span::From(successor(key));
+                &rest
+            }
+            (Some(_), Span::Key(_)) => return (Vec::new(), false),
+        };
+        let mut found = Vec::new();
+        // Dead entries count as work too, so that one call stays short.
+        let mut visited = 0;
+        for entry in self.index.span(span) {
+            visited += 1;
+            if let Some(version) = entry.live_at(at) {
+                if found.len() >= most || visited > 8 * most && !found.is_empty() {
+                    return (found, true);
+                }
+                found.push(version.to_kv(&entry.key, keys_only));
+            }
+        }
+        (found, false)
+    }
+
+    /// How many keys of the span are alive at revision `at`.
+    pub fn count_at(&self, span: &Span, at: i64) -> usize {
+        if at >= self.revision {
+            return self.index.count(span);
+        }
+        // Near the newest revision it is cheaper to undo the later changes than to walk.
+        let newest = self.index.count(span);
+        match self.history.keys_after(at, newest.max(256)) {
+            Some(mut changed) => {
+                changed.retain(|key| span.contains(key));
+                changed.sort_unstable();
+                changed.dedup();
+                let mut count = newest as i64;
+                for entry in changed.iter().filter_map(|key| self.index.get(key)) {
+                    count += i64::from(entry.live_at(at).is_some());
+                    count -= i64::from(entry.newest().is_live());
+                }
+                usize::try_from(count).unwrap_or(0)
+            }
+            None => self.index.span(span).filter(|e| e.live_at(at).is_some()).count(),
+        }
+    }
+
+    /// Runs a transaction that cannot write, as of revision `now`.
+    ///
+    /// # Errors
+    /// [`Error::FutureRevision`], [`Error::Compacted`].
+    pub fn read_txn(&self, txn: &Txn, now: i64) -> Result<TxnResult, Error> {
+        let path = self.choose(txn, now);
+        self.check_path(txn, &path, now)?;
+        self.read_path(txn, &path, now)
+    }
+
+    fn read_path(&self, txn: &Txn, path: &Path, now: i64) -> Result<TxnResult, Error> {
+        let (ops, mut inner) = branch(txn, path);
+        let mut results = Vec::with_capacity(ops.len());
+        for op in ops {
+            results.push(match op {
+                Op::Range(range) => OpResult::Range(self.range(range, now)?),
+                Op::Txn(txn) => {
+                    let Some(path) = inner.next() else { continue };
+                    OpResult::Txn(self.read_path(txn, path, now)?)
+                }
+                Op::Put { .. } => OpResult::Put { prev_kv: None },
+                Op::Delete { .. } => OpResult::Delete { deleted: 0, prev_kvs: Vec::new() },
+            });
+        }
+        Ok(TxnResult { revision: now, succeeded: path.succeeded, results })
+    }
+
+    /// Decides all branches on the state as of `now`.
+    pub(crate) fn choose(&self, txn: &Txn, now: i64) -> Path {
+        let succeeded = txn.compare.iter().all(|compare| self.holds(compare, now));
+        let ops = if succeeded { &txn.success } else { &txn.failure };
+        let inner = ops
+            .iter()
+            .filter_map(|op| if let Op::Txn(t) = op { Some(self.choose(t, now)) } else { None })
+            .collect();
+        Path { succeeded, inner }
+    }
+
+    fn holds(&self, compare: &Compare, now: i64) -> bool {
+        let mut live =
+            self.index.span(&compare.span).filter_map(|entry| entry.live_at(now)).peekable();
+        if live.peek().is_none() {
+            // An absent key, and likewise a span without any, compares as zeros.
+            return compare_version(compare, None);
+        }
+        live.all(|version| compare_version(compare, Some(version)))
+    }
+
+    /// Checks what can still fail on the chosen path, before anything is written.
+    pub(crate) fn check_path(&self, txn: &Txn, path: &Path, now: i64) -> Result<(), Error> {
+        let (ops, mut inner) = branch(txn, path);
+        for op in ops {
+            match op {
+                Op::Range(range) => {
+                    self.check_revision(range.revision, now)?;
+                }
+                Op::Put { key, lease, ignore_value, ignore_lease, .. } => {
+                    if (*ignore_value || *ignore_lease)
+                        && self.index.get(key).and_then(|e| e.live_at(now)).is_none()
+                    {
+                        return Err(Error::KeyNotFound);
+                    }
+                    if *lease != 0 && !self.leases.contains_key(lease) {
+                        return Err(Error::LeaseNotFound);
+                    }
+                }
+                Op::Delete { .. } => {}
+                Op::Txn(txn) => {
+                    if let Some(path) = inner.next() {
+                        self.check_path(txn, path, now)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the chosen path. Every check has passed, so this cannot fail half way.
+    pub(crate) fn run_path(&mut self, txn: &Txn, path: &Path, writes: &mut Writes) -> TxnResult {
+        let (ops, mut inner) = branch(txn, path);
+        let mut results = Vec::with_capacity(ops.len());
+        for op in ops {
+            let result = match op {
+                Op::Range(range) => {
+                    let now = writes.revision();
+                    let at = if range.revision > 0 { range.revision } else { NEWEST };
+                    OpResult::Range(self.range_at(range, at, now))
+                }
+                Op::Put { .. } => OpResult::Put { prev_kv: self.put(op, writes) },
+                Op::Delete { span, prev_kv } => {
+                    let (deleted, prev_kvs) = self.delete(span, *prev_kv, writes);
+                    OpResult::Delete { deleted, prev_kvs }
+                }
+                Op::Txn(txn) => match inner.next() {
+                    Some(path) => OpResult::Txn(self.run_path(txn, path, writes)),
+                    None => continue,
+                },
+            };
+            results.push(result);
+        }
+        TxnResult { revision: writes.revision(), succeeded: path.succeeded, results }
+    }
+
+    fn put(&mut self, op: &Op, writes: &mut Writes) -> Option<KeyValue> {
+        let Op::Put { key, value, lease, prev_kv, ignore_value, ignore_lease } = op else {
+            return None;
+        };
+        let entry = self.index.get(key);
+        let before = entry.map(Entry::newest).filter(|v| v.is_live());
+        let previous = before
+            .filter(|_| *prev_kv)
+            .and_then(|v| entry.map(|e| v.to_kv(&e.key, false)));
+        let (create_revision, version, old_lease) =
+            before.map_or((writes.next, 0, 0), |v| (v.create_revision, v.version, v.lease));
+        let lease = if *ignore_lease { old_lease } else { *lease };
+        let value = match before {
+            Some(Version { value: Some(kept), .. }) if *ignore_value => kept.clone(),
+            // The request's bytes may be a small part of a large buffer, so the store keeps a copy.
+            _ => Bytes::copy_from_slice(value),
+        };
+        let version = Version {
+            mod_revision: writes.next,
+            create_revision,
+            version: version + 1,
+            lease,
+            sub: writes.sub(),
+            value: Some(value),
+        };
+        self.bytes += version.cost(key);
+        let key = self.index.write(key, version);
+        self.move_lease(&key, old_lease, lease);
+        writes.keys.push(key);
+        previous
+    }
+
+    /// Deletes a span: the number of keys that went and, when asked for, what they were.
+    pub(crate) fn delete(
+        &mut self,
+        span: &Span,
+        want_previous: bool,
+        writes: &mut Writes,
+    ) -> (i64, Vec<KeyValue>) {
+        let doomed: Vec<(Bytes, i64)> = self
+            .index
+            .span(span)
+            .filter(|e| e.newest().is_live())
+            .map(|e| (e.key.clone(), e.newest().lease))
+            .collect();
+        let mut previous = Vec::new();
+        for (key, lease) in &doomed {
+            if want_previous && let Some(entry) = self.index.get(key) {
+                previous.push(entry.newest().to_kv(&entry.key, false));
+            }
+            let tombstone = Version {
+                mod_revision: writes.next,
+                create_revision: 0,
+                version: 0,
+                lease: 0,
+                sub: writes.sub(),
+                value: None,
+            };
+            self.index.write(key, tombstone);
+            self.move_lease(key, *lease, 0);
+            writes.keys.push(key.clone());
+        }
+        (doomed.len() as i64, previous)
+    }
+
+    fn move_lease(&mut self, key: &Bytes, from: i64, to: i64) {
+        if from == to {
+            return;
+        }
+        if from != 0
+            && let Some(lease) = self.leases.get_mut(&from)
+        {
+            lease.keys.remove(key);
+        }
+        if to != 0
+            && let Some(lease) = self.leases.get_mut(&to)
+        {
+            lease.keys.insert(key.clone());
+        }
+    }
+}
+
+/// The writes of one command: they share a revision.
+pub(crate) struct Writes {
+    /// The revision that the writes have.
+    next: i64,
+    /// The written keys, in order.
+    keys: Vec<Bytes>,
+}
+
+impl Writes {
+    pub(crate) fn after(revision: i64) -> Self {
+        Self { next: revision + 1, keys: Vec::new() }
+    }
+
+    fn sub(&self) -> u32 {
+        self.keys.len() as u32
+    }
+
+    /// The revision as the command sees it so far.
+    fn revision(&self) -> i64 {
+        if self.keys.is_empty() { self.next - 1 } else { self.next }
+    }
+
+    /// Records the writes and returns the revision after the command.
+    pub(crate) fn finish(self, history: &mut History) -> i64 {
+        let revision = self.revision();
+        if !self.keys.is_empty() {
+            history.push(self.keys);
+        }
+        revision
+    }
+}
+
+/// The steps that run, and the paths of the transactions among them.
+fn branch<'a>(txn: &'a Txn, path: &'a Path) -> (&'a [Op], std::slice::Iter<'a, Path>) {
+    (if path.succeeded { &txn.success } else { &txn.failure }, path.inner.iter())
+}
+
+fn successor(key: &Bytes) -> Bytes {
+    let mut next = Vec::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.push(0);
+    next.into()
+}
+
+fn compare_version(compare: &Compare, version: Option<&Version>) -> bool {
+    let number = |of: fn(&Version) -> i64| version.map_or(0, of);
+    let ordering = match &compare.target {
+        Target::Version(want) => number(|v| v.version).cmp(want),
+        Target::CreateRevision(want) => number(|v| v.create_revision).cmp(want),
+        Target::ModRevision(want) => number(|v| v.mod_revision).cmp(want),
+        Target::Lease(want) => number(|v| v.lease).cmp(want),
+        Target::Value(want) => match version.and_then(|v| v.value.as_ref()) {
+            Some(value) => value.cmp(want),
+            None => return false,
+        },
+    };
+    match compare.order {
+        Order::Equal => ordering.is_eq(),
+        Order::NotEqual => ordering.is_ne(),
+        Order::Greater => ordering.is_gt(),
+        Order::Less => ordering.is_lt(),
+    }
+}
