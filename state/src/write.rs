@@ -1,0 +1,659 @@
+//! Writes: create, update, patch, and the one way in which a new state is committed.
+//!
+//! Each write reads the object from the cache, computes the new state, and commits it in a transaction
+//! guarded by the revision that it read (and by the namespace's, for new objects). What a rule of
+//! admission claims (addresses, ports) is part of the same transaction.
+
+use crate::State;
+use crate::admission::{self, Claims, Operation, Request};
+use crate::codec::{self, Cause, text};
+use crate::model::{self, not_found, shown, stored, stored_kind, to_stored};
+use crate::subresource;
+use crate::types::{Actor, Object, Patch, Result, WriteOptions};
+use dhow_kv::{Compare, Op, OpResult, Order, Range, Span, Target, Txn};
+use dhow_objects::kinds::{self, Kind};
+use dhow_objects::{Status, StatusCause, meta, names};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// How often a write that carries no resourceVersion is tried against writes of others.
+const TRIES: usize = 16;
+
+/// The key must be absent (`revision` 0) or have been written last at `revision`.
+pub(crate) fn guard(key: impl Into<bytes::Bytes>, revision: u64) -> Compare {
+    Compare {
+        span: Span::Key(key.into()),
+        order: Order::Equal,
+        target: Target::ModRevision(i64::try_from(revision).unwrap_or(i64::MAX)),
+    }
+}
+
+/// How a commit ended.
+pub(crate) enum Committed {
+    /// At this revision.
+    At(u64),
+    /// Somebody else wrote in between: look again.
+    Lost,
+    /// A claim is taken, and there is no other choice.
+    Refused(Status),
+}
+
+/// What is to be committed.
+pub(crate) struct Commit<'a> {
+    pub(crate) kind: &'static Kind,
+    pub(crate) key: bytes::Bytes,
+    /// The revision that the decision was based on, 0 when the key must be absent.
+    pub(crate) based_on: u64,
+    /// The new stored value; `None` deletes.
+    pub(crate) value: Option<Vec<u8>>,
+    /// More guards.
+    pub(crate) guards: Vec<Compare>,
+    /// What to claim and release.
+    pub(crate) claims: &'a Claims,
+}
+
+/// Refuses a body of another kind than the path's.
+fn check_type(kind: &Kind, value: &mut Value) -> Result<()> {
+    let api_version = kind.api_version();
+    let Some(object) = value.as_object_mut() else {
+        return Err(Status::bad_request(format!("the body must be a {} object", kind.kind)));
+    };
+    let given = object.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    if !given.is_empty() && given != api_version {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({given}) does not match the expected API version ({api_version})"
+        )));
+    }
+    let given = object.get("kind").and_then(Value::as_str).unwrap_or_default();
+    if !given.is_empty() && given != kind.kind {
+        return Err(Status::bad_request(format!(
+            "{given} in version {:?} cannot be handled as a {}",
+            kind.version, kind.kind
+        )));
+    }
+    object.insert("apiVersion".into(), json!(api_version));
+    object.insert("kind".into(), json!(kind.kind));
+    if !object.get("metadata").is_some_and(Value::is_object) {
+        object.insert("metadata".into(), json!({}));
+    }
+    Ok(())
+}
+
+/// Fills in the namespace, or refuses another than the path's.
+fn check_namespace(kind: &Kind, namespace: &str, value: &mut Value) -> Result<()> {
+    let given = meta::namespace(value);
+    if kind.namespaced {
+        if !given.is_empty() && given != namespace {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        value["metadata"]["namespace"] = json!(namespace);
+    } else if let Some(metadata) = meta::metadata_mut(value) {
+        metadata.remove("namespace");
+    }
+    Ok(())
+}
+
+fn invalid(kind: &Kind, name: &str, causes: Vec<StatusCause>) -> Status {
+    Status::invalid(kind.group, kind.kind, name, causes)
+}
+
+impl State {
+    /// The time that goes into metadata.
+    pub(crate) fn now(&self) -> jiff::Timestamp {
+        let now = self.shared.clock.now();
+        jiff::Timestamp::from_nanosecond(i128::try_from(now.as_nanos()).unwrap_or(0))
+            .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+    }
+
+    fn new_uid(&self) -> String {
+        let (a, b) = (self.shared.clock.random(), self.shared.clock.random());
+        // RFC 9562, version 4.
+        format!(
+            "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+            a >> 32,
+            (a >> 16) & 0xffff,
+            a & 0xfff,
+            0x8000 | ((b >> 48) & 0x3fff),
+            b & 0xffff_ffff_ffff
+        )
+    }
+
+    pub(crate) fn cause_stamp(&self, actor: &Actor) -> Cause {
+        Cause::new(actor, self.shared.clock.now())
+    }
+
+    /// Commits one object's new state and waits until the cache shows it.
+    pub(crate) async fn commit(&self, commit: Commit<'_>) -> Result<Committed> {
+        let Commit { kind, key, based_on, value, guards, claims } = commit;
+        let lease = match &value {
+            Some(_) if std::ptr::eq(kind, &raw const kinds::EVENT) => self.event_lease().await?,
+            _ => 0,
+        };
+        let mut txn = Txn { compare: vec![guard(key.clone(), based_on)], ..Txn::default() };
+        txn.compare.extend(guards);
+        for claim in &claims.wanted {
+            txn.compare.push(guard(claim.key.clone(), 0));
+        }
+        txn.success.push(match value {
+            Some(value) => Op::Put {
+                key: key.clone(),
+                value: value.into(),
+                lease,
+                prev_kv: false,
+                ignore_value: false,
+                ignore_lease: false,
+            },
+            None => Op::delete(key.clone()),
+        });
+        for claim in &claims.wanted {
+            txn.success.push(Op::put(claim.key.clone(), key.clone()));
+        }
+        for key in &claims.released {
+            txn.success.push(Op::delete(key.clone()));
+        }
+        // When a guard fails, say which of the claims are taken.
+        for claim in &claims.wanted {
+            let span = Span::Key(claim.key.clone());
+            txn.failure.push(Op::Range(Range { keys_only: true, ..Range::all(span) }));
+        }
+        let answer = stored(self.shared.kv.txn(txn).await)?;
+        let revision = u64::try_from(answer.revision).unwrap_or(0);
+        if answer.succeeded {
+            self.shared.cache.reach(revision).await?;
+            return Ok(Committed::At(revision));
+        }
+        for (claim, result) in claims.wanted.iter().zip(&answer.results) {
+            if let OpResult::Range(found) = result
+                && found.count > 0
+                && let Some(refusal) = &claim.refusal
+            {
+                return Ok(Committed::Refused(refusal.clone()));
+            }
+        }
+        self.sync().await?;
+        Ok(Committed::Lost)
+    }
+
+    /// The object as a write returns it.
+    pub(crate) fn written(
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        value: &[u8],
+        revision: u64,
+    ) -> Arc<Object> {
+        Arc::new(codec::object(kind, namespace, name, value, revision))
+    }
+
+    /// Makes an object. `value` is what came over the wire, decoded.
+    ///
+    /// # Errors
+    /// 409 when the name is taken, 404 or 403 for its namespace, 422 when it breaks rules.
+    pub async fn create(
+        &self,
+        actor: &Actor,
+        kind: &'static Kind,
+        namespace: &str,
+        mut value: Value,
+        options: &WriteOptions,
+    ) -> Result<Arc<Object>> {
+        check_type(kind, &mut value)?;
+        let target = stored_kind(kind);
+        let value = to_stored(kind, value);
+        let made = self.create_stored(actor, target, namespace, value, options, None).await?;
+        Ok(shown(kind, made))
+    }
+
+    /// `applied` is the manager of a server-side apply, which has its own ownership of fields.
+    async fn create_stored(
+        &self,
+        actor: &Actor,
+        kind: &'static Kind,
+        namespace: &str,
+        mut value: Value,
+        options: &WriteOptions,
+        applied: Option<&model::Applied>,
+    ) -> Result<Arc<Object>> {
+        check_type(kind, &mut value)?;
+        check_namespace(kind, namespace, &mut value)?;
+        if !matches!(meta::resource_version(&value), "" | "0") {
+            return Err(Status::bad_request(
+                "resourceVersion should not be set on objects to be created",
+            ));
+        }
+        if let Some(metadata) = meta::metadata_mut(&mut value) {
+            for field in [
+                "uid",
+                "creationTimestamp",
+                "deletionTimestamp",
+                "deletionGracePeriodSeconds",
+                "selfLink",
+                "resourceVersion",
+            ] {
+                metadata.remove(field);
+            }
+        }
+        let generated = meta::name(&value).is_empty();
+        let prefix = meta::generate_name(&value).to_owned();
+        if generated && prefix.is_empty() {
+            return Err(invalid(
+                kind,
+                "",
+                vec![StatusCause {
+                    reason: "FieldValueRequired".into(),
+                    message: "Required value: name or generateName is required".into(),
+                    field: "metadata.name".into(),
+                }],
+            ));
+        }
+        kind.prepare_create(&mut value);
+        let at = dhow_objects::time::format(self.now());
+        value["metadata"]["creationTimestamp"] = json!(at);
+        for _ in 0..TRIES {
+            self.sync().await?;
+            let mut new = value.clone();
+            if generated {
+                new["metadata"]["name"] =
+                    json!(names::generate(&prefix, self.shared.clock.random()));
+            }
+            let name = meta::name(&new).to_owned();
+            let guards = admission::namespace::may_create(self, kind, namespace, &name)?;
+            new["metadata"]["uid"] = json!(self.new_uid());
+            (kind.default)(&mut new);
+            let request = Request {
+                state: self,
+                actor,
+                kind,
+                namespace,
+                name: &name,
+                operation: Operation::Create,
+                old: None,
+                dry_run: options.dry_run,
+            };
+            let mut claims = Claims::default();
+            admission::mutate(&request, &mut new, &mut claims).await?;
+            let causes = model::rules(kind, &new, None);
+            if !causes.is_empty() {
+                return Err(invalid(kind, &name, causes));
+            }
+            match applied {
+                Some(applied) => model::own_applied(applied, None, &mut new, self.now())?,
+                None => model::own_update(actor, "", None, &mut new, self.now()),
+            }
+            let stamp = self.cause_stamp(actor);
+            let bytes = codec::encode(kind, &new, Some(&stamp));
+            let key = codec::object_key(kind, namespace, &name);
+            if options.dry_run {
+                if self.shared.cache.peek(kind, namespace, &name).is_some() {
+                    return Err(Status::already_exists(kind.group, kind.plural, &name));
+                }
+                return Ok(Self::written(kind, namespace, &name, &bytes, 0));
+            }
+            let commit = Commit {
+                kind,
+                key,
+                based_on: 0,
+                value: Some(bytes.clone()),
+                guards,
+                claims: &claims,
+            };
+            match self.commit(commit).await? {
+                Committed::At(revision) => {
+                    return Ok(Self::written(kind, namespace, &name, &bytes, revision));
+                }
+                Committed::Refused(refusal) => return Err(refusal),
+                Committed::Lost => {}
+            }
+            if !generated && self.shared.cache.peek(kind, namespace, &name).is_some() {
+                return Err(Status::already_exists(kind.group, kind.plural, &name));
+            }
+        }
+        Err(Status::conflict(
+            kind.group,
+            kind.plural,
+            meta::name(&value),
+            "too many others write at the same time; please try again",
+        ))
+    }
+
+    /// Replaces an object, or its `subresource` (`status`, `scale`, ...); "" for the object.
+    ///
+    /// # Errors
+    /// 404 when it does not exist, 409 when it is at another resourceVersion, 422 when the new
+    /// state breaks rules.
+    #[allow(clippy::too_many_arguments)]
+    pub async fn update(
+        &self,
+        actor: &Actor,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        mut value: Value,
+        options: &WriteOptions,
+    ) -> Result<Arc<Object>> {
+        let target = stored_kind(kind);
+        if subresource == "scale" {
+            let make = |old: &Value| subresource::scaled(target, old, &value);
+            let done =
+                self.replace(actor, target, namespace, name, subresource, &make, options).await?;
+            return subresource::scale_object(&done);
+        }
+        check_type(kind, &mut value)?;
+        let given = meta::name(&value);
+        if !given.is_empty() && given != name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({given}) does not match the name on the URL ({name})"
+            )));
+        }
+        let value = to_stored(kind, value);
+        let make = |_: &Value| Ok(value.clone());
+        let done =
+            self.replace(actor, target, namespace, name, subresource, &make, options).await?;
+        Ok(shown(kind, done))
+    }
+
+    /// Patches an object or its subresource; retries on conflict when the patch carries no
+    /// resourceVersion. The flag says whether it was created (apply).
+    ///
+    /// # Errors
+    /// As [`State::update`]; 422 or 400 when the patch does not fit, 409 with causes when an apply
+    /// would take fields of others.
+    #[allow(clippy::too_many_arguments)]
+    pub async fn patch(
+        &self,
+        actor: &Actor,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        patch: Patch,
+        options: &WriteOptions,
+    ) -> Result<(Arc<Object>, bool)> {
+        let target = stored_kind(kind);
+        if let Patch::Apply { value, force } = patch {
+            return self
+                .apply(actor, kind, namespace, name, subresource, value, force, options)
+                .await;
+        }
+        let scale = subresource == "scale";
+        let make = |old: &Value| {
+            if scale {
+                let patched = model::patch(None, &subresource::scale_of(target, old), &patch)?;
+                return subresource::scaled(target, old, &patched);
+            }
+            if let Some(rewrite) = kind.from_storage {
+                let mut view = old.clone();
+                rewrite(&mut view);
+                return Ok(to_stored(kind, model::patch(Some(kind), &view, &patch)?));
+            }
+            model::patch(Some(kind), old, &patch)
+        };
+        let done =
+            self.replace(actor, target, namespace, name, subresource, &make, options).await?;
+        let done = if scale { subresource::scale_object(&done)? } else { shown(kind, done) };
+        Ok((done, false))
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    async fn apply(
+        &self,
+        actor: &Actor,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        mut value: Value,
+        force: bool,
+        options: &WriteOptions,
+    ) -> Result<(Arc<Object>, bool)> {
+        if subresource == "scale" || kind.from_storage.is_some() {
+            return Err(Status::not_implemented(format!(
+                "server-side apply to {}/{subresource} is not implemented; use a merge patch",
+                kind.plural
+            )));
+        }
+        check_type(kind, &mut value)?;
+        check_namespace(kind, namespace, &mut value)?;
+        let given = meta::name(&value);
+        if !given.is_empty() && given != name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({given}) does not match the name on the URL ({name})"
+            )));
+        }
+        value["metadata"]["name"] = json!(name);
+        if !value["metadata"]["managedFields"].is_null() {
+            return Err(Status::bad_request("metadata.managedFields must be nil"));
+        }
+        let applied = model::Applied {
+            kind,
+            configuration: value,
+            manager: actor.manager.clone(),
+            subresource: subresource.to_owned(),
+            force,
+        };
+        self.sync().await?;
+        if self.shared.cache.peek(kind, namespace, name).is_none() {
+            if !subresource.is_empty() {
+                return Err(not_found(kind, name));
+            }
+            let fresh = model::new_applied(&applied)?;
+            let made =
+                self.create_stored(actor, kind, namespace, fresh, options, Some(&applied)).await;
+            match made {
+                // Somebody was faster: apply to what they made.
+                Err(refusal) if refusal.reason == "AlreadyExists" => {}
+                made => return Ok((made?, true)),
+            }
+        }
+        let now = self.now();
+        let make = |old: &Value| model::apply(&applied, old, now);
+        let done = self
+            .replace_owned(actor, kind, namespace, name, subresource, &make, options, true)
+            .await?;
+        Ok((done, false))
+    }
+
+    /// Brings an object into the state that `make` computes from the present one.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) async fn replace(
+        &self,
+        actor: &Actor,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        make: &(dyn Fn(&Value) -> Result<Value> + Sync),
+        options: &WriteOptions,
+    ) -> Result<Arc<Object>> {
+        self.replace_owned(actor, kind, namespace, name, subresource, make, options, false).await
+    }
+
+    /// `owned`: `make` has settled managedFields itself.
+    #[allow(clippy::too_many_arguments)]
+    async fn replace_owned(
+        &self,
+        actor: &Actor,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        make: &(dyn Fn(&Value) -> Result<Value> + Sync),
+        options: &WriteOptions,
+        owned: bool,
+    ) -> Result<Arc<Object>> {
+        for _ in 0..TRIES {
+            self.sync().await?;
+            let current = self
+                .shared
+                .cache
+                .peek(kind, namespace, name)
+                .ok_or_else(|| not_found(kind, name))?;
+            let old = current.to_value();
+            let mut new = make(&old)?;
+            let given = meta::resource_version(&new).to_owned();
+            let uid = meta::uid(&new);
+            if !uid.is_empty() && uid != meta::uid(&old) {
+                let why = format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    meta::uid(&old)
+                );
+                return Err(Status::conflict(kind.group, kind.plural, name, &why));
+            }
+            if !matches!(given.as_str(), "" | "0") && given != meta::resource_version(&old) {
+                return Err(Status::modified(kind.group, kind.plural, name));
+            }
+            check_type(kind, &mut new)?;
+            check_namespace(kind, namespace, &mut new)?;
+            carry_over(&mut new, &old, name);
+            let mut claims = Claims::default();
+            self.settle(
+                actor,
+                kind,
+                namespace,
+                name,
+                subresource,
+                &mut new,
+                &old,
+                options,
+                &mut claims,
+            )
+            .await?;
+            if !owned {
+                model::own_update(actor, subresource, Some(&old), &mut new, self.now());
+            }
+            new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
+            if same(&new, &old) {
+                return Ok(current);
+            }
+            let stamp = self.cause_stamp(actor);
+            let bytes = codec::encode(kind, &new, Some(&stamp));
+            if options.dry_run {
+                return Ok(Self::written(kind, namespace, name, &bytes, current.revision));
+            }
+            let gone = crate::delete::is_over(kind, &new);
+            if gone {
+                claims = admission::release(kind, &new);
+            }
+            let commit = Commit {
+                kind,
+                key: codec::object_key(kind, namespace, name),
+                based_on: current.revision,
+                value: (!gone).then(|| bytes.clone()),
+                guards: Vec::new(),
+                claims: &claims,
+            };
+            match self.commit(commit).await? {
+                Committed::At(revision) => {
+                    return Ok(Self::written(kind, namespace, name, &bytes, revision));
+                }
+                Committed::Refused(refusal) => return Err(refusal),
+                Committed::Lost => {}
+            }
+        }
+        Err(Status::modified(kind.group, kind.plural, name))
+    }
+
+    /// Defaults, admission and rules for an update.
+    #[allow(clippy::too_many_arguments)]
+    async fn settle(
+        &self,
+        actor: &Actor,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        new: &mut Value,
+        old: &Value,
+        options: &WriteOptions,
+        claims: &mut Claims,
+    ) -> Result<()> {
+        match subresource {
+            "" | "scale" => {
+                (kind.default)(new);
+                let request = Request {
+                    state: self,
+                    actor,
+                    kind,
+                    namespace,
+                    name,
+                    operation: Operation::Update,
+                    old: Some(old),
+                    dry_run: options.dry_run,
+                };
+                admission::mutate(&request, new, claims).await?;
+                kind.prepare_update(new, old);
+            }
+            "status" if kind.has_status() => {
+                kind.prepare_status_update(new, old);
+                (kind.default)(new);
+            }
+            // Each of these changes what the object's own rules forbid, and checks by itself.
+            "binding" | "finalize" => {
+                kind.prepare_update(new, old);
+                return Ok(());
+            }
+            other => {
+                return Err(Status::not_implemented(format!(
+                    "writing {}/{other} is not implemented",
+                    kind.plural
+                )));
+            }
+        }
+        let causes = model::rules(kind, new, Some(old));
+        if causes.is_empty() { Ok(()) } else { Err(invalid(kind, name, causes)) }
+    }
+}
+
+/// What a client cannot change about an object's metadata.
+fn carry_over(new: &mut Value, old: &Value, name: &str) {
+    let Some(metadata) = meta::metadata_mut(new) else { return };
+    metadata.insert("name".into(), json!(name));
+    metadata.remove("selfLink");
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+    ] {
+        match old["metadata"].get(field) {
+            Some(value) => metadata.insert(field.into(), value.clone()),
+            None => metadata.remove(field),
+        };
+    }
+}
+
+/// Whether two states differ in nothing but the times in managedFields.
+fn same(new: &Value, old: &Value) -> bool {
+    let top = |v: &Value| v.as_object().map_or(0, serde_json::Map::len);
+    let without = |v: &Value| {
+        v["metadata"]
+            .as_object()
+            .map_or(0, |m| m.len() - usize::from(m.contains_key("managedFields")))
+    };
+    if top(new) != top(old) || without(new) != without(old) {
+        return false;
+    }
+    let equal = |a: &Value, b: &Value, leave: &str| {
+        a.as_object().is_some_and(|a| a.iter().all(|(k, v)| k == leave || b.get(k) == Some(v)))
+    };
+    if !equal(new, old, "metadata") || !equal(&new["metadata"], &old["metadata"], "managedFields") {
+        return false;
+    }
+    let entries = |v: &Value| -> Vec<Value> {
+        let mut entries = v["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+        entries.iter_mut().filter_map(Value::as_object_mut).for_each(|e| {
+            e.remove("time");
+        });
+        entries
+    };
+    entries(new) == entries(old)
+}
+
+/// The string at a pointer, owned.
+pub(crate) fn owned_text(value: &Value, pointer: &str) -> String {
+    text(value, pointer).to_owned()
+}
