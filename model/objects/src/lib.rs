@@ -6,6 +6,7 @@
 pub mod kinds;
 pub mod meta;
 pub mod names;
+pub mod patch;
 pub mod schema;
 pub mod selectors;
 pub mod status;

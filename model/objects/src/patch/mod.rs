@@ -1,0 +1,81 @@
+//! The three patches that carry changes: JSON patch, merge patch, strategic merge patch.
+//!
+//! The fourth, server-side apply, is in [`crate::apply`].
+
+mod strategic;
+
+pub use strategic::strategic;
+
+use crate::status::{Status, StatusCause, StatusDetails};
+use serde_json::{Map, Value};
+
+/// 422 for a patch that is well-formed, but cannot be carried out on this object.
+pub(crate) fn unprocessable(why: impl std::fmt::Display) -> Status {
+    let mut status = Status::new(
+        422,
+        "Invalid",
+        "the server rejected our request due to an error in our request",
+    );
+    status.details = Some(Box::new(StatusDetails {
+        causes: vec![StatusCause {
+            reason: "UnexpectedServerResponse".into(),
+            message: why.to_string(),
+            field: String::new(),
+        }],
+        ..StatusDetails::default()
+    }));
+    status
+}
+
+/// Carries out a JSON patch (RFC 6902).
+///
+/// # Errors
+/// 400 when it is no JSON patch, 422 when an operation fails (a path is missing, a test does not
+/// hold).
+pub fn json(target: &Value, patch: &Value) -> Result<Value, Status> {
+    const MOST: usize = 10_000;
+    let patch: json_patch::Patch = serde_json::from_value(patch.clone())
+        .map_err(|e| Status::bad_request(format!("error decoding JSON patch: {e}")))?;
+    if patch.0.len() > MOST {
+        return Err(Status::new(
+            413,
+            "RequestEntityTooLarge",
+            format!(
+                "The allowed maximum operations in a JSON patch is {MOST}, got {}",
+                patch.0.len()
+            ),
+        ));
+    }
+    let mut result = target.clone();
+    json_patch::patch(&mut result, &patch).map_err(unprocessable)?;
+    Ok(result)
+}
+
+/// Carries out a merge patch (RFC 7386): objects merge, null removes, everything else replaces.
+#[must_use]
+pub fn merge(target: &Value, patch: &Value) -> Value {
+    let mut result = target.clone();
+    merge_into(&mut result, patch);
+    result
+}
+
+fn merge_into(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let Value::Object(target) = target else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            target.remove(key);
+        } else {
+            merge_into(target.entry(key.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
