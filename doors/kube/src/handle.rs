@@ -1,0 +1,270 @@
+//! One request from its head to its reply: who asks, may they, what for, how long.
+
+use crate::catalog::{self, Served};
+use crate::path::{self, Query, ResourcePath, Target};
+use crate::respond::{self, Body, Reply};
+use crate::server::PeerIdentity;
+use crate::{Door, authn, authorize, health, openapi, resources, reviews, stream};
+use dhow_objects::Status;
+use dhow_state::{Actor, User};
+use http::{Method, Response, request};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How long a request may take that is not a watch or a live stream (upstream's default).
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What is done to a resource, in the words that access rules use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Verb {
+    /// Read one.
+    Get,
+    /// Read many.
+    List,
+    /// Follow changes.
+    Watch,
+    /// Make.
+    Create,
+    /// Replace.
+    Update,
+    /// Change.
+    Patch,
+    /// Remove one.
+    Delete,
+    /// Remove many.
+    DeleteCollection,
+}
+
+impl Verb {
+    /// The word in access rules and discovery.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::List => "list",
+            Self::Watch => "watch",
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Patch => "patch",
+            Self::Delete => "delete",
+            Self::DeleteCollection => "deletecollection",
+        }
+    }
+
+    fn of(method: &Method, path: &ResourcePath, query: &Query) -> Option<Self> {
+        let one = path.name.is_some();
+        Some(match *method {
+            Method::GET | Method::HEAD => {
+                if path.subresource.is_empty() && (path.watch || query.flag("watch")) {
+                    Self::Watch
+                } else if one {
+                    Self::Get
+                } else {
+                    Self::List
+                }
+            }
+            Method::POST => Self::Create,
+            Method::PUT => Self::Update,
+            Method::PATCH => Self::Patch,
+            Method::DELETE if one => Self::Delete,
+            Method::DELETE => Self::DeleteCollection,
+            _ => return None,
+        })
+    }
+}
+
+/// A request for a resource, authenticated and allowed.
+pub struct Call {
+    /// The door.
+    pub door: Arc<Door>,
+    /// Who asks.
+    pub user: User,
+    /// Method, headers...
+    pub head: request::Parts,
+    /// The URL's path.
+    pub path: ResourcePath,
+    /// The URL's query.
+    pub query: Query,
+    /// What is done.
+    pub verb: Verb,
+    /// Cancelled when the server stops.
+    pub shutdown: CancellationToken,
+    /// Taken by streams.
+    pub upgrade: Option<OnUpgrade>,
+}
+
+impl Call {
+    /// Who writes: the field manager as given, else the client program's name.
+    pub fn actor(&self) -> Actor {
+        let manager = self.query.get("fieldManager").map(str::to_owned).unwrap_or_else(|| {
+            let agent = self.head.headers.get(http::header::USER_AGENT);
+            let agent = agent.and_then(|value| value.to_str().ok()).unwrap_or("unknown");
+            agent.split(['/', ' ']).next().unwrap_or("unknown").chars().take(128).collect()
+        });
+        Actor { user: self.user.clone(), manager, because: 0 }
+    }
+
+    /// The namespace, "" for cluster-wide kinds.
+    pub fn namespace(&self) -> &str {
+        self.path.namespace.as_deref().unwrap_or("")
+    }
+
+    /// The object's name.
+    ///
+    /// # Errors
+    /// 405 when the address is a collection.
+    pub fn name(&self) -> Result<&str, Status> {
+        self.path.name.as_deref().ok_or_else(Status::method_not_allowed)
+    }
+}
+
+impl Door {
+    /// Answers one request.
+    pub(crate) async fn handle(
+        self: &Arc<Self>,
+        identity: &PeerIdentity,
+        mut request: hyper::Request<Incoming>,
+        shutdown: CancellationToken,
+    ) -> Response<Body> {
+        let started = self.config.clock.monotonic();
+        let upgrade = request
+            .headers()
+            .contains_key(http::header::UPGRADE)
+            .then(|| hyper::upgrade::on(&mut request));
+        let (head, body) = request.into_parts();
+        let target = path::parse(head.uri.path());
+        let query = Query::parse(head.uri.query().unwrap_or(""));
+        let is_head = head.method == Method::HEAD;
+        let label = self.metrics.label(&head.method, &target, &query);
+        let answered = self.answer(identity, head, body, target, query, upgrade, shutdown).await;
+        let mut response = answered.unwrap_or_else(|status| respond::refusal(&status));
+        if is_head {
+            *response.body_mut() = respond::full("");
+        }
+        let took = self.config.clock.monotonic().saturating_sub(started);
+        self.metrics.answered(label, response.status().as_u16(), took);
+        response
+    }
+
+    #[allow(clippy::too_many_arguments)] // The parts of one request, taken apart exactly once.
+    async fn answer(
+        self: &Arc<Self>,
+        identity: &PeerIdentity,
+        head: request::Parts,
+        body: Incoming,
+        target: Target,
+        query: Query,
+        upgrade: Option<OnUpgrade>,
+        shutdown: CancellationToken,
+    ) -> Reply {
+        let reads = matches!(head.method, Method::GET | Method::HEAD);
+        // What everybody may see: whether the server lives, its version, how to verify its tokens.
+        match &target {
+            Target::Health(..)
+            | Target::Version
+            | Target::OpenIdConfiguration
+            | Target::OpenIdKeys
+                if !reads =>
+            {
+                return Err(Status::method_not_allowed());
+            }
+            Target::Health(name, check) => {
+                return health::health(self, name, check.as_deref(), &query);
+            }
+            Target::Version => return health::version(self),
+            Target::OpenIdConfiguration => return health::openid_configuration(self),
+            Target::OpenIdKeys => return health::openid_keys(self),
+            _ => {}
+        }
+        let mut user = authn::authenticate(&self.state, identity, &head.headers).await?;
+        if let Some(wanted) = authn::impersonated(&head.headers)? {
+            authorize::impersonation(&self.state, &user, &wanted).await?;
+            user = authn::finish_impersonation(wanted);
+        }
+        let Target::Resource(path) = target else {
+            let verb = head.method.as_str().to_ascii_lowercase();
+            authorize::url(&self.state, &user, &verb, head.uri.path()).await?;
+            if !reads {
+                return Err(match target {
+                    Target::Unknown => catalog::no_such_resource(),
+                    _ => Status::method_not_allowed(),
+                });
+            }
+            return self.document(&head, &target);
+        };
+        let verb = Verb::of(&head.method, &path, &query).ok_or_else(Status::method_not_allowed)?;
+        let served = catalog::find(&path.group, &path.version, &path.resource)?;
+        // Names may carry encoded characters; nothing below may mistake them for a path.
+        authorize::resource(&self.state, &user, verb, &path).await?;
+        let call = Call { door: self.clone(), user, head, path, query, verb, shutdown, upgrade };
+        let kind = match served {
+            Served::Kind(kind) => kind,
+            Served::Review(review) => return reviews::answer(call, review, body).await,
+        };
+        if kind.namespaced == call.path.namespace.is_none() {
+            // A namespaced kind may be listed, followed and emptied over all namespaces.
+            let over_all = kind.namespaced
+                && call.path.name.is_none()
+                && matches!(call.verb, Verb::List | Verb::Watch | Verb::DeleteCollection);
+            if !over_all {
+                return Err(catalog::no_such_resource());
+            }
+        }
+        if !call.path.subresource.is_empty() && kind.subresource(&call.path.subresource).is_none() {
+            return Err(catalog::no_such_resource());
+        }
+        if stream::is_stream(&call) {
+            return stream::serve(call).await;
+        }
+        match tokio::time::timeout(REQUEST_TIMEOUT, resources::serve(call, kind, body)).await {
+            Ok(reply) => reply,
+            Err(_) => Err(Status::new(
+                504,
+                "Timeout",
+                "Timeout: request did not complete within the allotted timeout",
+            )),
+        }
+    }
+
+    fn document(&self, head: &request::Parts, target: &Target) -> Reply {
+        let headers = &head.headers;
+        match target {
+            Target::Root => self.discovery.root(headers),
+            Target::LegacyGroup => self.discovery.legacy(headers),
+            Target::Groups => self.discovery.groups(headers),
+            Target::Group(group) => self.discovery.group(headers, group),
+            Target::GroupVersion(group, version) => self.discovery.version(headers, group, version),
+            Target::OpenApiIndex => openapi::index(headers),
+            Target::OpenApiDocument(path) => openapi::document(headers, path),
+            Target::Metrics => Ok(self.metrics.text(&self.state)),
+            _ => Err(catalog::no_such_resource()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verb(method: Method, path: &str, query: &str) -> Option<Verb> {
+        match path::parse(path) {
+            Target::Resource(path) => Verb::of(&method, &path, &Query::parse(query)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn verbs_follow_method_name_and_query() {
+        assert_eq!(verb(Method::GET, "/api/v1/pods", ""), Some(Verb::List));
+        assert_eq!(verb(Method::GET, "/api/v1/pods", "watch=1"), Some(Verb::Watch));
+        assert_eq!(verb(Method::GET, "/api/v1/pods", "watch=false"), Some(Verb::List));
+        let one = "/api/v1/namespaces/a/pods/b";
+        assert_eq!(verb(Method::GET, one, ""), Some(Verb::Get));
+        assert_eq!(verb(Method::DELETE, one, ""), Some(Verb::Delete));
+        let all = "/api/v1/namespaces/a/pods";
+        assert_eq!(verb(Method::DELETE, all, ""), Some(Verb::DeleteCollection));
+        assert_eq!(verb(Method::OPTIONS, all, ""), None);
+    }
+}

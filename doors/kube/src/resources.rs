@@ -1,0 +1,411 @@
+//! Objects: get, list, create, update, patch, delete, and what lies below an object.
+
+use crate::catalog::{self, value};
+use crate::codec::{self, Decoded};
+use crate::handle::{Call, Verb};
+use crate::negotiate::{self, Form, View};
+use crate::respond::{self, Reply};
+use crate::{options, reviews, table, watch};
+use bytes::{BufMut, Bytes, BytesMut};
+use dhow_objects::Status;
+use dhow_objects::kinds::Kind;
+use dhow_state::{Deleted, FieldValidation, List, Object, Patch, WriteOptions};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+
+/// Answers a request for objects of a kind.
+pub async fn serve(call: Call, kind: &'static Kind, body: Incoming) -> Reply {
+    if !call.path.subresource.is_empty() {
+        return subresource(call, kind, body).await;
+    }
+    if !kind.verbs.contains(&call.verb.name()) {
+        return Err(Status::method_not_allowed());
+    }
+    match call.verb {
+        Verb::Get => get(&call, kind).await,
+        Verb::List => list(&call, kind).await,
+        Verb::Watch => watch::serve(&call, kind).await,
+        Verb::Create => create(&call, kind, body).await,
+        Verb::Update => update(&call, kind, body).await,
+        Verb::Patch => patch(&call, kind, body).await,
+        Verb::Delete => delete(&call, kind, body).await,
+        Verb::DeleteCollection => delete_collection(&call, kind, body).await,
+    }
+}
+
+/// The reply that shows one object in the form that was asked for.
+pub fn show(call: &Call, form: Form, code: u16, object: &Object) -> Reply {
+    let headers = &call.head.headers;
+    let bytes = match form.view {
+        View::Object if form.yaml => return yaml(code, value(object)),
+        View::Object => object.bytes.clone(),
+        View::Table => {
+            let shown = table::one(call, form, object);
+            if form.yaml {
+                return yaml(code, &shown);
+            }
+            respond::to_bytes(&shown)?
+        }
+        View::Metadata => {
+            let shown = table::metadata(value(object), form.beta);
+            if form.yaml {
+                return yaml(code, &shown);
+            }
+            respond::to_bytes(&shown)?
+        }
+    };
+    let response = respond::json_bytes(code, Bytes::new());
+    Ok(respond::maybe_compressed(headers, response, bytes))
+}
+
+/// The reply that shows a value that is not a stored object.
+pub fn show_value(form: Form, code: u16, value: &Value) -> Reply {
+    if form.yaml { yaml(code, value) } else { respond::json(code, value) }
+}
+
+fn yaml(code: u16, value: &Value) -> Reply {
+    Ok(respond::reply(code, "application/yaml", codec::to_yaml(value)?))
+}
+
+async fn get(call: &Call, kind: &'static Kind) -> Reply {
+    let form = negotiate::objects(&call.head.headers)?;
+    let object = call.door.state.get(kind, call.namespace(), call.name()?).await?;
+    show(call, form, 200, &object)
+}
+
+/// `metadata` of a list.
+pub fn list_meta(list: &List) -> Value {
+    let mut meta = json!({ "resourceVersion": list.revision.to_string() });
+    if !list.continue_token.is_empty() {
+        meta["continue"] = list.continue_token.as_str().into();
+        if let Some(remaining) = list.remaining {
+            meta["remainingItemCount"] = remaining.into();
+        }
+    }
+    meta
+}
+
+/// A list as JSON; the objects' bytes are copied.
+fn list_bytes(kind: &Kind, list: &List) -> Bytes {
+    let size: usize = list.items.iter().map(|object| object.bytes.len() + 1).sum();
+    let mut out = BytesMut::with_capacity(size + 256);
+    let head = format!(
+        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
+        kind.kind,
+        kind.api_version(),
+        list_meta(list)
+    );
+    out.put_slice(head.as_bytes());
+    for (index, object) in list.items.iter().enumerate() {
+        if index > 0 {
+            out.put_u8(b',');
+        }
+        out.put_slice(&object.bytes);
+    }
+    out.put_slice(b"]}");
+    out.freeze()
+}
+
+fn show_list(call: &Call, form: Form, kind: &Kind, list: &List) -> Reply {
+    let bytes = match form.view {
+        View::Object if !form.yaml => list_bytes(kind, list),
+        View::Object => {
+            let bytes = list_bytes(kind, list);
+            let value: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
+            return yaml(200, &value);
+        }
+        View::Table => {
+            let shown = table::many(call, form, kind, list);
+            if form.yaml {
+                return yaml(200, &shown);
+            }
+            respond::to_bytes(&shown)?
+        }
+        View::Metadata => {
+            let items: Vec<Value> =
+                list.items.iter().map(|object| table::metadata(value(object), form.beta)).collect();
+            let shown = json!({
+                "kind": "PartialObjectMetadataList",
+                "apiVersion": table::meta_version(form.beta),
+                "metadata": list_meta(list),
+                "items": items,
+            });
+            if form.yaml {
+                return yaml(200, &shown);
+            }
+            respond::to_bytes(&shown)?
+        }
+    };
+    let response = respond::json_bytes(200, Bytes::new());
+    Ok(respond::maybe_compressed(&call.head.headers, response, bytes))
+}
+
+async fn list(call: &Call, kind: &'static Kind) -> Reply {
+    let form = negotiate::objects(&call.head.headers)?;
+    let options = options::list(call)?;
+    let list = call.door.state.list(kind, call.path.namespace.as_deref(), &options).await?;
+    show_list(call, form, kind, &list)
+}
+
+/// Takes what is odd about a body's text into account.
+fn duplicates(decoded: Decoded, options: &WriteOptions) -> Result<Value, Status> {
+    if !decoded.duplicates.is_empty() {
+        match options.field_validation {
+            FieldValidation::Ignore => {}
+            FieldValidation::Warn => {
+                if let Ok(mut warnings) = options.warnings.lock() {
+                    warnings.extend(decoded.duplicates);
+                }
+            }
+            FieldValidation::Strict => {
+                return Err(Status::bad_request(format!(
+                    "strict decoding error: {}",
+                    decoded.duplicates.join(", ")
+                )));
+            }
+        }
+    }
+    Ok(decoded.value)
+}
+
+/// Adds the warnings that were gathered on the way.
+fn warned(reply: Reply, options: &WriteOptions) -> Reply {
+    let mut response = reply?;
+    if let Ok(warnings) = options.warnings.lock() {
+        respond::warn(&mut response, &warnings);
+    }
+    Ok(response)
+}
+
+async fn create(call: &Call, kind: &'static Kind, body: Incoming) -> Reply {
+    if call.path.name.is_some() {
+        return Err(Status::method_not_allowed());
+    }
+    let form = negotiate::objects(&call.head.headers)?;
+    let options = options::write(call, "CreateOptions")?;
+    let bytes = codec::read(body).await?;
+    let decoded = codec::object(&call.head.headers, &bytes, kind.group, kind.version, kind.kind)?;
+    let value = duplicates(decoded, &options)?;
+    let object =
+        call.door.state.create(&call.actor(), kind, call.namespace(), value, &options).await?;
+    warned(show(call, form, 201, &object), &options)
+}
+
+async fn update(call: &Call, kind: &'static Kind, body: Incoming) -> Reply {
+    let form = negotiate::objects(&call.head.headers)?;
+    let options = options::write(call, "UpdateOptions")?;
+    let bytes = codec::read(body).await?;
+    let decoded = codec::object(&call.head.headers, &bytes, kind.group, kind.version, kind.kind)?;
+    let value = duplicates(decoded, &options)?;
+    let name = call.name()?;
+    let object = call
+        .door
+        .state
+        .update(&call.actor(), kind, call.namespace(), name, "", value, &options)
+        .await?;
+    warned(show(call, form, 200, &object), &options)
+}
+
+/// Reads a patch.
+async fn read_patch(call: &Call, body: Incoming, options: &WriteOptions) -> Result<Patch, Status> {
+    let media = codec::media_type(&call.head.headers);
+    let known = matches!(
+        media.as_str(),
+        "application/json-patch+json"
+            | "application/merge-patch+json"
+            | "application/strategic-merge-patch+json"
+            | "application/apply-patch+yaml"
+    );
+    if !known {
+        return Err(Status::unsupported_media_type(format!(
+            "the body of the request was in an unknown format ({media}) - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml"
+        )));
+    }
+    let apply = media == "application/apply-patch+yaml";
+    let force = call.query.flag("force");
+    if apply && call.query.get("fieldManager").is_none() {
+        return Err(Status::bad_request(
+            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+        ));
+    }
+    if force && !apply {
+        return Err(Status::bad_request(
+            "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch",
+        ));
+    }
+    let bytes = codec::read(body).await?;
+    let decoded = if apply { codec::yaml(&bytes)? } else { codec::json(&bytes)? };
+    let value = duplicates(decoded, options)?;
+    let patch = match media.as_str() {
+        "application/json-patch+json" => Patch::Json(value),
+        "application/merge-patch+json" => Patch::Merge(value),
+        "application/strategic-merge-patch+json" => Patch::Strategic(value),
+        _ => Patch::Apply { value, force },
+    };
+    match &patch {
+        Patch::Json(value) if !value.is_array() => {
+            Err(Status::bad_request("error decoding patch: a JSON patch is an array of operations"))
+        }
+        Patch::Merge(value) | Patch::Strategic(value) | Patch::Apply { value, .. }
+            if !value.is_object() =>
+        {
+            Err(Status::bad_request("error decoding patch: the patch is not an object"))
+        }
+        _ => Ok(patch),
+    }
+}
+
+async fn patch(call: &Call, kind: &'static Kind, body: Incoming) -> Reply {
+    let form = negotiate::objects(&call.head.headers)?;
+    let options = options::write(call, "PatchOptions")?;
+    let patch = read_patch(call, body, &options).await?;
+    let name = call.name()?;
+    let (object, created) = call
+        .door
+        .state
+        .patch(&call.actor(), kind, call.namespace(), name, "", patch, &options)
+        .await?;
+    warned(show(call, form, if created { 201 } else { 200 }, &object), &options)
+}
+
+/// The Status that tells that an object is gone.
+fn gone(kind: &Kind, object: &Object) -> Value {
+    let uid = value(object).pointer("/metadata/uid").and_then(Value::as_str).unwrap_or("");
+    let mut details = json!({ "name": object.name, "kind": kind.plural, "uid": uid });
+    if !kind.group.is_empty() {
+        details["group"] = kind.group.into();
+    }
+    json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "details": details,
+    })
+}
+
+async fn delete(call: &Call, kind: &'static Kind, body: Incoming) -> Reply {
+    let form = negotiate::objects(&call.head.headers)?;
+    let bytes = codec::read(body).await?;
+    let options = options::delete(call, &bytes)?;
+    let name = call.name()?;
+    let deleted =
+        call.door.state.delete(&call.actor(), kind, call.namespace(), name, &options).await?;
+    match deleted {
+        // Pods are returned in their last state, as upstream does: clients read it.
+        Deleted::Gone(object) if kind.graceful.is_some() => show(call, form, 200, &object),
+        Deleted::Gone(object) => show_value(form, 200, &gone(kind, &object)),
+        Deleted::Marked(object) => show(call, form, 200, &object),
+    }
+}
+
+async fn delete_collection(call: &Call, kind: &'static Kind, body: Incoming) -> Reply {
+    let form = negotiate::objects(&call.head.headers)?;
+    let bytes = codec::read(body).await?;
+    let options = options::delete(call, &bytes)?;
+    let selection = options::list(call)?;
+    let namespace = call.path.namespace.as_deref();
+    let list = call
+        .door
+        .state
+        .delete_collection(&call.actor(), kind, namespace, &selection, &options)
+        .await?;
+    show_list(call, form, kind, &list)
+}
+
+async fn subresource(call: Call, kind: &'static Kind, body: Incoming) -> Reply {
+    let below = kind.subresource(&call.path.subresource).ok_or_else(catalog::no_such_resource)?;
+    if !below.verbs.contains(&call.verb.name()) {
+        return Err(Status::method_not_allowed());
+    }
+    match (below.name, call.verb) {
+        ("token", _) => return reviews::token(&call, kind, body).await,
+        ("eviction", _) => return evict(&call, body).await,
+        ("binding", _) => return bind(&call, body).await,
+        _ => {}
+    }
+    let mut form = negotiate::objects(&call.head.headers)?;
+    if below.kind == "Scale" && form.view == View::Table {
+        // Without a row of its own a Scale has no columns; clients then print it themselves.
+        form.view = View::Object;
+    }
+    let name = call.name()?;
+    let state = &call.door.state;
+    match call.verb {
+        Verb::Get => {
+            let object = state.get_subresource(kind, call.namespace(), name, below.name).await?;
+            show(&call, form, 200, &object)
+        }
+        Verb::Update => {
+            let options = options::write(&call, "UpdateOptions")?;
+            let bytes = codec::read(body).await?;
+            let decoded =
+                codec::object(&call.head.headers, &bytes, below.group, below.version, below.kind)?;
+            let value = duplicates(decoded, &options)?;
+            let (actor, namespace) = (call.actor(), call.namespace());
+            let object = match below.name {
+                "finalize" => state.finalize_namespace(&actor, name, &value, &options).await?,
+                below => {
+                    state.update(&actor, kind, namespace, name, below, value, &options).await?
+                }
+            };
+            warned(show(&call, form, 200, &object), &options)
+        }
+        Verb::Patch => {
+            let options = options::write(&call, "PatchOptions")?;
+            let patch = read_patch(&call, body, &options).await?;
+            let (object, _) = state
+                .patch(&call.actor(), kind, call.namespace(), name, below.name, patch, &options)
+                .await?;
+            warned(show(&call, form, 200, &object), &options)
+        }
+        _ => Err(Status::not_implemented(format!(
+            "{}/{} is known but {} on it is not built yet",
+            kind.plural,
+            below.name,
+            call.verb.name()
+        ))),
+    }
+}
+
+/// The Status that answers bindings and evictions.
+fn done(code: u16) -> Reply {
+    respond::json(
+        code,
+        &json!({
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Success",
+            "code": code,
+        }),
+    )
+}
+
+async fn evict(call: &Call, body: Incoming) -> Reply {
+    let options = options::write(call, "CreateOptions")?;
+    let bytes = codec::read(body).await?;
+    let decoded = codec::object(&call.head.headers, &bytes, "policy", "v1", "Eviction")?;
+    let eviction = duplicates(decoded, &options)?;
+    let name = call.name()?;
+    let named = eviction.pointer("/metadata/name").and_then(Value::as_str).unwrap_or(name);
+    if named != name {
+        return Err(Status::bad_request(format!(
+            "name in URL does not match name in Eviction object: {name} is not {named}"
+        )));
+    }
+    let mut delete = options::from_value(eviction.get("deleteOptions").unwrap_or(&Value::Null))?;
+    delete.dry_run |= options.dry_run;
+    call.door.state.evict(&call.actor(), call.namespace(), name, &delete).await?;
+    done(201)
+}
+
+async fn bind(call: &Call, body: Incoming) -> Reply {
+    let options = options::write(call, "CreateOptions")?;
+    let bytes = codec::read(body).await?;
+    let decoded = codec::object(&call.head.headers, &bytes, "", "v1", "Binding")?;
+    let binding = duplicates(decoded, &options)?;
+    let name = call.name()?;
+    call.door.state.bind(&call.actor(), call.namespace(), name, &binding, &options).await?;
+    done(201)
+}

@@ -1,0 +1,110 @@
+//! Tables for people (`meta/v1.Table`) and objects reduced to their metadata.
+
+use crate::catalog::value;
+use crate::handle::Call;
+use crate::negotiate::Form;
+use crate::resources::list_meta;
+use dhow_objects::kinds::Kind;
+use dhow_state::{List, Object};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+/// What each row carries of its object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Include {
+    /// Nothing.
+    None,
+    /// Its metadata (the default).
+    #[default]
+    Metadata,
+    /// All of it.
+    Object,
+}
+
+impl Include {
+    /// As `includeObject` says.
+    pub fn of(call: &Call) -> Self {
+        match call.query.get("includeObject") {
+            Some("None") => Self::None,
+            Some("Object") => Self::Object,
+            _ => Self::Metadata,
+        }
+    }
+}
+
+/// The `apiVersion` of tables and reduced objects.
+pub fn meta_version(beta: bool) -> &'static str {
+    if beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" }
+}
+
+/// An object reduced to its metadata.
+pub fn metadata(object: &Value, beta: bool) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": meta_version(beta),
+        "metadata": object.get("metadata").cloned().unwrap_or_else(|| json!({})),
+    })
+}
+
+/// Now, as cells show ages.
+pub fn now(call: &Call) -> Timestamp {
+    let since_epoch = call.door.config.clock.now();
+    // Half a billion years fit; a clock beyond that shows 1970.
+    i64::try_from(since_epoch.as_millis())
+        .ok()
+        .and_then(|milliseconds| Timestamp::from_millisecond(milliseconds).ok())
+        .unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// `columnDefinitions` of a kind.
+pub fn columns(kind: &Kind) -> Value {
+    kind.columns
+        .iter()
+        .map(|column| {
+            json!({
+                "name": column.name,
+                "type": column.kind,
+                "format": column.format,
+                "description": column.description,
+                "priority": column.priority,
+            })
+        })
+        .collect()
+}
+
+/// The row of an object.
+pub fn row(kind: &Kind, object: &Value, include: Include, beta: bool, now: Timestamp) -> Value {
+    let cells: Vec<Value> = kind.columns.iter().map(|column| (column.cell)(object, now)).collect();
+    let mut row = json!({ "cells": cells });
+    match include {
+        Include::None => {}
+        Include::Metadata => row["object"] = metadata(object, beta),
+        Include::Object => row["object"] = object.clone(),
+    }
+    row
+}
+
+fn table(form: Form, meta: Value, kind: &Kind, rows: Vec<Value>) -> Value {
+    json!({
+        "kind": "Table",
+        "apiVersion": meta_version(form.beta),
+        "metadata": meta,
+        "columnDefinitions": columns(kind),
+        "rows": rows,
+    })
+}
+
+/// A table of one object.
+pub fn one(call: &Call, form: Form, object: &Object) -> Value {
+    let meta = json!({ "resourceVersion": object.revision.to_string() });
+    let row = row(object.kind, value(object), Include::of(call), form.beta, now(call));
+    table(form, meta, object.kind, vec![row])
+}
+
+/// A table of a list.
+pub fn many(call: &Call, form: Form, kind: &Kind, list: &List) -> Value {
+    let (include, now) = (Include::of(call), now(call));
+    let rows =
+        list.items.iter().map(|object| row(kind, value(object), include, form.beta, now)).collect();
+    table(form, list_meta(list), kind, rows)
+}
