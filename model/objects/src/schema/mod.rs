@@ -5,6 +5,7 @@
 //! fields of a type are parsed when somebody asks for them, and documentation is inflated only for
 //! as long as a [`Docs`] value lives. A process that serves ten kinds pays for ten kinds.
 
+pub mod protobuf;
 mod table;
 
 use std::sync::OnceLock;

@@ -179,7 +179,9 @@ pub fn parse_body(ty: &'static Type) -> Body {
                 body.inlined.push(Inlined { number, ty: inner });
             }
             for field in inner.fields() {
-                body.fields.push(Field { inlined_in: number, ..copy(field) });
+                // Without a number, the struct (TypeMeta) does not travel in protobuf.
+                let own = if number == 0 { 0 } else { field.number };
+                body.fields.push(Field { number: own, inlined_in: number, ..copy(field) });
             }
             continue;
         }
