@@ -13,7 +13,7 @@ pub static CONFIG_MAP: Kind = Kind {
     storage: "core/configmaps",
     columns: &[
         NAME,
-        Column::number("Data", "Number of keys in data and binaryData.", |v, _| {
+        Column::text("Data", "Number of keys in data and binaryData.", |v, _| {
             json!(items_in(v, "data") + items_in(v, "binaryData"))
         }),
         AGE,

@@ -15,7 +15,7 @@ pub static CONTROLLER_REVISION: Kind = Kind {
     columns: &[
         NAME,
         Column::text("Controller", "Controller of the object", |v, _| json!(controller(v))),
-        Column::number("Revision", "Revision of the state that the object holds.", |v, _| {
+        Column::text("Revision", "Revision of the state that the object holds.", |v, _| {
             json!(number(v, "/revision"))
         }),
         AGE,

@@ -1,9 +1,11 @@
 //! `Deployment`: replicas that roll from one template to the next.
 
 use super::column::{AGE, Column, NAME, containers, number, selector};
+use super::fill::{object_at, set};
+use super::pod::defaults;
 use super::replica_set::SCALE;
 use super::{BASE, Kind, Prepare, STATUS_VERBS, Subresource};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// `apps/v1 Deployment`.
 pub static DEPLOYMENT: Kind = Kind {
@@ -46,6 +48,23 @@ pub static DEPLOYMENT: Kind = Kind {
         .wide(),
         Column::text("Selector", "Which pods belong to it.", |v, _| selector(v)).wide(),
     ],
+    default,
     prepare: Prepare::SPEC_AND_STATUS,
     ..BASE
 };
+
+fn default(deployment: &mut Value) {
+    defaults::spec(deployment, &["spec", "template", "spec"]);
+    let Some(spec) = object_at(deployment, &["spec"]) else { return };
+    set(spec, "replicas", json!(1));
+    set(spec, "revisionHistoryLimit", json!(10));
+    set(spec, "progressDeadlineSeconds", json!(600));
+    let Some(strategy) = object_at(deployment, &["spec", "strategy"]) else { return };
+    set(strategy, "type", json!("RollingUpdate"));
+    if strategy["type"] == "RollingUpdate"
+        && let Some(rolling) = object_at(deployment, &["spec", "strategy", "rollingUpdate"])
+    {
+        set(rolling, "maxUnavailable", json!("25%"));
+        set(rolling, "maxSurge", json!("25%"));
+    }
+}

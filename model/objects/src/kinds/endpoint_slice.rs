@@ -1,6 +1,7 @@
 //! `EndpointSlice`: the addresses behind a service.
 
 use super::column::{AGE, Column, NAME, items, number, text};
+use super::fill::{each, set};
 use super::{BASE, Generation, Kind, Prepare, StatusOnCreate};
 use serde_json::{Value, json};
 
@@ -18,6 +19,7 @@ pub static ENDPOINT_SLICE: Kind = Kind {
         Column::text("Endpoints", "Addresses.", |v, _| json!(endpoints(v))),
         AGE,
     ],
+    default,
     prepare: Prepare {
         status: StatusOnCreate::Keep,
         generation: Generation::Fields(&["addressType", "endpoints", "ports"]),
@@ -56,4 +58,14 @@ fn endpoints(slice: &Value) -> String {
         .filter_map(|a| a.as_str().map(str::to_owned))
         .collect();
     shortened(&all)
+}
+
+fn default(slice: &mut Value) {
+    let Some(slice) = slice.as_object_mut() else { return };
+    for port in each(slice, "ports") {
+        if !port.contains_key("name") {
+            port.insert("name".into(), json!(""));
+        }
+        set(port, "protocol", json!("TCP"));
+    }
 }

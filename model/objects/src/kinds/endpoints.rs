@@ -1,6 +1,7 @@
 //! `Endpoints`: the addresses behind a service, as older clients read them.
 
 use super::column::{AGE, Column, NAME, items, number, text};
+use super::fill::{each, set};
 use super::{BASE, Kind};
 use serde_json::{Value, json};
 
@@ -16,6 +17,7 @@ pub static ENDPOINTS: Kind = Kind {
         Column::text("Endpoints", "Addresses and ports.", |v, _| json!(endpoints(v))),
         AGE,
     ],
+    default,
     ..BASE
 };
 
@@ -41,4 +43,13 @@ fn endpoints(object: &Value) -> String {
     let more = all.len().saturating_sub(SHOWN);
     let text = all[..all.len() - more].join(",");
     if more > 0 { format!("{text} + {more} more...") } else { text }
+}
+
+fn default(endpoints: &mut Value) {
+    let Some(endpoints) = endpoints.as_object_mut() else { return };
+    for subset in each(endpoints, "subsets") {
+        for port in each(subset, "ports") {
+            set(port, "protocol", json!("TCP"));
+        }
+    }
 }

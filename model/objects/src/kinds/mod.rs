@@ -10,6 +10,7 @@ mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod fill;
 mod lease;
 mod namespace;
 mod node;
@@ -31,7 +32,7 @@ pub use event::{EVENT, EVENTS_EVENT, name as event_name};
 pub use lease::LEASE;
 pub use namespace::NAMESPACE;
 pub use node::NODE;
-pub use pod::POD;
+pub use pod::{POD, qos_class};
 pub use prepare::{Generation, Prepare, StatusOnCreate};
 pub use rbac::{CLUSTER_ROLE, CLUSTER_ROLE_BINDING, ROLE, ROLE_BINDING};
 pub use replica_set::REPLICA_SET;
@@ -39,6 +40,7 @@ pub use secret::SECRET;
 pub use service::SERVICE;
 pub use service_account::SERVICE_ACCOUNT;
 
+use crate::schema::{Type, schema};
 use crate::status::StatusCause;
 use serde_json::Value;
 
@@ -178,6 +180,21 @@ impl Kind {
         } else {
             format!("{}/{}", self.group, self.version)
         }
+    }
+
+    /// The type in the schema.
+    #[must_use]
+    pub fn schema_type(&self) -> Option<&'static Type> {
+        schema().kind(self.group, self.version, self.kind)
+    }
+
+    /// Brings an object into normal form (no nulls, no empty optional values, canonical
+    /// quantities) and fills in the defaults: to call on everything that a client sends.
+    pub fn complete(&self, object: &mut Value) {
+        if let Some(ty) = self.schema_type() {
+            fill::normalize(object, ty);
+        }
+        (self.default)(object);
     }
 
     /// The subresource of this name.

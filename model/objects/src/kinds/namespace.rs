@@ -1,9 +1,11 @@
 //! `Namespace`: a scope for names.
 
 use super::column::{AGE, Column, NAME, text};
+use super::fill::{object_at, set};
 use super::prepare::{Generation, Prepare, StatusOnCreate};
 use super::{BASE, Kind, NameRule, STATUS_VERBS, SelectableField, Subresource};
-use serde_json::json;
+use crate::meta;
+use serde_json::{Value, json};
 
 /// `v1 Namespace`.
 pub static NAMESPACE: Kind = Kind {
@@ -42,6 +44,7 @@ pub static NAMESPACE: Kind = Kind {
         }),
         AGE,
     ],
+    default,
     prepare: Prepare {
         status: StatusOnCreate::Reset(|_| json!({"phase": "Active"})),
         generation: Generation::None,
@@ -49,3 +52,21 @@ pub static NAMESPACE: Kind = Kind {
     },
     ..BASE
 };
+
+fn default(namespace: &mut Value) {
+    let name = meta::name(namespace).to_owned();
+    if !name.is_empty()
+        && let Some(labels) = object_at(namespace, &["metadata", "labels"])
+    {
+        labels.insert("kubernetes.io/metadata.name".into(), json!(name));
+    }
+    // A namespace that is on its way out loses its finalizers for good.
+    if meta::deletion_timestamp(namespace).is_none()
+        && let Some(spec) = object_at(namespace, &["spec"])
+    {
+        set(spec, "finalizers", json!(["kubernetes"]));
+    }
+    if let Some(status) = object_at(namespace, &["status"]) {
+        set(status, "phase", json!("Active"));
+    }
+}

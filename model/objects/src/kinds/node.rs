@@ -1,6 +1,7 @@
 //! `Node`: a machine.
 
 use super::column::{AGE, Column, NAME, items, text, text_or_none};
+use super::fill::set;
 use super::prepare::{Generation, Prepare, StatusOnCreate};
 use super::{BASE, Kind, STATUS_VERBS, SelectableField, Subresource};
 use crate::meta;
@@ -47,15 +48,13 @@ pub static NODE: Kind = Kind {
             or_unknown(v, "/status/nodeInfo/osImage")
         })
         .wide(),
-        Column::text("Kernel-Version", "Kernel of the node.", |v, _| {
-            or_unknown(v, "/status/nodeInfo/kernelVersion")
-        })
-        .wide(),
+        Column::text("Kernel-Version", "Kernel of the node.", |v, _| json!(kernel(v))).wide(),
         Column::text("Container-Runtime", "Container runtime of the node.", |v, _| {
             or_unknown(v, "/status/nodeInfo/containerRuntimeVersion")
         })
         .wide(),
     ],
+    default,
     prepare: Prepare {
         status: StatusOnCreate::Keep,
         generation: Generation::None,
@@ -68,6 +67,18 @@ fn or_unknown(node: &Value, pointer: &str) -> Value {
     match text_or_none(node, pointer) {
         Value::String(s) if s == "<none>" => json!("<unknown>"),
         other => other,
+    }
+}
+
+/// Version and, in parentheses, the architecture.
+fn kernel(node: &Value) -> String {
+    let version = match text(node, "/status/nodeInfo/kernelVersion") {
+        "" => "<unknown>",
+        version => version,
+    };
+    match text(node, "/status/nodeInfo/architecture") {
+        "" => version.to_owned(),
+        architecture => format!("{version} ({architecture})"),
     }
 }
 
@@ -106,4 +117,11 @@ fn address<'a>(node: &'a Value, kind: &str) -> &'a str {
         .iter()
         .find(|a| text(a, "/type") == kind)
         .map_or("<none>", |a| text(a, "/address"))
+}
+
+fn default(node: &mut Value) {
+    let Some(status) = node.get_mut("status").and_then(Value::as_object_mut) else { return };
+    if let Some(capacity) = status.get("capacity").cloned() {
+        set(status, "allocatable", capacity);
+    }
 }

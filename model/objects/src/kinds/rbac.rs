@@ -1,6 +1,7 @@
 //! The kinds of role-based access control: who may do what.
 
 use super::column::{AGE, Column, NAME, items, text};
+use super::fill::{each, object_at, set};
 use super::{BASE, Kind, NameRule};
 use serde_json::{Value, json};
 
@@ -58,6 +59,7 @@ pub static ROLE_BINDING: Kind = Kind {
     storage: "rbac.authorization.k8s.io/rolebindings",
     name_rule: NameRule::PathSegment,
     columns: BINDING_COLUMNS,
+    default: default_binding,
     ..BASE
 };
 
@@ -71,6 +73,7 @@ pub static CLUSTER_ROLE_BINDING: Kind = Kind {
     storage: "rbac.authorization.k8s.io/clusterrolebindings",
     name_rule: NameRule::PathSegment,
     columns: BINDING_COLUMNS,
+    default: default_binding,
     ..BASE
 };
 
@@ -84,4 +87,16 @@ fn subjects(binding: &Value, kind: &str) -> Value {
         })
         .collect();
     json!(all.join(", "))
+}
+
+fn default_binding(binding: &mut Value) {
+    if let Some(role) = object_at(binding, &["roleRef"]) {
+        set(role, "apiGroup", json!(GROUP));
+    }
+    let Some(binding) = binding.as_object_mut() else { return };
+    for subject in each(binding, "subjects") {
+        if matches!(subject.get("kind").and_then(Value::as_str), Some("User" | "Group")) {
+            set(subject, "apiGroup", json!(GROUP));
+        }
+    }
 }

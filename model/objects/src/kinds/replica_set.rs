@@ -1,8 +1,10 @@
 //! `ReplicaSet`: so many pods of one template.
 
 use super::column::{AGE, Column, NAME, containers, number, selector};
+use super::fill::{object_at, set};
+use super::pod::defaults;
 use super::{BASE, Kind, Prepare, STATUS_VERBS, SelectableField, Subresource};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The `scale` subresource of kinds with replicas.
 pub(super) const SCALE: Subresource = Subresource {
@@ -55,6 +57,14 @@ pub static REPLICA_SET: Kind = Kind {
         .wide(),
         Column::text("Selector", "Which pods belong to it.", |v, _| selector(v)).wide(),
     ],
+    default,
     prepare: Prepare::SPEC_AND_STATUS,
     ..BASE
 };
+
+fn default(set_of_pods: &mut Value) {
+    defaults::spec(set_of_pods, &["spec", "template", "spec"]);
+    if let Some(spec) = object_at(set_of_pods, &["spec"]) {
+        set(spec, "replicas", json!(1));
+    }
+}

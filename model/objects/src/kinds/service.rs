@@ -1,6 +1,7 @@
 //! `Service`: one address for many pods.
 
 use super::column::{AGE, Column, NAME, items, labels, number, text};
+use super::fill::{each, object_at, set};
 use super::{BASE, Generation, Kind, NameRule, Prepare, STATUS_VERBS, SelectableField};
 use super::{StatusOnCreate, Subresource};
 use serde_json::{Value, json};
@@ -37,6 +38,7 @@ pub static SERVICE: Kind = Kind {
         })
         .wide(),
     ],
+    default,
     prepare: Prepare {
         status: StatusOnCreate::Reset(|_| json!({"loadBalancer": {}})),
         generation: Generation::None,
@@ -89,4 +91,41 @@ fn ports(service: &Value) -> String {
         })
         .collect();
     if all.is_empty() { "<none>".to_owned() } else { all.join(",") }
+}
+
+/// Three hours.
+const AFFINITY_SECONDS: i64 = 10_800;
+
+fn default(service: &mut Value) {
+    let Some(spec) = object_at(service, &["spec"]) else { return };
+    set(spec, "type", json!("ClusterIP"));
+    set(spec, "sessionAffinity", json!("None"));
+    if spec["sessionAffinity"] == "None" {
+        spec.remove("sessionAffinityConfig");
+    }
+    for port in each(spec, "ports") {
+        set(port, "protocol", json!("TCP"));
+        if port.get("targetPort") == Some(&json!(0)) {
+            port.remove("targetPort");
+        }
+        if let Some(number) = port.get("port").cloned() {
+            set(port, "targetPort", number);
+        }
+    }
+    let kind = spec["type"].as_str().unwrap_or_default().to_owned();
+    if matches!(kind.as_str(), "ClusterIP" | "NodePort" | "LoadBalancer") {
+        set(spec, "internalTrafficPolicy", json!("Cluster"));
+    }
+    let external = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|a| !a.is_empty());
+    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") || (kind == "ClusterIP" && external) {
+        set(spec, "externalTrafficPolicy", json!("Cluster"));
+    }
+    if kind == "LoadBalancer" {
+        set(spec, "allocateLoadBalancerNodePorts", json!(true));
+    }
+    if spec["sessionAffinity"] == "ClientIP"
+        && let Some(client) = object_at(service, &["spec", "sessionAffinityConfig", "clientIP"])
+    {
+        set(client, "timeoutSeconds", json!(AFFINITY_SECONDS));
+    }
 }

@@ -1,8 +1,7 @@
 //! `ServiceAccount`: who a pod is when it talks to the API.
 
-use super::column::{AGE, Column, NAME, items};
+use super::column::{AGE, NAME};
 use super::{BASE, Kind, Subresource};
-use serde_json::json;
 
 /// `v1 ServiceAccount`.
 pub static SERVICE_ACCOUNT: Kind = Kind {
@@ -18,12 +17,6 @@ pub static SERVICE_ACCOUNT: Kind = Kind {
         kind: "TokenRequest",
         verbs: &["create"],
     }],
-    columns: &[
-        NAME,
-        Column::number("Secrets", "Number of secrets that the account names.", |v, _| {
-            json!(items(v, "/secrets").len())
-        }),
-        AGE,
-    ],
+    columns: &[NAME, AGE],
     ..BASE
 };

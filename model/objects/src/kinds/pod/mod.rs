@@ -1,6 +1,10 @@
 //! `Pod`: containers that share an address and a fate.
 
 mod columns;
+pub(super) mod defaults;
+mod qos;
+
+pub use qos::qos_class;
 
 use super::prepare::{Generation, Prepare, StatusOnCreate};
 use super::{BASE, Kind, STATUS_VERBS, SelectableField, Subresource};
@@ -36,6 +40,7 @@ pub static POD: Kind = Kind {
         field("status.nominatedNodeName", ""),
     ],
     columns: columns::COLUMNS,
+    default: defaults::pod,
     prepare: Prepare {
         status: StatusOnCreate::Reset(first_status),
         generation: Generation::Fields(&["spec"]),
@@ -64,6 +69,6 @@ fn grace(pod: &Value) -> i64 {
     pod.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30)
 }
 
-fn first_status(_: &Value) -> Value {
-    serde_json::json!({"phase": "Pending"})
+fn first_status(pod: &Value) -> Value {
+    serde_json::json!({"phase": "Pending", "qosClass": qos_class(pod)})
 }
