@@ -159,7 +159,10 @@ mod tests {
     }
 
     fn delete(from: &str, to: &str) -> Op {
-        Op::Delete { span: Span::Range(from.to_owned().into(), to.to_owned().into()), prev_kv: false }
+        Op::Delete {
+            span: Span::Range(from.to_owned().into(), to.to_owned().into()),
+            prev_kv: false,
+        }
     }
 
     #[test]
@@ -174,13 +177,15 @@ mod tests {
     #[test]
     fn exclusive_branches_may_put_the_same_key() {
         assert_eq!(check(vec![inner(vec![Op::put("a", "1")], vec![Op::put("a", "2")])]), Ok(()));
-        let twice = vec![inner(vec![Op::put("a", "1")], vec![]), inner(vec![], vec![Op::put("a", "2")])];
+        let twice =
+            vec![inner(vec![Op::put("a", "1")], vec![]), inner(vec![], vec![Op::put("a", "2")])];
         assert_eq!(check(twice), Err(Error::DuplicateKey));
         let outer = vec![inner(vec![Op::put("a", "1")], vec![]), Op::put("a", "2")];
         assert_eq!(check(outer), Err(Error::DuplicateKey));
         let under = vec![inner(vec![Op::put("a", "1")], vec![]), delete("a", "b")];
         assert_eq!(check(under), Err(Error::DuplicateKey));
-        let later = vec![inner(vec![Op::put("a", "1")], vec![]), inner(vec![delete("a", "b")], vec![])];
+        let later =
+            vec![inner(vec![Op::put("a", "1")], vec![]), inner(vec![delete("a", "b")], vec![])];
         assert_eq!(check(later), Ok(()));
     }
 

@@ -59,7 +59,10 @@ pub(crate) struct Entry {
     pub key: Bytes,
     newest: Version,
     /// Earlier versions, oldest first.
-    #[allow(clippy::box_collection, reason = "one word inline: most keys have no earlier versions")]
+    #[allow(
+        clippy::box_collection,
+        reason = "one word inline: most keys have no earlier versions"
+    )]
     older: Option<Box<Vec<Version>>>,
 }
 
@@ -120,10 +123,7 @@ impl Entry {
             let at = older.get(keep_from).unwrap_or(&self.newest).mod_revision;
             if at > revision {
                 keep_from = keep_from.saturating_sub(1);
-                if older
-                    .get(keep_from)
-                    .is_some_and(|v| !v.is_live() && v.mod_revision < revision)
-                {
+                if older.get(keep_from).is_some_and(|v| !v.is_live() && v.mod_revision < revision) {
                     keep_from += 1;
                 }
             }
@@ -135,9 +135,8 @@ impl Entry {
                 older.shrink_to_fit();
             }
         }
-        let gone = self.older.is_none()
-            && !self.newest.is_live()
-            && self.newest.mod_revision < revision;
+        let gone =
+            self.older.is_none() && !self.newest.is_live() && self.newest.mod_revision < revision;
         (freed, !gone)
     }
 }
@@ -321,9 +320,9 @@ impl Index {
             return 0;
         }
         let live = |leaf: usize, slots: std::ops::Range<usize>| {
-            self.leaves.get(leaf).map_or(0, |l| {
-                l.entries[slots].iter().filter(|e| e.newest.is_live()).count()
-            })
+            self.leaves
+                .get(leaf)
+                .map_or(0, |l| l.entries[slots].iter().filter(|e| e.newest.is_live()).count())
         };
         if from.leaf == to.leaf {
             return live(from.leaf, from.slot..to.slot);
@@ -385,7 +384,9 @@ mod tests {
         for n in (0..2000).filter(|n| n % 3 != 0) {
             index.write(key(n).as_bytes(), tombstone(5000 + n as i64));
         }
-        for (from, to) in [(0, 2000), (1, 2), (100, 1300), (127, 129), (1999, 2000), (50, 50), (9, 3)] {
+        for (from, to) in
+            [(0, 2000), (1, 2), (100, 1300), (127, 129), (1999, 2000), (50, 50), (9, 3)]
+        {
             let span = Span::Range(key(from).into(), key(to).into());
             let walked = index.span(&span).filter(|e| e.newest().is_live()).count();
             assert_eq!(index.count(&span), walked, "{from}..{to}");

@@ -146,8 +146,7 @@ impl Loader {
                     (0, 0, None)
                 };
                 newest = lease;
-                let version =
-                    Version { mod_revision, create_revision, version, lease, sub, value };
+                let version = Version { mod_revision, create_revision, version, lease, sub, value };
                 self.mvcc.bytes += version.cost(&key);
                 copy = self.mvcc.index.write(&key, version);
                 if mod_revision >= self.header.compacted {

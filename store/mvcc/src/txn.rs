@@ -239,9 +239,8 @@ impl Mvcc {
         };
         let entry = self.index.get(key);
         let before = entry.map(Entry::newest).filter(|v| v.is_live());
-        let previous = before
-            .filter(|_| *prev_kv)
-            .and_then(|v| entry.map(|e| v.to_kv(&e.key, false)));
+        let previous =
+            before.filter(|_| *prev_kv).and_then(|v| entry.map(|e| v.to_kv(&e.key, false)));
         let (create_revision, version, old_lease) =
             before.map_or((writes.next, 0, 0), |v| (v.create_revision, v.version, v.lease));
         let lease = if *ignore_lease { old_lease } else { *lease };

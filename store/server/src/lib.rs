@@ -1,1 +1,67 @@
 //! Runs the log and mvcc as one durable member; membership comes with replication.
+//!
+//! [`Store`] is a [`dhow_kv::Backend`] in the process. Writes pass through one writer: it applies a
+//! batch to the state, appends it to the log, syncs once, and only then makes it visible and
+//! answers. Readers look at the newest durable revision and never wait for the disk.
+
+mod lease;
+mod store;
+mod watch;
+mod writer;
+
+pub use store::Store;
+
+use dhow_mvcc::Limits;
+use std::time::Duration;
+
+/// How much history is kept for watches and reads of the past. A revision is forgotten when it is
+/// neither among the newest nor young, or when there are too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// The newest revisions, always kept.
+    pub newest: i64,
+    /// Younger revisions are kept...
+    pub age: Duration,
+    /// ...but never more than this many.
+    pub most: i64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { newest: 10_000, age: Duration::from_secs(300), most: 200_000 }
+    }
+}
+
+/// How a [`Store`] behaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// How large a request may be.
+    pub limits: Limits,
+    /// Puts and grants are refused beyond this many bytes, by [`dhow_mvcc::Mvcc::bytes`]; 0 for no
+    /// quota. It heals by itself when deletes and compaction have made room.
+    pub quota_bytes: u64,
+    /// Shorter leases are granted for this long, in seconds.
+    pub min_lease_ttl: i64,
+    /// What history is kept; `None` for all.
+    pub retention: Option<Retention>,
+    /// The size of one file of the log. The space is taken when the file is begun.
+    pub segment_bytes: u64,
+    /// A checkpoint is written when the log since the last one is this long, in bytes.
+    pub checkpoint_bytes: u64,
+    /// Commit in the caller instead of in a thread: nothing runs concurrently, for simulations.
+    pub inline: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            quota_bytes: 2 << 30,
+            min_lease_ttl: 2,
+            retention: Some(Retention::default()),
+            segment_bytes: 16 << 20,
+            checkpoint_bytes: 32 << 20,
+            inline: false,
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The store's handle: reads, watches, leases, and the way to the writer.
+
+use crate::Options;
+use crate::lease::{self, Lessor};
+use crate::watch::{Hub, StoreWatcher, lock};
+use crate::writer::{Queue, Request, Writer};
+use dhow_clock::{BoxFuture, SharedClock};
+use dhow_kv::{Backend, Error, Lease, Range, RangeResult, Txn, TxnResult, WatchRequest, Watcher};
+use dhow_mvcc::{Command, MAX_TTL, Mvcc, Outcome, check_range, check_txn, is_read_only};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::oneshot;
+
+/// A read of more keys than this takes the lock several times.
+const SCAN: usize = 1024;
+
+/// What the handle, the writer, the watchers and the timer share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    mvcc: RwLock<Mvcc>,
+    pub(crate) hub: Hub,
+    pub(crate) lessor: Lessor,
+    pub(crate) queue: Queue,
+    pub(crate) clock: SharedClock,
+    pub(crate) options: Options,
+    /// The writer, when it has no thread of its own.
+    inline: Option<Mutex<Writer>>,
+}
+
+impl Shared {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Mvcc> {
+        self.mvcc.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Mvcc> {
+        self.mvcc.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the writer run a request.
+    fn enqueue(&self, request: Request) {
+        match &self.inline {
+            Some(writer) => {
+                let mut writer = lock(writer);
+                if self.queue.is_closed() {
+                    return;
+                }
+                writer.commit(self, &mut vec![request]);
+                while writer.tidy(self) {}
+            }
+            None => self.queue.push(request),
+        }
+    }
+
+    /// Runs a command and waits until it is durable.
+    pub(crate) async fn submit(&self, command: Command, physical: bool) -> Result<Outcome, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(Request::Command { command, physical, reply });
+        answer.await.unwrap_or(Err(Error::Stopped))
+    }
+}
+
+/// One durable member, or a volatile one for tests. See the crate.
+#[derive(Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    timer: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+impl Store {
+    /// An empty store without a disk. Everything happens in the caller; leases need a tokio runtime.
+    pub fn memory(clock: SharedClock) -> Arc<Self> {
+        Self::memory_with(clock, Options::default())
+    }
+
+    /// The same with options.
+    pub fn memory_with(clock: SharedClock, options: Options) -> Arc<Self> {
+        let options = Options { inline: true, ..options };
+        Self::assemble(Mvcc::new(), Writer::volatile(), clock, options)
+    }
+
+    fn assemble(mvcc: Mvcc, writer: Writer, clock: SharedClock, options: Options) -> Arc<Self> {
+        let lessor = Lessor::default();
+        let now = clock.monotonic();
+        for (id, ttl) in mvcc.leases() {
+            // After a restart every lease has its whole time again: its owner may be still there.
+            lessor.granted(id, ttl, now);
+        }
+        let (inline, threaded) =
+            if options.inline { (Some(Mutex::new(writer)), None) } else { (None, Some(writer)) };
+        let shared = Arc::new(Shared {
+            hub: Hub::new(mvcc.revision()),
+            mvcc: RwLock::new(mvcc),
+            lessor,
+            queue: Queue::default(),
+            clock,
+            options,
+            inline,
+        });
+        let thread = threaded.map(|writer| {
+            let shared = shared.clone();
+            std::thread::spawn(move || writer.run(&shared))
+        });
+        let store = Arc::new(Self { shared, thread: Mutex::new(thread), timer: Mutex::new(None) });
+        if !store.shared.lessor.ids().is_empty() {
+            store.ensure_timer();
+        }
+        store
+    }
+
+    /// Starts the timer of the leases, if it does not run.
+    fn ensure_timer(&self) {
+        let mut timer = lock(&self.timer);
+        if timer.is_none()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            *timer = Some(runtime.spawn(lease::expire(self.shared.clone())));
+        }
+    }
+
+    /// Finishes what was begun, ends all watches, and refuses everything that comes after.
+    pub async fn shutdown(&self) {
+        self.shared.queue.close();
+        let thread = lock(&self.thread).take();
+        if let Some(thread) = thread
+            && tokio::task::spawn_blocking(move || thread.join()).await.is_err()
+        {
+            tracing::warn!("the store's writer could not be joined");
+        }
+        if let Some(timer) = lock(&self.timer).take() {
+            timer.abort();
+        }
+        self.shared.hub.stop();
+    }
+
+    fn read_range(&self, range: &Range) -> Result<RangeResult, Error> {
+        check_range(range)?;
+        if range.count_only || (range.limit > 0 && range.limit <= SCAN) {
+            return self.shared.read().range(range, self.shared.hub.published());
+        }
+        loop {
+            match self.scan(range) {
+                // Compaction passed the revision meanwhile. Only what asked for the newest goes on.
+                Err(Error::Compacted) if range.revision <= 0 => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    /// A long read, in pieces, so that the writer need not wait for all of it.
+    fn scan(&self, range: &Range) -> Result<RangeResult, Error> {
+        let mut mvcc = self.shared.read();
+        let now = self.shared.hub.published();
+        let at = mvcc.check_revision(range.revision, now)?;
+        let limit = if range.limit == 0 { usize::MAX } else { range.limit };
+        let mut result = RangeResult { revision: now, ..RangeResult::default() };
+        loop {
+            let after = result.kvs.last().map(|kv| kv.key.clone());
+            let most = SCAN.min(limit - result.kvs.len());
+            let (kvs, more) = mvcc.scan(&range.span, after.as_ref(), at, range.keys_only, most);
+            if result.kvs.is_empty() {
+                result.kvs = kvs;
+            } else {
+                result.kvs.extend(kvs);
+            }
+            if !more {
+                result.count = result.kvs.len() as i64;
+                return Ok(result);
+            }
+            if result.kvs.len() >= limit {
+                result.more = true;
+                result.count = mvcc.count_at(&range.span, at) as i64;
+                return Ok(result);
+            }
+            drop(mvcc);
+            mvcc = self.shared.read();
+            if mvcc.pruned() > at {
+                return Err(Error::Compacted);
+            }
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+        if let Some(thread) = lock(&self.thread).take() {
+            // Short: the writer finishes its batch. Then the directory is free for another.
+            let _ = thread.join();
+        }
+        self.shared.hub.stop();
+        if let Some(timer) = lock(&self.timer).take() {
+            timer.abort();
+        }
+    }
+}
+
+impl Backend for Store {
+    fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeResult, Error>> {
+        Box::pin(async move { self.read_range(&range) })
+    }
+
+    fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnResult, Error>> {
+        Box::pin(async move {
+            check_txn(&txn, &self.shared.options.limits)?;
+            if is_read_only(&txn) {
+                return self.shared.read().read_txn(&txn, self.shared.hub.published());
+            }
+            match self.shared.submit(Command::Txn(txn), false).await? {
+                Outcome::Txn(result) => Ok(result),
+                Outcome::Done(_) => Err(Error::Storage("a transaction had no answer".into())),
+            }
+        })
+    }
+
+    fn compact(&self, revision: i64, physical: bool) -> BoxFuture<'_, Result<i64, Error>> {
+        Box::pin(
+            async move { done(self.shared.submit(Command::Compact(revision), physical).await?) },
+        )
+    }
+
+    fn watch(&self, request: WatchRequest) -> Result<Box<dyn Watcher>, Error> {
+        check_range(&Range::all(request.span.clone()))?;
+        if self.shared.queue.is_closed() {
+            return Err(Error::Stopped);
+        }
+        Ok(Box::new(StoreWatcher::new(self.shared.clone(), request)))
+    }
+
+    fn lease_grant(&self, id: i64, ttl: i64) -> BoxFuture<'_, Result<Lease, Error>> {
+        Box::pin(async move {
+            if ttl > MAX_TTL {
+                return Err(Error::LeaseTtlTooLarge);
+            }
+            self.ensure_timer();
+            let ttl = ttl.max(self.shared.options.min_lease_ttl);
+            loop {
+                let chosen = match id {
+                    0 => (self.shared.clock.random() >> 1).max(1) as i64,
+                    id => id,
+                };
+                let grant = Command::LeaseGrant { id: chosen, ttl };
+                match self.shared.submit(grant, false).await {
+                    Err(Error::LeaseExists) if id == 0 => {}
+                    Err(error) => return Err(error),
+                    Ok(_) => {
+                        return Ok(Lease { id: chosen, granted_ttl: ttl, ttl, keys: Vec::new() });
+                    }
+                }
+            }
+        })
+    }
+
+    fn lease_revoke(&self, id: i64) -> BoxFuture<'_, Result<i64, Error>> {
+        Box::pin(async move { done(self.shared.submit(Command::LeaseRevoke { id }, false).await?) })
+    }
+
+    fn lease_keep_alive(&self, id: i64) -> BoxFuture<'_, Result<Lease, Error>> {
+        Box::pin(async move {
+            if self.shared.queue.is_closed() {
+                return Err(Error::Stopped);
+            }
+            let ttl = self.shared.lessor.renew(id, self.shared.clock.monotonic()).unwrap_or(0);
+            Ok(Lease { id, granted_ttl: ttl, ttl, keys: Vec::new() })
+        })
+    }
+
+    fn lease_time_to_live(&self, id: i64, keys: bool) -> BoxFuture<'_, Result<Lease, Error>> {
+        Box::pin(async move {
+            let now = self.shared.clock.monotonic();
+            let Some((granted_ttl, ttl)) = self.shared.lessor.remaining(id, now) else {
+                return Ok(Lease { id, granted_ttl: 0, ttl: -1, keys: Vec::new() });
+            };
+            let mut lease = Lease { id, granted_ttl, ttl, keys: Vec::new() };
+            if keys {
+                // Asked in the writer's turn, because the newest state may not be durable yet.
+                let (reply, answer) = oneshot::channel();
+                self.shared.enqueue(Request::LeaseKeys { id, reply });
+                lease.keys = answer.await.unwrap_or(Err(Error::Stopped))?;
+            }
+            Ok(lease)
+        })
+    }
+
+    fn leases(&self) -> BoxFuture<'_, Result<Vec<i64>, Error>> {
+        Box::pin(async move { Ok(self.shared.lessor.ids()) })
+    }
+
+    fn revision(&self) -> i64 {
+        self.shared.hub.published()
+    }
+}
+
+fn done(outcome: Outcome) -> Result<i64, Error> {
+    match outcome {
+        Outcome::Done(revision) | Outcome::Txn(TxnResult { revision, .. }) => Ok(revision),
+    }
+}

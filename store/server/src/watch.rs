@@ -1,0 +1,380 @@
+//! Watches: one hub that pushes what is durable, and watchers that pull what they missed.
+//!
+//! A watcher that keeps up is *synced*: the writer hands it each revision's events, which watchers
+//! of equal spans share. A watcher that starts in the past, or whose bounded queue overflowed, is
+//! not known to the hub: its consumer reads the history in its own time until it has caught up, so
+//! that it costs the writer nothing and the store no memory.
+
+use crate::store::Shared;
+use bytes::Bytes;
+use dhow_clock::BoxFuture;
+use dhow_kv::{Event, Span, WatchEvent, WatchRequest, Watcher};
+use dhow_mvcc::Mvcc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+/// A synced watcher holds at most this many revisions...
+const QUEUE_REVISIONS: usize = 1024;
+/// ...and this many bytes of them (more only for a single larger revision).
+const QUEUE_BYTES: usize = 4 << 20;
+/// One pull from the history returns at most this many revisions...
+const PULL_REVISIONS: usize = 128;
+/// ...or about this many bytes...
+const PULL_BYTES: usize = 1 << 20;
+/// ...and looks at this many, under one lock.
+const PULL_SCAN: usize = 2048;
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The guarded states are consistent between statements, so a panic elsewhere does not taint them.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the hub and one watcher share.
+#[derive(Debug, Default)]
+struct Slot {
+    state: Mutex<SlotState>,
+}
+
+#[derive(Debug, Default)]
+struct SlotState {
+    queue: VecDeque<(i64, Arc<[Event]>)>,
+    bytes: usize,
+    /// The first revision that did not fit; the hub has let go of the watcher.
+    overflow: Option<i64>,
+    /// Revisions below are not wanted: the watch starts in the future.
+    start: i64,
+    waker: Option<Waker>,
+    stopped: bool,
+}
+
+#[derive(Debug)]
+struct Group {
+    span: Span,
+    prev_kv: bool,
+    members: Vec<Arc<Slot>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Watches of single keys, without and with previous values.
+    keys: HashMap<Bytes, Vec<Group>>,
+    /// Watches of spans.
+    spans: Vec<Group>,
+    stopped: bool,
+}
+
+impl State {
+    fn groups(&mut self, span: &Span) -> Option<&mut Vec<Group>> {
+        match span {
+            Span::Key(key) => self.keys.get_mut(key),
+            _ => Some(&mut self.spans),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    /// The newest durable revision; changed only while `state` is locked.
+    published: AtomicI64,
+    state: Mutex<State>,
+}
+
+impl Hub {
+    pub(crate) fn new(published: i64) -> Self {
+        Self { published: AtomicI64::new(published), state: Mutex::default() }
+    }
+
+    /// The newest revision that anybody may see.
+    pub(crate) fn published(&self) -> i64 {
+        self.published.load(Ordering::Acquire)
+    }
+
+    /// Makes all revisions up to `revision` visible and hands them to the synced watchers.
+    pub(crate) fn publish(&self, mvcc: &Mvcc, revision: i64) {
+        let mut state = lock(&self.state);
+        let from = self.published.load(Ordering::Relaxed) + 1;
+        self.published.store(revision, Ordering::Release);
+        if state.keys.is_empty() && state.spans.is_empty() {
+            return;
+        }
+        for revision in from..=revision {
+            let keys = mvcc.keys_written(revision);
+            // Groups that match every key of the revision share one list per kind.
+            let mut whole: [Option<Arc<[Event]>>; 2] = [None, None];
+            let mut deliver = |group: &mut Group| {
+                let matched = keys.iter().filter(|key| group.span.contains(key)).count();
+                let events = if matched == 0 {
+                    return true;
+                } else if matched == keys.len() {
+                    whole[usize::from(group.prev_kv)]
+                        .get_or_insert_with(|| mvcc.events(revision, group.prev_kv, None).into())
+                        .clone()
+                } else {
+                    mvcc.events(revision, group.prev_kv, Some(&group.span)).into()
+                };
+                group.members.retain(|slot| push(slot, revision, &events));
+                !group.members.is_empty()
+            };
+            state.spans.retain_mut(&mut deliver);
+            if state.keys.is_empty() {
+                continue;
+            }
+            for (at, key) in keys.iter().enumerate() {
+                // A key that a revision writes twice is delivered once, with both events.
+                if keys[..at].contains(key) {
+                    continue;
+                }
+                if let Some(groups) = state.keys.get_mut(key) {
+                    groups.retain_mut(&mut deliver);
+                    if groups.is_empty() {
+                        state.keys.remove(key);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Joins the synced watchers if nothing at or after `next` has been published yet.
+    fn attach(&self, slot: &Arc<Slot>, request: &WatchRequest, next: i64) -> bool {
+        let mut state = lock(&self.state);
+        if next <= self.published.load(Ordering::Relaxed) {
+            return false;
+        }
+        {
+            let mut slot = lock(&slot.state);
+            slot.start = next;
+            slot.overflow = None;
+        }
+        join(&mut state, slot, request);
+        true
+    }
+
+    /// Joins the synced watchers from the next revision on.
+    fn attach_now(&self, slot: &Arc<Slot>, request: &WatchRequest) {
+        join(&mut lock(&self.state), slot, request);
+    }
+
+    fn detach(&self, slot: &Arc<Slot>, request: &WatchRequest) {
+        let mut state = lock(&self.state);
+        let Some(groups) = state.groups(&request.span) else { return };
+        if let Some(at) =
+            groups.iter().position(|g| g.prev_kv == request.prev_kv && g.span == request.span)
+        {
+            groups[at].members.retain(|member| !Arc::ptr_eq(member, slot));
+            if groups[at].members.is_empty() {
+                groups.swap_remove(at);
+            }
+        }
+        if let Span::Key(key) = &request.span
+            && state.keys.get(key).is_some_and(Vec::is_empty)
+        {
+            state.keys.remove(key);
+        }
+    }
+
+    /// Ends all watches.
+    pub(crate) fn stop(&self) {
+        let mut state = lock(&self.state);
+        state.stopped = true;
+        let State { keys, spans, .. } = &mut *state;
+        for slot in keys.values().flatten().chain(spans.iter()).flat_map(|g| &g.members) {
+            let mut slot = lock(&slot.state);
+            slot.stopped = true;
+            if let Some(waker) = slot.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        lock(&self.state).stopped
+    }
+}
+
+fn join(state: &mut State, slot: &Arc<Slot>, request: &WatchRequest) {
+    lock(&slot.state).stopped = state.stopped;
+    let groups = match &request.span {
+        Span::Key(key) => state.keys.entry(key.clone()).or_default(),
+        _ => &mut state.spans,
+    };
+    match groups.iter_mut().find(|g| g.prev_kv == request.prev_kv && g.span == request.span) {
+        Some(group) => group.members.push(slot.clone()),
+        None => groups.push(Group {
+            span: request.span.clone(),
+            prev_kv: request.prev_kv,
+            members: vec![slot.clone()],
+        }),
+    }
+}
+
+/// Hands events to a watcher. Returns whether it stays among the synced.
+fn push(slot: &Slot, revision: i64, events: &Arc<[Event]>) -> bool {
+    let mut slot = lock(&slot.state);
+    if revision < slot.start {
+        return true;
+    }
+    let size = size_of_events(events);
+    let fits = slot.queue.len() < QUEUE_REVISIONS
+        && (slot.bytes + size <= QUEUE_BYTES || slot.queue.is_empty());
+    if fits {
+        slot.queue.push_back((revision, events.clone()));
+        slot.bytes += size;
+    } else {
+        slot.overflow = Some(revision);
+    }
+    if let Some(waker) = slot.waker.take() {
+        waker.wake();
+    }
+    fits
+}
+
+fn size_of_events(events: &[Event]) -> usize {
+    events
+        .iter()
+        .map(|e| {
+            64 + e.kv.key.len() + e.kv.value.len() + e.prev_kv.as_ref().map_or(0, |p| p.value.len())
+        })
+        .sum()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Reads the history, next from this revision on.
+    Pulling(i64),
+    /// Is handed events.
+    Synced,
+    /// Has seen its last item.
+    Ended,
+}
+
+/// The receiving half.
+pub(crate) struct StoreWatcher {
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+    request: WatchRequest,
+    mode: Mode,
+    pulled: VecDeque<WatchEvent>,
+    progress: bool,
+}
+
+impl StoreWatcher {
+    pub(crate) fn new(shared: Arc<Shared>, request: WatchRequest) -> Self {
+        let slot = Arc::new(Slot::default());
+        let start = request.start_revision;
+        let mode = if start <= 0 {
+            shared.hub.attach_now(&slot, &request);
+            Mode::Synced
+        } else if shared.hub.attach(&slot, &request, start) {
+            Mode::Synced
+        } else {
+            Mode::Pulling(start)
+        };
+        Self { shared, slot, request, mode, pulled: VecDeque::new(), progress: false }
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
+        loop {
+            if let Some(item) = self.pulled.pop_front() {
+                return Poll::Ready(Some(item));
+            }
+            match self.mode {
+                Mode::Ended => return Poll::Ready(None),
+                Mode::Pulling(next) => {
+                    if self.shared.hub.is_stopped() {
+                        self.mode = Mode::Ended;
+                    } else {
+                        self.pull(next);
+                    }
+                }
+                Mode::Synced => {
+                    if let Some(ready) = self.poll_queue(context) {
+                        return ready;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes from the queue; `None` when the mode has changed.
+    fn poll_queue(&mut self, context: &mut Context<'_>) -> Option<Poll<Option<WatchEvent>>> {
+        // A progress answer must not overtake events, so nobody may publish meanwhile.
+        let hub = self.progress.then(|| lock(&self.shared.hub.state));
+        let mut slot = lock(&self.slot.state);
+        if let Some((revision, events)) = slot.queue.pop_front() {
+            slot.bytes -= size_of_events(&events);
+            return Some(Poll::Ready(Some(WatchEvent::Events { revision, events })));
+        }
+        if slot.queue.capacity() > 64 {
+            slot.queue = VecDeque::new();
+        }
+        if let Some(next) = slot.overflow.take() {
+            self.mode = Mode::Pulling(next);
+            return None;
+        }
+        if slot.stopped {
+            self.mode = Mode::Ended;
+            return Some(Poll::Ready(None));
+        }
+        if hub.is_some() {
+            self.progress = false;
+            let revision = self.shared.hub.published();
+            return Some(Poll::Ready(Some(WatchEvent::Progress(revision))));
+        }
+        if !slot.waker.as_ref().is_some_and(|w| w.will_wake(context.waker())) {
+            slot.waker = Some(context.waker().clone());
+        }
+        Some(Poll::Pending)
+    }
+
+    /// Reads a piece of the history.
+    fn pull(&mut self, next: i64) {
+        let mvcc = self.shared.read();
+        let published = self.shared.hub.published();
+        if next < mvcc.compacted() {
+            self.mode = Mode::Ended;
+            self.pulled.push_back(WatchEvent::Compacted(mvcc.compacted()));
+            return;
+        }
+        let (mut revision, mut bytes) = (next, 0);
+        while revision <= published
+            && self.pulled.len() < PULL_REVISIONS
+            && bytes < PULL_BYTES
+            && revision - next < PULL_SCAN as i64
+        {
+            if mvcc.touches(revision, &self.request.span) {
+                let events = mvcc.events(revision, self.request.prev_kv, Some(&self.request.span));
+                if !events.is_empty() {
+                    bytes += size_of_events(&events);
+                    let events = events.into();
+                    self.pulled.push_back(WatchEvent::Events { revision, events });
+                }
+            }
+            revision += 1;
+        }
+        drop(mvcc);
+        let caught_up =
+            revision > published && self.shared.hub.attach(&self.slot, &self.request, revision);
+        self.mode = if caught_up { Mode::Synced } else { Mode::Pulling(revision) };
+    }
+}
+
+impl Watcher for StoreWatcher {
+    fn next(&mut self) -> BoxFuture<'_, Option<WatchEvent>> {
+        Box::pin(std::future::poll_fn(|context| self.poll_next(context)))
+    }
+
+    fn request_progress(&mut self) {
+        self.progress = true;
+    }
+}
+
+impl Drop for StoreWatcher {
+    fn drop(&mut self) {
+        if self.mode == Mode::Synced {
+            self.shared.hub.detach(&self.slot, &self.request);
+        }
+    }
+}
