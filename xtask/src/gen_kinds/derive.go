@@ -31,6 +31,7 @@ type outField struct {
 	MergeKey string   `json:"mergeKey"`
 	Default  string   `json:"default"`
 	Enum     []string `json:"enum"`
+	GoType   string   `json:"goType"`
 	Doc      string   `json:"doc"`
 }
 
@@ -354,6 +355,29 @@ func modelName(path string) string {
 	return strings.Join(parts, ".") + "." + strings.ReplaceAll(rest, "/", ".")
 }
 
+// goName prints a type as Go's reflection does.
+func goName(p *pkg, imps map[string]string, expr ast.Expr) string {
+	switch e := expr.(type) {
+	case *ast.StarExpr:
+		return "*" + goName(p, imps, e.X)
+	case *ast.ArrayType:
+		return "[]" + goName(p, imps, e.Elt)
+	case *ast.MapType:
+		return "map[" + goName(p, imps, e.Key) + "]" + goName(p, imps, e.Value)
+	case *ast.Ident:
+		if e.Name == "byte" {
+			return "uint8"
+		}
+		if p.types[e.Name] == nil {
+			return e.Name
+		}
+		return filepath.Base(p.path) + "." + e.Name
+	case *ast.SelectorExpr:
+		return filepath.Base(imps[e.X.(*ast.Ident).Name]) + "." + e.Sel.Name
+	}
+	return "interface {}"
+}
+
 type enumValue struct{ value, text string }
 
 var spaces = regexp.MustCompile(`\s+`)
@@ -550,6 +574,7 @@ func field(p *pkg, n *named, f *ast.Field) (out []outField) {
 		}
 	}
 	o.Doc = describe(full)
+	o.GoType = strings.TrimLeft(goName(p, n.imps, f.Type), "*")
 	return []outField{o}
 }
 

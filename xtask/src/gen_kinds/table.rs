@@ -40,6 +40,7 @@ struct Field {
     merge_key: String,
     default: String,
     r#enum: Option<Vec<String>>,
+    go_type: String,
     doc: String,
 }
 
@@ -114,14 +115,15 @@ fn write_field(
         Ok(list.join(","))
     };
     let line = format!(
-        "{}\t{}\t{ty}\t{}\t{}\t{}\t{}\t{}",
+        "{}\t{}\t{ty}\t{}\t{}\t{}\t{}\t{}\t{}",
         field.json,
         field.number,
         field.flags,
         words(&field.keys)?,
         field.merge_key,
         field.default,
-        words(&field.r#enum)?
+        words(&field.r#enum)?,
+        if field.go_type == plain_go_type(&field.r#type) { "" } else { &field.go_type },
     );
     ensure!(!line.contains(['\n', RECORD]), "a line break in {line:?}");
     writeln!(out, "{}", line.trim_end_matches('\t'))?;
@@ -139,9 +141,35 @@ fn shorten(ty: &str, numbers: &HashMap<&str, usize>) -> anyhow::Result<String> {
     Ok(format!("{prefix}m{number}"))
 }
 
+/// The Go type that a reader of the table assumes; `Field::go_type` states the same rule.
+fn plain_go_type(ty: &str) -> String {
+    let (code, rest) = ty.split_at(1);
+    match code {
+        "s" => "string".to_owned(),
+        "b" => "bool".to_owned(),
+        "i" => "int32".to_owned(),
+        "l" => "int64".to_owned(),
+        "d" => "float64".to_owned(),
+        "y" => "[]uint8".to_owned(),
+        "I" => "intstr.IntOrString".to_owned(),
+        "Q" => "resource.Quantity".to_owned(),
+        "T" => "v1.Time".to_owned(),
+        "U" => "v1.MicroTime".to_owned(),
+        "D" => "v1.Duration".to_owned(),
+        "F" => "v1.FieldsV1".to_owned(),
+        "R" => "runtime.RawExtension".to_owned(),
+        "[" => format!("[]{}", plain_go_type(rest)),
+        "{" => format!("map[string]{}", plain_go_type(rest)),
+        _ => {
+            let mut parts = rest.trim_end_matches(';').rsplit('.');
+            let name = parts.next().unwrap_or_default();
+            format!("{}.{name}", parts.next().unwrap_or_default())
+        }
+    }
+}
+
 fn deflate(text: &str) -> anyhow::Result<Vec<u8>> {
-    let mut encoder =
-        flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(text.as_bytes())?;
     Ok(encoder.finish()?)
 }

@@ -6,6 +6,8 @@
 //! as long as a [`Docs`] value lives. A process that serves ten kinds pays for ten kinds.
 
 pub mod protobuf;
+pub mod shape;
+pub mod strict;
 mod table;
 
 use std::sync::OnceLock;
@@ -184,12 +186,20 @@ pub struct Field {
     pub default: Option<&'static str>,
     /// The values of an enumeration, sorted; empty when the field is none.
     pub enum_values: &'static [&'static str],
+    /// The Go type where [`Field::ty`] does not tell it, for example `v1.Protocol`.
+    pub(crate) named_go_type: Option<&'static str>,
 }
 
 impl Field {
     /// Whether the value is a list of any kind.
     pub fn is_list(&self) -> bool {
         matches!(self.ty, FieldType::List(_))
+    }
+
+    /// The field's Go type without its pointer, as Go's reflection prints it: `int32`,
+    /// `v1.PodSpec`, `[]v1.Container`, `map[string]string`.
+    pub fn go_type(&self) -> String {
+        self.named_go_type.map_or_else(|| self.ty.go_type(), str::to_owned)
     }
 }
 
@@ -249,6 +259,31 @@ impl FieldType {
             FieldType::Message(ty) => Some(ty),
             FieldType::List(inner) | FieldType::Map(inner) => inner.message(),
             _ => None,
+        }
+    }
+
+    fn go_type(&self) -> String {
+        match self {
+            FieldType::Bool => "bool".to_owned(),
+            FieldType::Int32 => "int32".to_owned(),
+            FieldType::Int64 => "int64".to_owned(),
+            FieldType::Float64 => "float64".to_owned(),
+            FieldType::String => "string".to_owned(),
+            FieldType::Bytes => "[]uint8".to_owned(),
+            FieldType::IntOrString => "intstr.IntOrString".to_owned(),
+            FieldType::Quantity => "resource.Quantity".to_owned(),
+            FieldType::Time => "v1.Time".to_owned(),
+            FieldType::MicroTime => "v1.MicroTime".to_owned(),
+            FieldType::Duration => "v1.Duration".to_owned(),
+            FieldType::Raw => "runtime.RawExtension".to_owned(),
+            FieldType::FieldsV1 => "v1.FieldsV1".to_owned(),
+            FieldType::Message(ty) => {
+                let mut parts = ty.name.rsplit('.');
+                let name = parts.next().unwrap_or_default();
+                format!("{}.{name}", parts.next().unwrap_or_default())
+            }
+            FieldType::List(item) => format!("[]{}", item.go_type()),
+            FieldType::Map(item) => format!("map[string]{}", item.go_type()),
         }
     }
 }

@@ -233,6 +233,7 @@ fn parse_field(types: &'static [Type], column: impl Fn(usize) -> &'static str) -
         atomic: has('a'),
         default: optional(column(6)),
         enum_values: words(column(7)),
+        named_go_type: optional(column(8)),
     })
 }
 

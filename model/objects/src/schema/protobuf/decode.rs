@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::scalar;
 use super::wire::{Malformed, Reader, Wire};
+use crate::schema::shape::{finish, zero};
 use crate::schema::{Field, FieldType, Type, schema};
 
 /// Messages nest this deep at most; built-in objects stay below 20.
@@ -255,88 +256,4 @@ fn special(ty: &FieldType, bytes: &[u8]) -> Result<Value, DecodeError> {
         },
         _ => return Err(bad()),
     })
-}
-
-/// Go's zero value as JSON.
-fn zero(ty: &'static FieldType) -> Value {
-    match ty {
-        FieldType::Bool => json!(false),
-        FieldType::Int32 | FieldType::Int64 | FieldType::IntOrString => json!(0),
-        FieldType::Float64 => json!(0),
-        FieldType::String => json!(""),
-        FieldType::Quantity => json!("0"),
-        FieldType::Duration => json!("0s"),
-        FieldType::Bytes
-        | FieldType::Time
-        | FieldType::MicroTime
-        | FieldType::Raw
-        | FieldType::FieldsV1
-        | FieldType::List(_)
-        | FieldType::Map(_) => Value::Null,
-        FieldType::Message(ty) => {
-            let mut map = Map::new();
-            finish(&mut map, ty);
-            Value::Object(map)
-        }
-    }
-}
-
-/// Leaves out what Go leaves out, and completes what Go always shows.
-fn finish(map: &mut Map<String, Value>, ty: &'static Type) {
-    for field in ty.fields() {
-        // apiVersion and kind travel in the envelope.
-        if field.number == 0 && field.inlined_in == 0 {
-            continue;
-        }
-        match map.get(field.json) {
-            None if field.pointer => {
-                if !field.omitempty {
-                    map.insert(field.json.to_owned(), Value::Null);
-                }
-            }
-            None => {
-                let zero = zero(&field.ty);
-                if !omitted(field, &zero) {
-                    map.insert(field.json.to_owned(), zero);
-                }
-            }
-            Some(value) if !field.pointer && omitted(field, value) => {
-                map.remove(field.json);
-            }
-            Some(_) => {}
-        }
-    }
-}
-
-/// Whether Go's encoder leaves out a value that is not behind a pointer.
-fn omitted(field: &Field, value: &Value) -> bool {
-    match field.ty {
-        FieldType::Bool
-        | FieldType::Int32
-        | FieldType::Int64
-        | FieldType::Float64
-        | FieldType::String
-        | FieldType::Bytes
-        | FieldType::List(_)
-        | FieldType::Map(_) => {
-            field.omitempty
-                && match value {
-                    Value::Null => true,
-                    Value::Bool(b) => !b,
-                    Value::Number(n) => n.as_f64() == Some(0.0),
-                    Value::String(s) => s.is_empty(),
-                    Value::Array(list) => list.is_empty(),
-                    Value::Object(map) => map.is_empty(),
-                }
-        }
-        // `omitempty` does not concern structs.
-        _ => {
-            field.omitzero
-                && match value {
-                    Value::Null => true,
-                    Value::Object(map) => map.is_empty(),
-                    _ => false,
-                }
-        }
-    }
 }

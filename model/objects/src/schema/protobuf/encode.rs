@@ -215,8 +215,7 @@ fn put(
             if value.is_some() {
                 let (seconds, nanos) = scalar::parse_time(text("an RFC 3339 time")?)
                     .ok_or(Misfit::Here("an RFC 3339 time"))?;
-                let nanos =
-                    if matches!(ty, FieldType::Time) { 0 } else { nanos / 1_000 * 1_000 };
+                let nanos = if matches!(ty, FieldType::Time) { 0 } else { nanos / 1_000 * 1_000 };
                 put_number(&mut nested, 1, seconds as u64);
                 put_number(&mut nested, 2, nanos as u64);
             }

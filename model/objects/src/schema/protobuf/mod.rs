@@ -6,7 +6,7 @@
 
 mod decode;
 mod encode;
-mod scalar;
+pub(super) mod scalar;
 mod wire;
 
 pub use decode::{DecodeError, decode, decode_message};
