@@ -47,6 +47,11 @@ impl State {
             let value = json!({"metadata": {"name": name}});
             self.ensure(&kinds::NAMESPACE, "", name, value).await?;
         }
-        Ok(())
+        for namespace in self.shared.cache.peek_all(&kinds::NAMESPACE, None) {
+            if dhow_objects::meta::deletion_timestamp(namespace.value()).is_none() {
+                crate::admission::furnish(self, &namespace.name).await?;
+            }
+        }
+        self.ensure_roles().await
     }
 }

@@ -7,6 +7,7 @@
 //! (`/registry/core/...` for the legacy group). A cache that follows the store keeps every object with its served bytes, so that
 //! reads copy bytes. Reads are linearizable: they wait until the cache has seen the store's revision.
 
+mod access;
 mod admission;
 mod builtin;
 mod cache;
@@ -17,17 +18,24 @@ mod feeder;
 mod model;
 mod read;
 mod subresource;
+mod tokens;
 mod types;
+mod view;
 mod watch;
 mod write;
 
+pub use access::{Attributes, Rule};
 pub use builtin::platform;
 pub use codec::Cause;
+pub use tokens::{Bound, IssuedToken, TokenRequest};
 pub use types::{
     Actor, Config, DeleteOptions, Deleted, FieldValidation, List, ListOptions, Object, Patch,
     Result, User, WatchEvent, WatchOptions, WriteOptions,
 };
+pub use view::{Entry, Key, View};
 pub use watch::Watch;
+
+pub(crate) use dhow_objects::Status;
 
 use cache::Cache;
 use dhow_clock::SharedClock;
@@ -48,6 +56,10 @@ pub(crate) struct Shared {
     pub(crate) cache: Arc<Cache>,
     /// The revision that the cache began at: no watch can resume before it.
     pub(crate) start: u64,
+    pub(crate) signer: tokens::Signer,
+    pub(crate) access: access::Access,
+    pub(crate) views: view::Views,
+    pub(crate) recorded: events::Recorded,
     pub(crate) event_lease: tokio::sync::Mutex<events::EventLease>,
     feeder: tokio::task::AbortHandle,
 }
@@ -75,8 +87,19 @@ impl State {
         let (watcher, start) = feeder::load(&cache, &kv).await?;
         let task = feeder::run(cache.clone(), kv.clone(), clock.clone(), watcher);
         let feeder = tokio::spawn(task).abort_handle();
-        let event_lease = tokio::sync::Mutex::default();
-        let shared = Shared { kv, clock, config, cache, start, event_lease, feeder };
+        let shared = Shared {
+            signer: tokens::Signer::new(&config.token_key)?,
+            access: access::Access::default(),
+            views: view::Views::default(),
+            recorded: events::Recorded::default(),
+            event_lease: tokio::sync::Mutex::default(),
+            kv,
+            clock,
+            config,
+            cache,
+            start,
+            feeder,
+        };
         let state = Self { shared: Arc::new(shared) };
         state.ensure_builtins().await?;
         Ok(state)

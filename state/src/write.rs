@@ -6,7 +6,7 @@
 
 use crate::State;
 use crate::admission::{self, Claims, Operation, Request};
-use crate::codec::{self, Cause, text};
+use crate::codec::{self, Cause};
 use crate::model::{self, not_found, shown, stored, stored_kind, to_stored};
 use crate::subresource;
 use crate::types::{Actor, Object, Patch, Result, WriteOptions};
@@ -107,7 +107,7 @@ impl State {
             .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
     }
 
-    fn new_uid(&self) -> String {
+    pub(crate) fn new_uid(&self) -> String {
         let (a, b) = (self.shared.clock.random(), self.shared.clock.random());
         // RFC 9562, version 4.
         format!(
@@ -264,13 +264,11 @@ impl State {
             (kind.default)(&mut new);
             let request = Request {
                 state: self,
-                actor,
                 kind,
                 namespace,
                 name: &name,
                 operation: Operation::Create,
                 old: None,
-                dry_run: options.dry_run,
             };
             let mut claims = Claims::default();
             admission::mutate(&request, &mut new, &mut claims).await?;
@@ -301,6 +299,7 @@ impl State {
             };
             match self.commit(commit).await? {
                 Committed::At(revision) => {
+                    admission::created(self, kind, &name).await?;
                     return Ok(Self::written(kind, namespace, &name, &bytes, revision));
                 }
                 Committed::Refused(refusal) => return Err(refusal),
@@ -575,13 +574,11 @@ impl State {
                 (kind.default)(new);
                 let request = Request {
                     state: self,
-                    actor,
                     kind,
                     namespace,
                     name,
                     operation: Operation::Update,
                     old: Some(old),
-                    dry_run: options.dry_run,
                 };
                 admission::mutate(&request, new, claims).await?;
                 kind.prepare_update(new, old);
@@ -651,9 +648,4 @@ fn same(new: &Value, old: &Value) -> bool {
         entries
     };
     entries(new) == entries(old)
-}
-
-/// The string at a pointer, owned.
-pub(crate) fn owned_text(value: &Value, pointer: &str) -> String {
-    text(value, pointer).to_owned()
 }

@@ -4,13 +4,18 @@
 //! [`mutate`].
 
 pub(crate) mod namespace;
+mod pod_priority;
+mod pod_tolerations;
+mod service_account;
+mod service_addresses;
+mod service_ports;
 
 use crate::State;
-use crate::types::{Actor, Result};
+use crate::types::Result;
 use bytes::Bytes;
-use dhow_objects::Status;
-use dhow_objects::kinds::Kind;
-use serde_json::Value;
+use dhow_objects::kinds::{self, Kind};
+use dhow_objects::{Status, StatusCause};
+use serde_json::{Value, json};
 
 /// What is being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,18 +27,35 @@ pub(crate) enum Operation {
 /// A write on its way.
 pub(crate) struct Request<'a> {
     pub(crate) state: &'a State,
-    pub(crate) actor: &'a Actor,
     pub(crate) kind: &'static Kind,
     pub(crate) namespace: &'a str,
     pub(crate) name: &'a str,
     pub(crate) operation: Operation,
     pub(crate) old: Option<&'a Value>,
-    pub(crate) dry_run: bool,
 }
 
 impl Request<'_> {
-    pub(crate) fn is(&self, kind: &'static Kind) -> bool {
+    fn is(&self, kind: &'static Kind) -> bool {
         std::ptr::eq(self.kind, kind)
+    }
+
+    /// 403 for this object.
+    fn forbid(&self, why: &str) -> Status {
+        Status::forbidden(self.kind.group, self.kind.plural, self.name, why)
+    }
+
+    /// 422 for one field of this object.
+    fn invalid(&self, field: &str, value: &Value, why: &str) -> Status {
+        Status::invalid(
+            self.kind.group,
+            self.kind.kind,
+            self.name,
+            vec![StatusCause {
+                reason: "FieldValueInvalid".into(),
+                message: format!("Invalid value: {value}: {why}"),
+                field: field.into(),
+            }],
+        )
     }
 }
 
@@ -52,25 +74,71 @@ pub(crate) struct Claims {
     pub(crate) released: Vec<Bytes>,
 }
 
+impl Claims {
+    /// Claims a key, unless this write does already.
+    fn want(&mut self, key: String, refusal: Option<Status>) {
+        let key = Bytes::from(key);
+        if !self.wanted.iter().any(|c| c.key == key) {
+            self.wanted.push(Claim { key, refusal });
+        }
+    }
+
+    fn release(&mut self, keys: impl IntoIterator<Item = String>) {
+        for key in keys {
+            let key = Bytes::from(key);
+            if !self.released.contains(&key) {
+                self.released.push(key);
+            }
+        }
+    }
+}
+
 /// Runs all rules over a write.
 pub(crate) async fn mutate(
     request: &Request<'_>,
-    _new: &mut Value,
-    _claims: &mut Claims,
+    new: &mut Value,
+    claims: &mut Claims,
 ) -> Result<()> {
-    let _ = (
-        request.state,
-        request.actor,
-        request.namespace,
-        request.name,
-        request.old,
-        request.dry_run,
-    );
-    let _ = request.operation == Operation::Create;
+    if request.is(&kinds::POD) {
+        if request.operation == Operation::Create {
+            service_account::mutate(request, new).await?;
+        }
+        pod_priority::mutate(request, new)?;
+        pod_tolerations::mutate(new);
+    } else if request.is(&kinds::SERVICE) {
+        service_addresses::mutate(request, new, claims).await?;
+        service_ports::mutate(request, new, claims).await?;
+    } else if request.is(&kinds::NAMESPACE) {
+        namespace::mutate(request, new);
+    }
     Ok(())
 }
 
 /// What the removal of an object releases.
-pub(crate) fn release(_kind: &'static Kind, _object: &Value) -> Claims {
-    Claims::default()
+pub(crate) fn release(kind: &'static Kind, object: &Value) -> Claims {
+    let mut claims = Claims::default();
+    if std::ptr::eq(kind, &raw const kinds::SERVICE) {
+        claims.release(service_addresses::held(object));
+        claims.release(service_ports::held(object));
+    }
+    claims
 }
+
+/// The objects that come with a new one.
+pub(crate) async fn created(state: &State, kind: &'static Kind, name: &str) -> Result<()> {
+    if std::ptr::eq(kind, &raw const kinds::NAMESPACE) {
+        service_account::furnish(state, name).await?;
+    }
+    Ok(())
+}
+
+/// A list in an object, made when missing.
+fn list_mut<'a>(value: &'a mut Value, field: &str) -> Option<&'a mut Vec<Value>> {
+    let list = value.as_object_mut()?.entry(field).or_insert_with(|| json!([]));
+    if list.is_null() {
+        *list = json!([]);
+    }
+    list.as_array_mut()
+}
+
+pub(crate) use service_account::furnish;

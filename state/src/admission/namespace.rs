@@ -1,5 +1,6 @@
 //! Namespace life cycle: objects are made only in namespaces that exist and are not ending.
 
+use super::{Operation, Request};
 use crate::State;
 use crate::codec;
 use crate::types::Result;
@@ -7,6 +8,7 @@ use crate::write::guard;
 use dhow_kv::Compare;
 use dhow_objects::kinds::{self, Kind};
 use dhow_objects::{Status, StatusCause, meta};
+use serde_json::{Value, json};
 
 /// Refuses new objects in namespaces that are missing or ending. The guard that it returns keeps
 /// the namespace as it is until the write has happened.
@@ -41,4 +43,16 @@ pub(crate) fn may_create(
     }
     let key = codec::object_key(&kinds::NAMESPACE, "", namespace);
     Ok(vec![guard(key, found.revision)])
+}
+
+/// New namespaces are active, are held by the finalizer of their contents, and carry their name as a label.
+pub(super) fn mutate(request: &Request<'_>, new: &mut Value) {
+    new["metadata"]["labels"]["kubernetes.io/metadata.name"] = json!(request.name);
+    if request.operation == Operation::Create {
+        new["spec"]["finalizers"] = json!(["kubernetes"]);
+        new["status"]["phase"] = json!("Active");
+    } else if let Some(old) = request.old {
+        // Only `finalize` may change them.
+        new["spec"]["finalizers"] = old["spec"]["finalizers"].clone();
+    }
 }
