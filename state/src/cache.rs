@@ -182,16 +182,20 @@ impl Cache {
             }
         }
         let now = self.clock.monotonic();
-        for (kind, local) in gone {
-            inner.change(kind, &local, None, revision, now);
-        }
+        let mut changes: Vec<(u64, &'static Kind, String, Option<&bytes::Bytes>)> =
+            gone.into_iter().map(|(kind, local)| (revision, kind, local, None)).collect();
         for kv in kvs {
             let Some((kind, local)) = crate::model::kind_of_key(&kv.key) else { continue };
             let known = inner.kind(kind).objects.get(local).map_or(0, |o| o.revision);
             let written = u64::try_from(kv.mod_revision).unwrap_or(0);
             if known != written {
-                inner.change(kind, local, Some(&kv.value), written, now);
+                changes.push((written, kind, local.to_owned(), Some(&kv.value)));
             }
+        }
+        // History is in the order of revisions, and watchers rely on it.
+        changes.sort_by_key(|c| c.0);
+        for (written, kind, local, stored) in changes {
+            inner.change(kind, &local, stored, written, now);
         }
         if inner.revision == 0 {
             // What was there at the start is no history: nobody can resume before it.

@@ -4,13 +4,8 @@ use crate::cache::Cache;
 use crate::codec::ROOT;
 use crate::model::stored;
 use crate::types::Result;
-use dhow_clock::SharedClock;
 use dhow_kv::{Kv, Range, Span, WatchEvent, WatchRequest, Watcher};
 use std::sync::Arc;
-use std::time::Duration;
-
-/// History older than this is given back to the store's compaction, when something happens.
-const KEEP: Duration = Duration::from_secs(300);
 
 /// Loads the cache and returns the watch that follows from there, and the revision of the load.
 pub(crate) async fn load(cache: &Cache, kv: &Kv) -> Result<(Box<dyn Watcher>, u64)> {
@@ -26,20 +21,13 @@ pub(crate) async fn load(cache: &Cache, kv: &Kv) -> Result<(Box<dyn Watcher>, u6
 }
 
 /// Feeds the cache until the store stops.
-pub(crate) async fn run(
-    cache: Arc<Cache>,
-    kv: Kv,
-    clock: SharedClock,
-    mut watcher: Box<dyn Watcher>,
-) {
-    let mut compaction = Compaction { due: clock.monotonic() + KEEP, revision: cache.revision() };
+pub(crate) async fn run(cache: Arc<Cache>, kv: Kv, mut watcher: Box<dyn Watcher>) {
     loop {
         tokio::select! {
             biased;
             event = watcher.next() => match event {
                 Some(WatchEvent::Events { revision, events }) => {
                     cache.apply(u64::try_from(revision).unwrap_or(0), &events);
-                    compaction.consider(&cache, &kv, &clock).await;
                 }
                 Some(WatchEvent::Progress(revision)) => {
                     cache.advance(u64::try_from(revision).unwrap_or(0));
@@ -60,29 +48,4 @@ pub(crate) async fn run(
         }
     }
     cache.stop();
-}
-
-/// Compacts the store in steps, so that about [`KEEP`] of history remains. Driven by changes: a
-/// store in which nothing happens is left alone.
-struct Compaction {
-    due: Duration,
-    revision: u64,
-}
-
-impl Compaction {
-    async fn consider(&mut self, cache: &Cache, kv: &Kv, clock: &SharedClock) {
-        let now = clock.monotonic();
-        if now < self.due {
-            return;
-        }
-        let revision = i64::try_from(self.revision).unwrap_or(0);
-        self.due = now + KEEP;
-        self.revision = cache.revision();
-        // Somebody else may have compacted further already, which is as good.
-        if let Err(error) = kv.compact(revision, false).await
-            && error != dhow_kv::Error::Compacted
-        {
-            tracing::warn!(%error, revision, "compaction was refused");
-        }
-    }
 }

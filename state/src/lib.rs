@@ -85,7 +85,7 @@ impl State {
     pub async fn open(kv: Kv, clock: SharedClock, config: Config) -> Result<Self> {
         let cache = Arc::new(Cache::new(clock.clone()));
         let (watcher, start) = feeder::load(&cache, &kv).await?;
-        let task = feeder::run(cache.clone(), kv.clone(), clock.clone(), watcher);
+        let task = feeder::run(cache.clone(), kv.clone(), watcher);
         let feeder = tokio::spawn(task).abort_handle();
         let shared = Shared {
             signer: tokens::Signer::new(&config.token_key)?,

@@ -1,13 +1,15 @@
 //! What the generic code asks of `dhow_objects`: which kind a key belongs to, whether selectors hold.
 
 use crate::codec;
-use crate::types::{Actor, Object, Patch, Result};
+use crate::types::{Actor, FieldValidation, Object, Patch, Result, WriteOptions};
 use dhow_objects::kinds::{self, Kind};
+use dhow_objects::schema::shape::normalise;
+use dhow_objects::schema::{Type, schema, strict};
 use dhow_objects::selectors::{FieldSelector, LabelSelector};
 use dhow_objects::{Status, StatusCause};
 use serde_json::Value;
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock, PoisonError};
 
 /// The rows that stand for what is stored, by `GROUP/PLURAL`.
 static STORED: LazyLock<HashMap<&'static str, &'static Kind>> = LazyLock::new(|| {
@@ -96,37 +98,68 @@ pub(crate) struct Applied {
     pub(crate) force: bool,
 }
 
-/// The new state after a patch that is no apply. `kind` is `None` for values without a schema of their own.
-pub(crate) fn patch(kind: Option<&'static Kind>, old: &Value, patch: &Patch) -> Result<Value> {
-    let _ = kind;
-    match patch {
-        Patch::Merge(patch) => {
-            let mut new = old.clone();
-            merge(&mut new, patch);
-            Ok(new)
-        }
-        _ => {
-            Err(Status::not_implemented("this type of patch is not implemented; use a merge patch"))
-        }
+/// The new state after a patch that is no apply. `group_kind` names the type: that of `kind`, or of
+/// the subresource's own kind.
+pub(crate) fn patch(
+    (group, version, kind): (&str, &str, &str),
+    old: &Value,
+    patch: &Patch,
+    options: &WriteOptions,
+) -> Result<Value> {
+    let ty = schema().kind(group, version, kind);
+    let mut new = match patch {
+        Patch::Json(patch) => dhow_objects::patch::json(old, patch)?,
+        Patch::Merge(patch) => dhow_objects::patch::merge(old, patch),
+        Patch::Strategic(patch) => match ty {
+            Some(ty) => dhow_objects::patch::strategic(old, patch, ty)?,
+            None => {
+                return Err(Status::unsupported_media_type(
+                    "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+                ));
+            }
+        },
+        Patch::Apply { .. } => return Err(Status::internal("an apply took the way of a patch")),
+    };
+    if let Some(ty) = ty {
+        check_fields(&mut new, kind, version, ty, options)?;
     }
+    Ok(new)
 }
 
-fn merge(target: &mut Value, patch: &Value) {
-    let Some(patch) = patch.as_object() else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = serde_json::json!({});
+/// What the door does for whole objects, done for the result of a patch: wrong types are refused,
+/// unknown fields refused, told or dropped, and the form is that of a Go server.
+fn check_fields(
+    new: &mut Value,
+    kind: &str,
+    version: &str,
+    ty: &'static Type,
+    options: &WriteOptions,
+) -> Result<()> {
+    let report = strict::check(new, ty);
+    let refuse =
+        |why: &str| Err(Status::bad_request(strict::cannot_handle(kind, version, kind, why)));
+    if let Some(wrong) = report.wrong.first() {
+        return refuse(wrong);
     }
-    let Some(target) = target.as_object_mut() else { return };
-    for (key, value) in patch {
-        if value.is_null() {
-            target.remove(key);
-        } else {
-            merge(target.entry(key).or_insert(Value::Null), value);
+    match options.field_validation {
+        FieldValidation::Strict => {
+            if let Some(why) = report.strict_error(&[]) {
+                return refuse(&why);
+            }
         }
+        FieldValidation::Warn => {
+            let mut told = options.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+            for warning in report.warnings(&[]) {
+                if !told.contains(&warning) {
+                    told.push(warning);
+                }
+            }
+        }
+        FieldValidation::Ignore => {}
     }
+    strict::prune(new, ty);
+    normalise(new, ty);
+    Ok(())
 }
 
 /// The object that an apply makes where there is none.

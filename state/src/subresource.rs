@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::sync::{Arc, OnceLock};
 
 /// The `autoscaling/v1` Scale of an object.
-pub(crate) fn scale_of(kind: &Kind, object: &Value) -> Value {
+pub(crate) fn scale_of(object: &Value) -> Value {
     let mut metadata = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = object["metadata"].get(field) {
@@ -27,7 +27,6 @@ pub(crate) fn scale_of(kind: &Kind, object: &Value) -> Value {
         status["selector"] = json!(selector);
     }
     let spec = if desired == 0 { json!({}) } else { json!({"replicas": desired}) };
-    let _ = kind;
     json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata, "spec": spec, "status": status})
 }
 
@@ -74,7 +73,7 @@ pub(crate) fn scaled(kind: &Kind, old: &Value, scale: &Value) -> Result<Value> {
 
 /// The Scale of a stored object, as it is served.
 pub(crate) fn scale_object(object: &Object) -> Result<Arc<Object>> {
-    let scale = scale_of(object.kind, object.value());
+    let scale = scale_of(object.value());
     Ok(Arc::new(Object {
         kind: object.kind,
         namespace: object.namespace.clone(),

@@ -378,17 +378,24 @@ impl State {
                 .await;
         }
         let scale = subresource == "scale";
+        let own = (target.group, target.version, target.kind);
         let make = |old: &Value| {
             if scale {
-                let patched = model::patch(None, &subresource::scale_of(target, old), &patch)?;
-                return subresource::scaled(target, old, &patched);
+                let names = ("autoscaling", "v1", "Scale");
+                let view = subresource::scale_of(old);
+                return subresource::scaled(
+                    target,
+                    old,
+                    &model::patch(names, &view, &patch, options)?,
+                );
             }
             if let Some(rewrite) = kind.from_storage {
                 let mut view = old.clone();
                 rewrite(&mut view);
-                return Ok(to_stored(kind, model::patch(Some(kind), &view, &patch)?));
+                let names = (kind.group, kind.version, kind.kind);
+                return Ok(to_stored(kind, model::patch(names, &view, &patch, options)?));
             }
-            model::patch(Some(kind), old, &patch)
+            model::patch(own, old, &patch, options)
         };
         let done =
             self.replace(actor, target, namespace, name, subresource, &make, options).await?;
@@ -508,18 +515,7 @@ impl State {
             check_namespace(kind, namespace, &mut new)?;
             carry_over(&mut new, &old, name);
             let mut claims = Claims::default();
-            self.settle(
-                actor,
-                kind,
-                namespace,
-                name,
-                subresource,
-                &mut new,
-                &old,
-                options,
-                &mut claims,
-            )
-            .await?;
+            self.settle(kind, namespace, name, subresource, &mut new, &old, &mut claims).await?;
             if !owned {
                 model::own_update(actor, subresource, Some(&old), &mut new, self.now());
             }
@@ -559,14 +555,12 @@ impl State {
     #[allow(clippy::too_many_arguments)]
     async fn settle(
         &self,
-        actor: &Actor,
         kind: &'static Kind,
         namespace: &str,
         name: &str,
         subresource: &str,
         new: &mut Value,
         old: &Value,
-        options: &WriteOptions,
         claims: &mut Claims,
     ) -> Result<()> {
         match subresource {

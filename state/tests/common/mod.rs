@@ -1,0 +1,82 @@
+//! A state over a store in memory, and what the tests say often.
+#![allow(dead_code)]
+
+use dhow_clock::System;
+use dhow_kv::Kv;
+use dhow_objects::kinds::Kind;
+use dhow_state::{Actor, Config, Object, Result, State, User, Watch, WatchEvent, WriteOptions};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub fn kv() -> Kv {
+    Kv::new(dhow_server::Store::memory(System::shared()))
+}
+
+pub fn config() -> Config {
+    let random = ring::rand::SystemRandom::new();
+    let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+    let key = ring::signature::EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+    Config {
+        service_cidr: "10.96.0.0/24".parse().unwrap(),
+        node_ports: (30000, 30004),
+        ca_pem: "the authority".into(),
+        token_key: key.as_ref().to_vec(),
+        issuer: "https://kubernetes.default.svc.cluster.local".into(),
+    }
+}
+
+pub async fn open(kv: Kv) -> State {
+    State::open(kv, System::shared(), config()).await.unwrap()
+}
+
+pub async fn state() -> State {
+    open(kv()).await
+}
+
+pub fn me() -> Actor {
+    Actor {
+        user: User { name: "me".into(), ..User::default() },
+        manager: "tests".into(),
+        because: 0,
+    }
+}
+
+pub fn options() -> WriteOptions {
+    WriteOptions::default()
+}
+
+pub async fn create(state: &State, kind: &'static Kind, value: Value) -> Result<Arc<Object>> {
+    let namespace = if kind.namespaced { "default" } else { "" };
+    state.create(&me(), kind, namespace, value, &options()).await
+}
+
+pub fn pod(name: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {"containers": [{"name": "main", "image": "shop:1"}]},
+    })
+}
+
+pub fn config_map(name: &str, data: &Value) -> Value {
+    json!({"metadata": {"name": name}, "data": data})
+}
+
+/// The next event, which must come soon.
+pub async fn next(watch: &mut Watch) -> WatchEvent {
+    tokio::time::timeout(Duration::from_secs(10), watch.next())
+        .await
+        .expect("an event")
+        .expect("a live watch")
+}
+
+/// The event in short: `+name`, `~name`, `-name`, `=` for bookmarks, `!` for errors.
+pub fn short(event: &WatchEvent) -> String {
+    match event {
+        WatchEvent::Added(o) => format!("+{}", o.name),
+        WatchEvent::Modified(o) => format!("~{}", o.name),
+        WatchEvent::Deleted(o) => format!("-{}", o.name),
+        WatchEvent::Bookmark { .. } => "=".into(),
+        WatchEvent::Error(e) => format!("!{}", e.reason),
+    }
+}
