@@ -3,6 +3,8 @@
 //! Everything deterministic takes a [`Clock`] by argument, so that a simulation can replace it.
 //! [`System`] reads the machine's clocks.
 
+pub mod disk;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -57,9 +59,7 @@ impl Default for System {
 
 impl Clock for System {
     fn now(&self) -> Duration {
-        std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO)
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO)
     }
 
     fn monotonic(&self) -> Duration {

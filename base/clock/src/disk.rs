@@ -1,0 +1,230 @@
+//! The disk as durable parts see it: a trait, the machine's own disk, and one in memory.
+//!
+//! What is written is safe only after [`DiskFile::sync`]; a new, renamed or removed name only after
+//! [`Disk::sync_dir`]. [`Memory`] takes that literally: it can crash and lose the rest.
+
+mod memory;
+
+pub use memory::{Fault, Memory, Operation};
+
+use std::fmt::Debug;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    /// It exists and is only read.
+    Read,
+    /// It exists and is read and written.
+    Write,
+    /// It is made, empty; what was there is gone.
+    Create,
+}
+
+/// A file system, or a part of one.
+pub trait Disk: Send + Sync + Debug + 'static {
+    /// Makes a directory and those above it.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+    /// The names in a directory, sorted.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn list(&self, path: &Path) -> io::Result<Vec<String>>;
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>>;
+    /// Takes a file for this process alone until the returned guard is dropped.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when somebody else has it.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync + Debug>>;
+    /// Gives a file another name in the same directory, replacing what has it.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes the names in a directory durable.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+}
+
+/// A file that is open.
+pub trait DiskFile: Send + Sync + Debug {
+    /// Its length in bytes.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether it has no bytes.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+    /// Reads up to `buffer.len()` bytes; 0 at the end.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes all bytes.
+    ///
+    /// # Errors
+    /// The file system's; then any part may have been written.
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Makes the file `length` bytes long (filled with zeros) and takes the space for it now.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::StorageFull`] when there is not enough.
+    fn allocate(&self, length: u64) -> io::Result<()>;
+    /// Makes everything written so far durable (fdatasync). After a failure nobody knows what is.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Reads all bytes from `offset` on, at most `most`.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn read_to_end_at(&self, offset: u64, most: usize) -> io::Result<Vec<u8>> {
+        let length = self.len()?.saturating_sub(offset);
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(most).min(most)];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match self.read_at(&mut bytes[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        bytes.truncate(filled);
+        Ok(bytes)
+    }
+}
+
+/// The machine's own file systems.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Real;
+
+impl Real {
+    /// The same, ready to share.
+    pub fn shared() -> Arc<dyn Disk> {
+        Arc::new(Self)
+    }
+}
+
+impl Disk for Real {
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        // What a store keeps is its owner's business alone.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(path)? {
+            // A name that is not UTF-8 is none of ours.
+            names.extend(entry?.file_name().into_string());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut options = OpenOptions::new();
+        match how {
+            Open::Read => options.read(true),
+            Open::Write => options.read(true).write(true),
+            Open::Create => options.read(true).write(true).create(true).truncate(true).mode(0o600),
+        };
+        Ok(Box::new(RealFile(options.open(path)?)))
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync + Debug>> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        Ok(Box::new(file))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+}
+
+#[derive(Debug)]
+struct RealFile(File);
+
+impl DiskFile for RealFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        match fallocate(&self.0, FallocateFlags::empty(), 0, length) {
+            Ok(()) => Ok(()),
+            // Some file systems cannot: then zeros take the space.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                let zeros = vec![0; 1 << 20];
+                let mut at = self.len()?;
+                while at < length {
+                    let part = (length - at).min(zeros.len() as u64);
+                    self.0.write_all_at(&zeros[..part as usize], at)?;
+                    at += part;
+                }
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
