@@ -3,6 +3,7 @@
 //! A row carries the names of a kind, what may be done with it, its columns, defaults, rules and
 //! what clients may not set. Rows are `pub static`; one file per kind (or family of kinds).
 
+mod check;
 mod column;
 mod config_map;
 mod controller_revision;

@@ -1,9 +1,11 @@
 //! `ReplicaSet`: so many pods of one template.
 
+use super::check::Checks;
 use super::column::{AGE, Column, NAME, containers, number, selector};
 use super::fill::{object_at, set};
-use super::pod::defaults;
+use super::pod::{defaults, validate as pods};
 use super::{BASE, Kind, Prepare, STATUS_VERBS, SelectableField, Subresource};
+use crate::status::StatusCause;
 use serde_json::{Value, json};
 
 /// The `scale` subresource of kinds with replicas.
@@ -58,6 +60,7 @@ pub static REPLICA_SET: Kind = Kind {
         Column::text("Selector", "Which pods belong to it.", |v, _| selector(v)).wide(),
     ],
     default,
+    validate,
     prepare: Prepare::SPEC_AND_STATUS,
     ..BASE
 };
@@ -67,4 +70,20 @@ fn default(set_of_pods: &mut Value) {
     if let Some(spec) = object_at(set_of_pods, &["spec"]) {
         set(spec, "replicas", json!(1));
     }
+}
+
+fn validate(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
+    let mut checks = Checks::default();
+    let empty = json!({});
+    let spec = new.get("spec").unwrap_or(&empty);
+    for field in ["replicas", "minReadySeconds"] {
+        checks.not_negative(&format!("spec.{field}"), spec.get(field));
+    }
+    checks.selector_and_template(spec);
+    pods::template(&mut checks, spec.get("template"));
+    if let Some(old) = old {
+        let selector = |v: &Value| v.pointer("/spec/selector").cloned();
+        checks.immutable("spec.selector", selector(new).as_ref(), selector(old).as_ref());
+    }
+    checks.causes()
 }

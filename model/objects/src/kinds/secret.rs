@@ -1,8 +1,12 @@
 //! `Secret`: bytes that only those who need them may read.
 
+use super::check::Checks;
 use super::column::{AGE, Column, NAME, items_in, text};
+use super::config_map::{MOST, frozen};
 use super::fill::{object_at, set};
 use super::{BASE, Kind, SelectableField};
+use crate::status::StatusCause;
+use crate::{meta, names};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -21,6 +25,7 @@ pub static SECRET: Kind = Kind {
         AGE,
     ],
     default,
+    validate,
     ..BASE
 };
 
@@ -39,4 +44,50 @@ fn default(secret: &mut Value) {
             }
         }
     }
+}
+
+fn validate(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
+    let mut checks = Checks::default();
+    let mut size = 0;
+    let empty = serde_json::Map::new();
+    let data = new.get("data").and_then(Value::as_object).unwrap_or(&empty);
+    for (key, value) in data {
+        let at = format!("data[{key}]");
+        checks.invalid_all(&at, key, names::config_key(key));
+        match value.as_str().map(|v| STANDARD.decode(v)) {
+            Some(Ok(bytes)) => size += bytes.len(),
+            _ => checks.invalid(&at, "<secret contents redacted>", "illegal base64 data"),
+        }
+    }
+    if size > MOST {
+        checks.too_long("data", MOST);
+    }
+    let kind = text(new, "/type");
+    let wanted: &[&str] = match kind {
+        "kubernetes.io/dockercfg" => &[".dockercfg"],
+        "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
+        "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
+        "kubernetes.io/tls" => &["tls.crt", "tls.key"],
+        _ => &[],
+    };
+    for key in wanted.iter().filter(|key| !data.contains_key(**key)) {
+        checks.required(&format!("data[{key}]"), "");
+    }
+    let basic = ["username", "password"];
+    if kind == "kubernetes.io/basic-auth" && !basic.iter().any(|k| data.contains_key(*k)) {
+        for key in basic {
+            checks.required(&format!("data[{key}]"), "");
+        }
+    }
+    let account = "kubernetes.io/service-account.name";
+    if kind == "kubernetes.io/service-account-token"
+        && meta::annotation(new, account).is_none_or(str::is_empty)
+    {
+        checks.required(&format!("metadata.annotations[{account}]"), "");
+    }
+    if let Some(old) = old {
+        checks.immutable("type", new.get("type"), old.get("type"));
+        frozen(&mut checks, new, old, &["data"]);
+    }
+    checks.causes()
 }

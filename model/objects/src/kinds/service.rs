@@ -1,10 +1,14 @@
 //! `Service`: one address for many pods.
 
+use super::check::Checks;
 use super::column::{AGE, Column, NAME, items, labels, number, text};
 use super::fill::{each, object_at, set};
 use super::{BASE, Generation, Kind, NameRule, Prepare, STATUS_VERBS, SelectableField};
 use super::{StatusOnCreate, Subresource};
+use crate::names;
+use crate::status::StatusCause;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// `v1 Service`.
 pub static SERVICE: Kind = Kind {
@@ -39,6 +43,7 @@ pub static SERVICE: Kind = Kind {
         .wide(),
     ],
     default,
+    validate,
     prepare: Prepare {
         status: StatusOnCreate::Reset(|_| json!({"loadBalancer": {}})),
         generation: Generation::None,
@@ -127,5 +132,111 @@ fn default(service: &mut Value) {
         && let Some(client) = object_at(service, &["spec", "sessionAffinityConfig", "clientIP"])
     {
         set(client, "timeoutSeconds", json!(AFFINITY_SECONDS));
+    }
+}
+
+const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
+
+fn validate(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
+    let mut checks = Checks::default();
+    let empty = json!({});
+    let spec = new.get("spec").unwrap_or(&empty);
+    let kind = text(spec, "/type");
+    let headless = text(spec, "/clusterIP") == "None";
+    if items(spec, "/ports").is_empty() && !headless && kind != "ExternalName" {
+        checks.required("spec.ports", "");
+    }
+    match kind {
+        "LoadBalancer" | "NodePort" if headless => checks.invalid(
+            "spec.clusterIPs[0]",
+            "None",
+            &format!("may not be set to 'None' for {kind} services"),
+        ),
+        "ExternalName" => {
+            if !items(spec, "/clusterIPs").is_empty() || !text(spec, "/clusterIP").is_empty() {
+                checks.forbidden("spec.clusterIPs", "may not be set for ExternalName services");
+            }
+            match text(spec, "/externalName").trim_end_matches('.') {
+                "" => checks.required("spec.externalName", ""),
+                name => checks.invalid_all("spec.externalName", name, names::dns_subdomain(name)),
+            }
+        }
+        _ => {}
+    }
+    validate_ports(&mut checks, spec);
+    checks.labels("spec.selector", spec.get("selector"));
+    checks.one_of("spec.sessionAffinity", spec.get("sessionAffinity"), &["ClientIP", "None"]);
+    validate_addresses(&mut checks, spec);
+    checks.one_of("spec.type", spec.get("type"), TYPES);
+    if kind != "LoadBalancer" && spec.get("allocateLoadBalancerNodePorts").is_some() {
+        checks.forbidden(
+            "spec.allocateLoadBalancerNodePorts",
+            "may only be used when `type` is 'LoadBalancer'",
+        );
+    }
+    let policies = ["Cluster", "Local"];
+    for field in ["externalTrafficPolicy", "internalTrafficPolicy"] {
+        checks.maybe_one_of(&format!("spec.{field}"), spec.get(field), &policies);
+    }
+    let Some(old) = old.and_then(|o| o.get("spec")) else { return checks.causes() };
+    let (before, after) = (text(old, "/clusterIP"), text(spec, "/clusterIP"));
+    // Types that have an address keep it; the others may gain or lose one.
+    if text(old, "/type") != "ExternalName" && kind != "ExternalName" && before != after {
+        checks.invalid("spec.clusterIPs[0]", json!([after]), "may not change once set");
+    }
+    checks.causes()
+}
+
+fn validate_ports(checks: &mut Checks, spec: &Value) {
+    let ports = items(spec, "/ports");
+    let (mut names_seen, mut nodes, mut numbers) =
+        (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for (i, port) in ports.iter().enumerate() {
+        let at = |field: &str| format!("spec.ports[{i}].{field}");
+        match text(port, "/name") {
+            "" if ports.len() > 1 => checks.required(&at("name"), ""),
+            "" => {}
+            name => {
+                checks.invalid_all(&at("name"), name, names::dns_label(name));
+                if !names_seen.insert(name) {
+                    checks.duplicate(&at("name"), name);
+                }
+            }
+        }
+        checks.port(&at("port"), number(port, "/port"));
+        checks.one_of(&at("protocol"), port.get("protocol"), &["SCTP", "TCP", "UDP"]);
+        checks.port_or_name(&at("targetPort"), port.get("targetPort"));
+        let node_port = number(port, "/nodePort");
+        if node_port != 0 {
+            if text(spec, "/type") == "ClusterIP" {
+                checks.forbidden(&at("nodePort"), "may not be used when `type` is 'ClusterIP'");
+            }
+            if !nodes.insert((text(port, "/protocol"), node_port)) {
+                checks.duplicate(&at("nodePort"), node_port);
+            }
+        }
+        if !numbers.insert((text(port, "/protocol"), number(port, "/port"))) {
+            let key = json!({"port": number(port, "/port"), "protocol": text(port, "/protocol")});
+            checks.duplicate(&format!("spec.ports[{i}]"), key);
+        }
+    }
+}
+
+fn validate_addresses(checks: &mut Checks, spec: &Value) {
+    const DETAIL: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+    let given = text(spec, "/clusterIP");
+    let valid = |ip: &str| ip.parse::<std::net::IpAddr>().is_ok();
+    if !matches!(given, "" | "None") && !valid(given) {
+        checks.invalid("spec.clusterIPs[0]", given, DETAIL);
+    }
+    let first = items(spec, "/clusterIPs").first().and_then(Value::as_str);
+    if let Some(first) = first.filter(|f| *f != given) {
+        let detail = format!("first value must match `clusterIP` ({given:?})");
+        checks.invalid("spec.clusterIPs", json!([first]), &detail);
+    }
+    for (i, ip) in items(spec, "/externalIPs").iter().filter_map(Value::as_str).enumerate() {
+        if !valid(ip) {
+            checks.invalid(&format!("spec.externalIPs[{i}]"), ip, DETAIL);
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! `Pod`: containers that share an address and a fate.
 
 mod columns;
+mod container;
 pub(super) mod defaults;
 mod qos;
+pub(super) mod validate;
 
 pub use qos::qos_class;
 
@@ -41,6 +43,7 @@ pub static POD: Kind = Kind {
     ],
     columns: columns::COLUMNS,
     default: defaults::pod,
+    validate: validate::pod,
     prepare: Prepare {
         status: StatusOnCreate::Reset(first_status),
         generation: Generation::Fields(&["spec"]),

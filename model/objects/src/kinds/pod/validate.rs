@@ -1,0 +1,393 @@
+//! Rules of pods and pod templates.
+
+use super::super::check::{Checks, NEGATIVE};
+use super::super::column::{items, text};
+use super::container;
+use crate::names;
+use crate::status::StatusCause;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
+
+const VOLUME_SOURCES: usize = 1;
+
+/// Rules of a pod.
+pub(super) fn pod(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
+    let mut checks = Checks::default();
+    let empty = json!({});
+    let new_spec = new.get("spec").unwrap_or(&empty);
+    spec(&mut checks, "spec", new_spec);
+    checks.not_negative(
+        "spec.terminationGracePeriodSeconds",
+        new_spec.get("terminationGracePeriodSeconds"),
+    );
+    if let Some(cost) = crate::meta::annotation(new, "controller.kubernetes.io/pod-deletion-cost")
+        && cost.parse::<i32>().is_err()
+    {
+        let path = "metadata.annotations[controller.kubernetes.io/pod-deletion-cost]";
+        checks.invalid(path, cost, "must be a 32bit integer");
+    }
+    if let Some(old_spec) = old.and_then(|o| o.get("spec")) {
+        update(&mut checks, new_spec, old_spec);
+    }
+    checks.causes()
+}
+
+/// Rules of a pod template at `spec.template`.
+pub(in super::super) fn template(checks: &mut Checks, template: Option<&Value>) {
+    let empty = json!({});
+    let template = template.unwrap_or(&empty);
+    checks.labels("spec.template.labels", template.pointer("/metadata/labels"));
+    checks.annotations(
+        "spec.template.annotations",
+        template.pointer("/metadata/annotations"),
+        256 * 1024,
+    );
+    let pod_spec = template.get("spec").unwrap_or(&empty);
+    spec(checks, "spec.template.spec", pod_spec);
+    if !items(pod_spec, "/ephemeralContainers").is_empty() {
+        checks.forbidden(
+            "spec.template.spec.ephemeralContainers",
+            "ephemeral containers not allowed in pod template",
+        );
+    }
+    let policy = text(pod_spec, "/restartPolicy");
+    if policy != "Always" {
+        checks.not_supported("spec.template.spec.restartPolicy", policy, &["Always"]);
+    }
+    if pod_spec.get("activeDeadlineSeconds").is_some() {
+        checks.forbidden(
+            "spec.template.spec.activeDeadlineSeconds",
+            "activeDeadlineSeconds in ReplicaSet is not Supported",
+        );
+    }
+}
+
+fn spec(checks: &mut Checks, path: &str, spec: &Value) {
+    let at = |field: &str| format!("{path}.{field}");
+    let volumes = volumes(checks, &at("volumes"), spec);
+    container::all(checks, path, spec, &volumes);
+    checks.one_of(
+        &at("restartPolicy"),
+        spec.get("restartPolicy"),
+        &["Always", "OnFailure", "Never"],
+    );
+    checks.one_of(
+        &at("dnsPolicy"),
+        spec.get("dnsPolicy"),
+        &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
+    );
+    if text(spec, "/dnsPolicy") == "None" && items(spec, "/dnsConfig/nameservers").is_empty() {
+        checks.required(
+            &at("dnsConfig.nameservers"),
+            "must provide at least one DNS nameserver when `dnsPolicy` is None",
+        );
+    }
+    checks.labels(&at("nodeSelector"), spec.get("nodeSelector"));
+    let named = |checks: &mut Checks, field: &str, rule: fn(&str) -> Vec<String>| {
+        let name = spec.get(field).and_then(Value::as_str).unwrap_or_default();
+        if !name.is_empty() {
+            checks.invalid_all(&at(field), name, rule(name));
+        }
+    };
+    named(checks, "serviceAccountName", names::dns_subdomain);
+    named(checks, "nodeName", names::dns_subdomain);
+    named(checks, "hostname", names::dns_label);
+    named(checks, "subdomain", names::dns_label);
+    named(checks, "priorityClassName", names::dns_subdomain);
+    named(checks, "runtimeClassName", names::dns_subdomain);
+    if let Some(seconds) = spec.get("activeDeadlineSeconds").and_then(Value::as_i64)
+        && !(1..=i64::from(i32::MAX)).contains(&seconds)
+    {
+        checks.invalid(
+            &at("activeDeadlineSeconds"),
+            seconds,
+            "must be between 1 and 2147483647, inclusive",
+        );
+    }
+    for (i, secret) in items(spec, "/imagePullSecrets").iter().enumerate() {
+        if text(secret, "/name").is_empty() {
+            checks.required(&at(&format!("imagePullSecrets[{i}].name")), "");
+        }
+    }
+    tolerations(checks, &at("tolerations"), spec);
+    if let Some(context) = spec.get("securityContext") {
+        for field in ["runAsUser", "runAsGroup", "fsGroup"] {
+            let value = context.get(field).and_then(Value::as_i64);
+            if let Some(id) = value.filter(|id| !(0..=i64::from(i32::MAX)).contains(id)) {
+                checks.invalid(
+                    &at(&format!("securityContext.{field}")),
+                    id,
+                    "must be between 0 and 2147483647, inclusive",
+                );
+            }
+        }
+    }
+    for (i, alias) in items(spec, "/hostAliases").iter().enumerate() {
+        if text(alias, "/ip").parse::<std::net::IpAddr>().is_err() {
+            checks.invalid(
+                &at(&format!("hostAliases[{i}].ip")),
+                text(alias, "/ip"),
+                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+            );
+        }
+    }
+    for (i, constraint) in items(spec, "/topologySpreadConstraints").iter().enumerate() {
+        let here = |field: &str| at(&format!("topologySpreadConstraints[{i}].{field}"));
+        if constraint.get("maxSkew").and_then(Value::as_i64).unwrap_or(0) <= 0 {
+            let skew = constraint.get("maxSkew").cloned().unwrap_or(json!(0));
+            checks.invalid(&here("maxSkew"), skew, "must be greater than zero");
+        }
+        if text(constraint, "/topologyKey").is_empty() {
+            checks.required(&here("topologyKey"), "can not be empty");
+        }
+        checks.one_of(
+            &here("whenUnsatisfiable"),
+            constraint.get("whenUnsatisfiable"),
+            &["DoNotSchedule", "ScheduleAnyway"],
+        );
+    }
+}
+
+/// Checks volumes; the names of the good ones.
+fn volumes<'a>(checks: &mut Checks, path: &str, spec: &'a Value) -> BTreeSet<&'a str> {
+    let mut names_seen = BTreeSet::new();
+    for (i, volume) in items(spec, "/volumes").iter().enumerate() {
+        let before = checks.len();
+        let at = |field: &str| format!("{path}[{i}].{field}");
+        let sources: Vec<&String> = volume
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(key, value)| *key != "name" && !value.is_null())
+            .map(|(key, _)| key)
+            .collect();
+        for extra in sources.iter().skip(VOLUME_SOURCES) {
+            checks.forbidden(&at(extra), "may not specify more than 1 volume type");
+        }
+        if sources.is_empty() {
+            checks.required(&format!("{path}[{i}]"), "must specify a volume type");
+        }
+        volume_source(checks, &at, volume);
+        let name = text(volume, "/name");
+        if name.is_empty() {
+            checks.required(&at("name"), "");
+        } else {
+            checks.invalid_all(&at("name"), name, names::dns_label(name));
+        }
+        if names_seen.contains(name) {
+            checks.duplicate(&at("name"), name);
+        }
+        if checks.len() == before {
+            names_seen.insert(name);
+        }
+    }
+    names_seen
+}
+
+fn volume_source(checks: &mut Checks, at: &dyn Fn(&str) -> String, volume: &Value) {
+    for (kind, name) in [("secret", "secretName"), ("configMap", "name")] {
+        let Some(source) = volume.get(kind) else { continue };
+        if source.get(name).and_then(Value::as_str).unwrap_or_default().is_empty() {
+            checks.required(&at(&format!("{kind}.{name}")), "");
+        }
+    }
+    for kind in ["secret", "configMap", "downwardAPI", "projected"] {
+        let Some(source) = volume.get(kind) else { continue };
+        file_mode(checks, &at(&format!("{kind}.defaultMode")), source.get("defaultMode"));
+        for (i, item) in items(source, "/items").iter().enumerate() {
+            let here = |field: &str| at(&format!("{kind}.items[{i}].{field}"));
+            if kind != "downwardAPI" && text(item, "/key").is_empty() {
+                checks.required(&here("key"), "");
+            }
+            match text(item, "/path") {
+                "" => checks.required(&here("path"), ""),
+                path if path.starts_with('/') => {
+                    checks.invalid(&here("path"), path, "must be a relative path");
+                }
+                path if path.split('/').any(|part| part == "..") => {
+                    checks.invalid(&here("path"), path, "must not contain '..'");
+                }
+                _ => {}
+            }
+            file_mode(checks, &here("mode"), item.get("mode"));
+        }
+    }
+    if let Some(path) = volume.get("hostPath") {
+        match text(path, "/path") {
+            "" => checks.required(&at("hostPath.path"), ""),
+            p if p.split('/').any(|part| part == "..") => {
+                checks.invalid(&at("hostPath.path"), p, "must not contain '..'");
+            }
+            _ => {}
+        }
+        let types = [
+            "BlockDevice",
+            "CharDevice",
+            "Directory",
+            "DirectoryOrCreate",
+            "File",
+            "FileOrCreate",
+            "Socket",
+        ];
+        checks.maybe_one_of(&at("hostPath.type"), path.get("type"), &types);
+    }
+    if let Some(claim) = volume.get("persistentVolumeClaim")
+        && text(claim, "/claimName").is_empty()
+    {
+        checks.required(&at("persistentVolumeClaim.claimName"), "");
+    }
+    if let Some(limit) = volume.pointer("/emptyDir/sizeLimit") {
+        checks.quantity(&at("emptyDir.sizeLimit"), "storage", limit);
+    }
+}
+
+fn file_mode(checks: &mut Checks, path: &str, mode: Option<&Value>) {
+    if let Some(mode) = mode.and_then(Value::as_i64).filter(|m| !(0..=0o777).contains(m)) {
+        checks.invalid(path, mode, "must be a number between 0 and 0777 (octal), both inclusive");
+    }
+}
+
+fn tolerations(checks: &mut Checks, path: &str, spec: &Value) {
+    for (i, toleration) in items(spec, "/tolerations").iter().enumerate() {
+        let at = |field: &str| format!("{path}[{i}].{field}");
+        let (key, operator) = (text(toleration, "/key"), text(toleration, "/operator"));
+        let (value, effect) = (text(toleration, "/value"), text(toleration, "/effect"));
+        if key.is_empty() && operator != "Exists" {
+            checks.invalid(&at("operator"), operator, "operator must be Exists when `key` is empty, which means \"match all values and all keys\"");
+        } else if !key.is_empty() {
+            checks.invalid_all(&at("key"), key, names::qualified(key));
+        }
+        if toleration.get("tolerationSeconds").is_some() && effect != "NoExecute" {
+            let detail = "effect must be 'NoExecute' when `tolerationSeconds` is set";
+            checks.invalid(&at("effect"), effect, detail);
+        }
+        match operator {
+            "" | "Equal" => {
+                let wrong = names::label_value(value);
+                if !wrong.is_empty() {
+                    checks.invalid(&at("operator"), value, &wrong.join(";"));
+                }
+            }
+            "Exists" if !value.is_empty() => {
+                let detail = "value must be empty when `operator` is 'Exists'";
+                checks.invalid(&at("operator"), value, detail);
+            }
+            "Exists" => {}
+            other => checks.not_supported(&at("operator"), other, &["Equal", "Exists"]),
+        }
+        let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+        checks.maybe_one_of(&at("effect"), toleration.get("effect"), &effects);
+    }
+}
+
+/// What may change in a pod that exists: images, the deadline (downwards), more tolerations, fewer
+/// scheduling gates.
+fn update(checks: &mut Checks, new: &Value, old: &Value) {
+    for list in ["containers", "initContainers"] {
+        let pointer = format!("/{list}");
+        if items(new, &pointer).len() != items(old, &pointer).len() {
+            checks
+                .forbidden(&format!("spec.{list}"), "pod updates may not add or remove containers");
+            return;
+        }
+    }
+    let deadline = |spec: &Value| spec.get("activeDeadlineSeconds").and_then(Value::as_i64);
+    match (deadline(new), deadline(old)) {
+        (Some(n), _) if n < 0 => checks.invalid("spec.activeDeadlineSeconds", n, NEGATIVE),
+        (Some(n), Some(o)) if o < n => checks.invalid(
+            "spec.activeDeadlineSeconds",
+            n,
+            "must be less than or equal to previous value",
+        ),
+        (None, Some(_)) => checks.invalid(
+            "spec.activeDeadlineSeconds",
+            Value::Null,
+            "must not update from a positive integer to nil value",
+        ),
+        _ => {}
+    }
+    let without_seconds = |t: &Value| {
+        let mut t = t.clone();
+        if let Some(t) = t.as_object_mut() {
+            t.remove("tolerationSeconds");
+        }
+        t
+    };
+    let kept: Vec<Value> = items(new, "/tolerations").iter().map(without_seconds).collect();
+    if items(old, "/tolerations").iter().any(|t| !kept.contains(&without_seconds(t))) {
+        checks.forbidden(
+            "spec.tolerations",
+            "existing toleration can not be modified except its tolerationSeconds",
+        );
+    }
+    for gate in items(new, "/schedulingGates") {
+        if !items(old, "/schedulingGates").contains(gate) {
+            checks.forbidden(
+                "spec.schedulingGates",
+                &format!(
+                    "only deletion is allowed, but found new scheduling gate '{}'",
+                    text(gate, "/name")
+                ),
+            );
+        }
+    }
+    let mut same = new.clone();
+    for list in ["containers", "initContainers"] {
+        let old_containers = items(old, &format!("/{list}"));
+        let new_containers = same.get_mut(list).and_then(Value::as_array_mut);
+        for (c, o) in new_containers.into_iter().flatten().zip(old_containers) {
+            c["image"] = o["image"].clone();
+        }
+    }
+    let mut fields = vec!["activeDeadlineSeconds", "tolerations", "schedulingGates"];
+    let gated = !items(old, "/schedulingGates").is_empty();
+    if gated {
+        fields.push("nodeSelector");
+    }
+    let grace = |spec: &Value| spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64);
+    if grace(new) == Some(1) && grace(old).is_some_and(|g| g < 0) {
+        fields.push("terminationGracePeriodSeconds");
+    }
+    if let Some(same) = same.as_object_mut() {
+        for field in fields {
+            match old.get(field) {
+                Some(value) => same.insert(field.to_owned(), value.clone()),
+                None => same.remove(field),
+            };
+        }
+    }
+    if same != *old {
+        let mut changed = Vec::new();
+        differences("spec", &same, old, &mut changed);
+        checks.forbidden(
+            "spec",
+            &format!(
+                "pod updates may not change fields other than {UPDATABLE}\n{}",
+                changed.join("\n")
+            ),
+        );
+    }
+}
+
+/// Lists what differs, one line a field.
+fn differences(path: &str, new: &Value, old: &Value, out: &mut Vec<String>) {
+    match (new, old) {
+        (Value::Object(new), Value::Object(old)) => {
+            let keys: BTreeSet<&String> = new.keys().chain(old.keys()).collect();
+            for key in keys {
+                let null = Value::Null;
+                let (n, o) = (new.get(key).unwrap_or(&null), old.get(key).unwrap_or(&null));
+                differences(&format!("{path}.{key}"), n, o, out);
+            }
+        }
+        (Value::Array(new), Value::Array(old)) if new.len() == old.len() => {
+            for (i, (n, o)) in new.iter().zip(old).enumerate() {
+                differences(&format!("{path}[{i}]"), n, o, out);
+            }
+        }
+        (new, old) if new != old => out.push(format!("  {path}: {old} -> {new}")),
+        _ => {}
+    }
+}
