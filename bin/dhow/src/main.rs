@@ -1,2 +1,104 @@
-//! The dhow program.
-fn main() {}
+//! The dhow program: flags, configuration and the wiring of roles; no logic.
+
+mod cli;
+mod client;
+mod commands;
+mod config;
+mod files;
+mod pki;
+mod print;
+mod roles;
+mod runtime;
+
+use anyhow::Result;
+use clap::{CommandFactory, Parser};
+use cli::{Cli, Command};
+use commands::{containers, images, objects, platform};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Before anything starts a thread: the launcher clones itself.
+    let mut arguments = std::env::args_os();
+    if arguments.nth(1).is_some_and(|a| a == "launcher")
+        && let (Some(dir), Some(cgroup)) = (arguments.next(), arguments.next())
+    {
+        return match dhow_runtime::launcher_main(dir.as_ref(), &cgroup.to_string_lossy()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => fail(&e.into()),
+        };
+    }
+    let cli = Cli::parse();
+    log(matches!(cli.command, Command::Up { .. }));
+    let threads = if matches!(cli.command, Command::Up { .. }) {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+    } else {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()
+    };
+    let outcome = match threads {
+        Ok(threads) => {
+            let outcome = threads.block_on(run(cli.command));
+            // A read of the terminal may still be in flight; nobody waits for it.
+            threads.shutdown_background();
+            outcome
+        }
+        Err(e) => Err(e.into()),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(u8::try_from(code.clamp(0, 255)).unwrap_or(1)),
+        Err(e) => fail(&e),
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("dhow: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// One line per change of state on standard error; commands other than `up` say only what is wrong.
+fn log(platform: bool) {
+    let default = if platform { "info" } else { "error" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("DHOW_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+async fn run(command: Command) -> Result<i32> {
+    match command {
+        Command::Up { target, flags: _, detach: true } => platform::up_detached(&target.data_dir)?,
+        Command::Up { target, flags, detach: false } => platform::up(&target.data_dir, &flags).await?,
+        Command::Down { target, purge } => platform::down(&target.data_dir, purge).await?,
+        Command::Env { target } => platform::env(&target)?,
+        Command::Status { target, output } => platform::status(&target, output).await?,
+        Command::Run(run) => return containers::run(run).await,
+        Command::Ps { target, all, output } => containers::ps(&target, all, output).await?,
+        Command::Logs { target, follow, tail, namespace, name } => {
+            containers::logs(&target, &namespace, &name, follow, tail).await?;
+        }
+        Command::Exec { target, interactive, tty, namespace, name, command } => {
+            return containers::exec(&target, &namespace, &name, &command, interactive, tty).await;
+        }
+        Command::Rm { target, force, namespace, names } => {
+            containers::rm(&target, &namespace, &names, force).await?;
+        }
+        Command::Apply { target, filename, namespace } => {
+            objects::apply(&target, &filename, &namespace).await?;
+        }
+        Command::Get { target, all_namespaces, namespace, output, resource, name } => {
+            let namespace = (!all_namespaces).then_some(namespace.as_str());
+            objects::get(&target, namespace, &resource, name.as_deref(), output).await?;
+        }
+        Command::Delete { target, namespace, resource, name } => {
+            objects::delete(&target, &namespace, &resource, name.as_deref()).await?;
+        }
+        Command::Image { command } => images::run(command).await?,
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "dhow", &mut std::io::stdout());
+        }
+    }
+    Ok(0)
+}

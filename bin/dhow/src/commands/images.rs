@@ -1,0 +1,128 @@
+//! `dhow image ...`: works on the data directory itself, so it needs no running platform.
+
+use crate::cli::{ImageCommand, Output, Target};
+use crate::config::Config;
+use crate::print;
+use anyhow::{Context, Result};
+use dhow_images::{Images, Name};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+fn store(target: &Target) -> Result<Images> {
+    Ok(Images::open(&images_dir(&target.data_dir))?)
+}
+
+/// Where the images of a data directory lie.
+pub fn images_dir(data: &Path) -> PathBuf {
+    data.join("images")
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// As the image store and the builder say.
+pub async fn run(command: ImageCommand) -> Result<()> {
+    match command {
+        ImageCommand::Build { target, tag, file, build_arg, stage, no_cache, dir } => {
+            build(&target, tag, file, build_arg, stage, no_cache, &dir).await
+        }
+        ImageCommand::Load { target, input } => {
+            let images = store(&target)?;
+            let loaded = match input {
+                Some(path) => {
+                    let mut file =
+                        File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+                    images.load(&mut file)?
+                }
+                None => images.load(&mut std::io::stdin())?,
+            };
+            for image in loaded {
+                match image.names.first() {
+                    Some(_) => image.names.iter().for_each(|n| println!("loaded {}", Name::familiar(n))),
+                    None => println!("loaded {}", image.id),
+                }
+            }
+            Ok(())
+        }
+        ImageCommand::Save { target, output, image } => {
+            let images = store(&target)?;
+            match output {
+                Some(path) => {
+                    let mut file =
+                        File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+                    images.save(&image, &mut file)?;
+                }
+                None => images.save(&image, &mut std::io::stdout().lock())?,
+            }
+            Ok(())
+        }
+        ImageCommand::Ls { target, output } => list(&store(&target)?, output),
+        ImageCommand::Tag { target, image, name } => Ok(store(&target)?.tag(&image, &name)?),
+        ImageCommand::Rm { target, images } => {
+            let store = store(&target)?;
+            let in_use = layers_in_use(&target.data_dir).await;
+            for image in images {
+                for line in store.remove(&image, &in_use)? {
+                    println!("{line}");
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// The top layers under running containers, as the launcher knows them; none when it is not there.
+async fn layers_in_use(data: &Path) -> Vec<PathBuf> {
+    let Ok(config) = Config::read(data) else { return Vec::new() };
+    let Ok(Some(runtime)) = crate::runtime::connect(data, &config).await else { return Vec::new() };
+    let containers = runtime.containers().await.unwrap_or_default();
+    containers
+        .into_iter()
+        .filter_map(|c| match c.spec.rootfs {
+            dhow_runtime::Rootfs::Overlay { lower, .. } => Some(lower),
+            dhow_runtime::Rootfs::Directory(_) => None,
+        })
+        .flatten()
+        .collect()
+}
+
+fn list(images: &Images, output: Output) -> Result<()> {
+    let images = images.list()?;
+    if output != Output::Table {
+        let rows: Vec<_> = images
+            .iter()
+            .map(|i| {
+                serde_json::json!({
+                    "id": i.id, "digest": i.digest, "names": i.names, "size": i.size, "created": i.created,
+                })
+            })
+            .collect();
+        return print::value(&serde_json::Value::Array(rows), output);
+    }
+    let mut rows = vec![["NAME", "ID", "SIZE", "CREATED"].map(str::to_owned).to_vec()];
+    for image in images {
+        let id = image.id.trim_start_matches("sha256:")[..12].to_owned();
+        let size = print::bytes(image.size);
+        let names = if image.names.is_empty() { vec!["<none>".to_owned()] } else { image.names };
+        for name in names {
+            let created = image.created.clone();
+            rows.push(vec![Name::familiar(&name).to_owned(), id.clone(), size.clone(), created]);
+        }
+    }
+    print::table(&rows);
+    Ok(())
+}
+
+async fn build(
+    target: &Target,
+    tags: Vec<String>,
+    file: Option<PathBuf>,
+    arguments: Vec<String>,
+    stage: Option<String>,
+    no_cache: bool,
+    dir: &Path,
+) -> Result<()> {
+    let dockerfile = file.unwrap_or_else(|| dir.join("Dockerfile"));
+    let _ = (target, tags, arguments, stage, no_cache, dockerfile);
+    anyhow::bail!("not built yet")
+}

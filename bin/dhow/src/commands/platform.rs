@@ -1,0 +1,302 @@
+//! `dhow up|down|env|status`: the platform as a whole.
+
+use crate::cli::{Output, Target};
+use crate::client::Client;
+use crate::config::{Config, Flags};
+use crate::{print, roles, runtime};
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::fs::FlockOperation;
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+/// Set in the environment of a process that `dhow up --detach` started: it reports readiness on
+/// standard output, once.
+const DETACHED: &str = "DHOW_DETACHED";
+
+fn pid_file(data: &Path) -> PathBuf {
+    data.join("dhow.pid")
+}
+
+/// Held by the one process that runs a data directory.
+struct Running(File);
+
+/// Takes the data directory for this process.
+fn claim(data: &Path) -> Result<Running> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data)
+        .with_context(|| format!("cannot make the data directory {}", data.display()))?;
+    let path = pid_file(data);
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut pid = String::new();
+        let _ = file.read_to_string(&mut pid);
+        bail!(
+            "data directory {} is in use by dhow process {}: stop it with 'dhow down' or choose another --data-dir",
+            data.display(),
+            pid.trim()
+        );
+    }
+    file.set_len(0)?;
+    writeln!(file, "{}", std::process::id())?;
+    Ok(Running(file))
+}
+
+/// The process that runs `data`, if one does.
+fn running(data: &Path) -> Option<rustix::process::Pid> {
+    let mut file = File::open(pid_file(data)).ok()?;
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+        return None;
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    rustix::process::Pid::from_raw(text.trim().parse().ok()?)
+}
+
+fn must_be_root(what: &str) -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    bail!("{what} needs root, for namespaces, mounts and networks: use sudo")
+}
+
+/// `dhow up`: runs the platform until it is told to stop.
+///
+/// # Errors
+/// When something that it needs is missing or taken; one line says what to do.
+pub async fn up(data: &Path, flags: &Flags) -> Result<()> {
+    must_be_root("dhow up")?;
+    let detached = std::env::var_os(DETACHED).is_some();
+    if detached {
+        // An own session: the terminal's end must not be ours.
+        let _ = rustix::process::setsid();
+    }
+    let started = start(data, flags).await;
+    let platform = match started {
+        Ok(platform) => platform,
+        Err(error) => {
+            if detached {
+                println!("{error:#}");
+                std::process::exit(1);
+            }
+            return Err(error);
+        }
+    };
+    if detached {
+        println!("ready");
+        let log = File::options().append(true).open(log_file(data))?;
+        rustix::stdio::dup2_stdout(&log)?;
+    } else {
+        println!("dhow is up: eval \"$(dhow env --data-dir {})\"", data.display());
+    }
+    platform.run().await
+}
+
+async fn start(data: &Path, flags: &Flags) -> Result<roles::Platform> {
+    let data = std::path::absolute(data)?;
+    let running = claim(&data)?;
+    let config = Config::load(&data, flags)?;
+    roles::Platform::start(&data, config, running.0).await
+}
+
+fn log_file(data: &Path) -> PathBuf {
+    data.join("dhow.log")
+}
+
+/// `dhow up --detach`: starts the platform in the background and waits until it answers.
+///
+/// # Errors
+/// As [`up`].
+pub fn up_detached(data: &Path) -> Result<()> {
+    must_be_root("dhow up")?;
+    let data = std::path::absolute(data)?;
+    if let Some(pid) = running(&data) {
+        println!("dhow is up already (process {})", pid.as_raw_nonzero());
+        return Ok(());
+    }
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&data)
+        .with_context(|| format!("cannot make the data directory {}", data.display()))?;
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(log_file(&data))
+        .with_context(|| format!("cannot open {}", log_file(&data).display()))?;
+    let arguments = std::env::args_os().skip(1).filter(|a| a != "--detach");
+    let mut child = std::process::Command::new(std::env::current_exe()?)
+        .args(arguments)
+        .env(DETACHED, "1")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .context("cannot start dhow in the background")?;
+    let stdout = child.stdout.take().context("the child has no standard output")?;
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line)?;
+    match line.trim() {
+        "ready" => {
+            println!("dhow is up: eval \"$(dhow env --data-dir {})\"", data.display());
+            Ok(())
+        }
+        "" => bail!("dhow ended while starting; its log is {}", log_file(&data).display()),
+        told => Err(anyhow!("{told}")),
+    }
+}
+
+/// `dhow down`: stops the platform and its containers; with `purge` removes every trace.
+///
+/// # Errors
+/// When something cannot be stopped or removed.
+pub async fn down(data: &Path, purge: bool) -> Result<()> {
+    must_be_root("dhow down")?;
+    let data = std::path::absolute(data)?;
+    if !data.exists() {
+        println!("nothing to do: {} does not exist", data.display());
+        return Ok(());
+    }
+    let config = Config::read(&data);
+    if let Some(pid) = running(&data) {
+        let gone = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+            .context("cannot watch the dhow process")?;
+        rustix::process::pidfd_send_signal(&gone, rustix::process::Signal::TERM)
+            .context("cannot signal the dhow process")?;
+        // A pidfd becomes readable when its process has ended.
+        tokio::io::unix::AsyncFd::with_interest(gone, tokio::io::Interest::READABLE)?.readable().await?.retain_ready();
+    }
+    if let Ok(config) = &config {
+        if let Some(runtime) = runtime::connect(&data, config).await? {
+            runtime.shutdown().await?;
+        }
+        dhow_dataplane::Dataplane::purge(&config.network).await?;
+    }
+    if !purge {
+        println!("dhow is down; its data stays in {}", data.display());
+        return Ok(());
+    }
+    roles::unmount_below(&data)?;
+    std::fs::remove_dir_all(&data).with_context(|| format!("cannot remove {}", data.display()))?;
+    println!("dhow is down and {} is gone", data.display());
+    Ok(())
+}
+
+/// `dhow env`.
+///
+/// # Errors
+/// When the platform was never started.
+pub fn env(target: &Target) -> Result<()> {
+    let path = target.data_dir.join("env");
+    let text = std::fs::read_to_string(&path).with_context(|| {
+        let data = target.data_dir.display();
+        format!("no platform was started in {data}; start one with 'dhow up --data-dir {data}'")
+    })?;
+    print!("{text}");
+    Ok(())
+}
+
+/// `dhow status`: one screen.
+///
+/// # Errors
+/// When the platform does not answer.
+pub async fn status(target: &Target, output: Output) -> Result<()> {
+    let client = Client::new(&target.data_dir);
+    let config = Config::read(&target.data_dir)?;
+    let nodes = client.get("/api/v1/nodes").await?;
+    let pods = client.get("/api/v1/pods").await?;
+    let services = client.get("/api/v1/services").await?;
+    let deployments = client.get("/apis/apps/v1/deployments").await?;
+    let items = |list: &Value| list["items"].as_array().cloned().unwrap_or_default();
+    let ready = |conditions: &Value| {
+        conditions
+            .as_array()
+            .is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+    };
+    let machines: Vec<Value> = items(&nodes)
+        .iter()
+        .map(|node| {
+            let address = node["status"]["addresses"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|a| a["type"] == "InternalIP")
+                .map_or(Value::Null, |a| a["address"].clone());
+            json!({
+                "name": node["metadata"]["name"],
+                "ready": ready(&node["status"]["conditions"]),
+                "schedulable": node["spec"]["unschedulable"] != true,
+                "address": address,
+            })
+        })
+        .collect();
+    let pods = items(&pods);
+    let ready_pods = pods.iter().filter(|p| ready(&p["status"]["conditions"])).count();
+    let workloads: Vec<Value> = items(&deployments)
+        .iter()
+        .map(|d| {
+            json!({
+                "namespace": d["metadata"]["namespace"],
+                "deployment": d["metadata"]["name"],
+                "ready": d["status"]["readyReplicas"].as_i64().unwrap_or(0),
+                "desired": d["spec"]["replicas"].as_i64().unwrap_or(1),
+            })
+        })
+        .collect();
+    let pid = running(&target.data_dir).map_or(0, |p| p.as_raw_nonzero().get());
+    let summary = json!({
+        "platform": {"process": pid, "dataDir": target.data_dir, "api": config.listen.to_string()},
+        "store": {"revision": nodes["metadata"]["resourceVersion"]},
+        "machines": machines,
+        "workloads": workloads,
+        "pods": {"total": pods.len(), "ready": ready_pods},
+        "network": {
+            "pods": config.cluster_cidr.to_string(), "services": config.service_cidr.to_string(),
+            "dns": config.dns_ip().to_string(), "serviceCount": items(&services).len(),
+        },
+    });
+    if output != Output::Table {
+        return print::value(&summary, output);
+    }
+    let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+    println!("platform   process {pid}, data in {}, Kubernetes API on {}", target.data_dir.display(), config.listen);
+    println!("store      revision {}", text(&summary["store"]["revision"]));
+    println!(
+        "network    pods {}, services {}, DNS {}",
+        config.cluster_cidr, config.service_cidr, config.dns_ip()
+    );
+    println!("pods       {ready_pods} of {} ready", pods.len());
+    println!();
+    let mut rows = vec![["MACHINE", "READY", "ADDRESS"].map(str::to_owned).to_vec()];
+    for machine in &machines {
+        rows.push(vec![text(&machine["name"]), text(&machine["ready"]), text(&machine["address"])]);
+    }
+    print::table(&rows);
+    if !workloads.is_empty() {
+        println!();
+        let mut rows = vec![["NAMESPACE", "DEPLOYMENT", "READY"].map(str::to_owned).to_vec()];
+        for row in &workloads {
+            rows.push(vec![
+                text(&row["namespace"]),
+                text(&row["deployment"]),
+                format!("{}/{}", row["ready"], row["desired"]),
+            ]);
+        }
+        print::table(&rows);
+    }
+    Ok(())
+}

@@ -1,0 +1,300 @@
+//! What one platform instance is configured with: flags at the first start, the data directory's
+//! memory after that.
+
+use anyhow::{Context, Result, bail};
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// The newest layout of a data directory that this program reads.
+const FORMAT: u32 = 1;
+
+/// The settings of one instance, kept in `DATA/config.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Layout version of the data directory.
+    pub format: u32,
+    /// This machine's name in the cluster.
+    pub name: String,
+    /// This machine's address towards others; `None` takes the address of the default route, or
+    /// that of the pod network when the machine has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<Ipv4Addr>,
+    /// Where the Kubernetes API listens.
+    pub listen: SocketAddr,
+    /// Addresses of pods, all machines.
+    pub cluster_cidr: Ipv4Net,
+    /// Addresses of services.
+    pub service_cidr: Ipv4Net,
+    /// Domain of cluster names.
+    pub domain: String,
+    /// Prefix of network links and name of the nftables table.
+    pub network: String,
+    /// Name of the control group.
+    pub cgroup: String,
+}
+
+impl Config {
+    /// The settings of `data` with `flags` laid over, stored when they changed.
+    ///
+    /// # Errors
+    /// When the data directory is of a newer version or cannot be written, or a flag contradicts
+    /// what cannot change any more.
+    pub fn load(data: &Path, flags: &Flags) -> Result<Self> {
+        let path = data.join("config.json");
+        let stored = match std::fs::read(&path) {
+            Ok(bytes) => Some(Self::parse(&path, &bytes)?),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let file = match &flags.config {
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+                serde_saphyr::from_str(&text)
+                    .with_context(|| format!("configuration {} is not understood", path.display()))?
+            }
+            None => File::default(),
+        };
+        let wanted = file.under(flags);
+        let config = match &stored {
+            Some(stored) => stored.changed_by(&wanted, data)?,
+            None => Self::first(data, &wanted)?,
+        };
+        config.check()?;
+        if stored.as_ref() != Some(&config) {
+            crate::files::write(&path, &serde_json::to_vec_pretty(&config)?, 0o600)?;
+        }
+        Ok(config)
+    }
+
+    /// The settings of a data directory that was used before.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn read(data: &Path) -> Result<Self> {
+        let path = data.join("config.json");
+        let bytes = std::fs::read(&path).with_context(|| {
+            format!("{} is no dhow data directory; start one with 'dhow up'", data.display())
+        })?;
+        Self::parse(&path, &bytes)
+    }
+
+    fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let version: Version = serde_json::from_slice(bytes)
+            .with_context(|| format!("{} is not understood", path.display()))?;
+        if version.format > FORMAT {
+            bail!(
+                "{} has format {}, this dhow knows formats up to {FORMAT}: use a newer dhow or another --data-dir",
+                path.display(),
+                version.format
+            );
+        }
+        serde_json::from_slice(bytes).with_context(|| format!("{} is not understood", path.display()))
+    }
+
+    fn first(data: &Path, wanted: &File) -> Result<Self> {
+        let host = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+        // The default instance has plain names; others derive theirs from where they live.
+        let (network, cgroup) = if data == Path::new(crate::cli::DEFAULT_DATA_DIR) {
+            ("dhow0".to_owned(), "dhow".to_owned())
+        } else {
+            let hash = fnv(data.as_os_str().as_encoded_bytes());
+            (format!("d{:04x}", hash as u16), format!("dhow-{:08x}", hash as u32))
+        };
+        Ok(Self {
+            format: FORMAT,
+            name: wanted.name.clone().unwrap_or(host),
+            advertise: wanted.advertise,
+            listen: wanted.listen.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 6443))),
+            cluster_cidr: wanted.cluster_cidr.unwrap_or(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16)),
+            service_cidr: wanted.service_cidr.unwrap_or(Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16)),
+            domain: wanted.domain.clone().unwrap_or_else(|| "cluster.local".into()),
+            network,
+            cgroup,
+        })
+    }
+
+    fn changed_by(&self, wanted: &File, data: &Path) -> Result<Self> {
+        let mut config = self.clone();
+        config.advertise = wanted.advertise.or(config.advertise);
+        config.listen = wanted.listen.unwrap_or(config.listen);
+        let fixed = [
+            ("--name", wanted.name.clone(), self.name.clone()),
+            ("--cluster-cidr", wanted.cluster_cidr.map(|c| c.to_string()), self.cluster_cidr.to_string()),
+            ("--service-cidr", wanted.service_cidr.map(|c| c.to_string()), self.service_cidr.to_string()),
+            ("--domain", wanted.domain.clone(), self.domain.clone()),
+        ];
+        for (flag, wanted, stored) in fixed {
+            if let Some(wanted) = wanted.filter(|w| *w != stored) {
+                bail!(
+                    "{flag} {wanted} contradicts {}, which was set up with {stored}: leave the flag out, or purge and start anew",
+                    data.display()
+                );
+            }
+        }
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<()> {
+        let label = |text: &str| {
+            !text.is_empty()
+                && text.len() <= 63
+                && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                && !text.starts_with('-')
+                && !text.ends_with('-')
+        };
+        if self.name.len() > 253 || !self.name.split('.').all(label) {
+            bail!("--name {:?} is not a DNS name: use lower-case letters, digits, '-' and '.'", self.name);
+        }
+        if !self.domain.split('.').all(label) {
+            bail!("--domain {:?} is not a DNS name", self.domain);
+        }
+        if self.cluster_cidr.prefix_len() > 24 {
+            bail!("--cluster-cidr {} is too small: a machine needs a /24 of it", self.cluster_cidr);
+        }
+        if self.service_cidr.prefix_len() > 24 {
+            bail!("--service-cidr {} is too small: it must be /24 or larger", self.service_cidr);
+        }
+        if self.cluster_cidr.contains(&self.service_cidr) || self.service_cidr.contains(&self.cluster_cidr) {
+            bail!("--cluster-cidr {} and --service-cidr {} overlap", self.cluster_cidr, self.service_cidr);
+        }
+        Ok(())
+    }
+
+    /// The pod addresses of this machine: the first /24 of the cluster's.
+    pub fn pod_cidr(&self) -> Ipv4Net {
+        Ipv4Net::new_assert(self.cluster_cidr.network(), 24)
+    }
+
+    /// The `n`th address of the service network.
+    fn service_address(&self, n: u32) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.service_cidr.network()) + n)
+    }
+
+    /// The DNS server's address.
+    pub fn dns_ip(&self) -> Ipv4Addr {
+        self.service_address(10)
+    }
+
+    /// The address of service `kubernetes.default`.
+    pub fn kubernetes_ip(&self) -> Ipv4Addr {
+        self.service_address(1)
+    }
+}
+
+/// What flags or a configuration file may set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct File {
+    /// As [`Config::name`].
+    pub name: Option<String>,
+    /// As [`Config::advertise`].
+    pub advertise: Option<Ipv4Addr>,
+    /// As [`Config::listen`].
+    pub listen: Option<SocketAddr>,
+    /// As [`Config::cluster_cidr`].
+    pub cluster_cidr: Option<Ipv4Net>,
+    /// As [`Config::service_cidr`].
+    pub service_cidr: Option<Ipv4Net>,
+    /// As [`Config::domain`].
+    pub domain: Option<String>,
+}
+
+impl File {
+    fn under(self, flags: &Flags) -> Self {
+        Self {
+            name: flags.name.clone().or(self.name),
+            advertise: flags.advertise.or(self.advertise),
+            listen: flags.listen.or(self.listen),
+            cluster_cidr: flags.cluster_cidr.or(self.cluster_cidr),
+            service_cidr: flags.service_cidr.or(self.service_cidr),
+            domain: flags.domain.clone().or(self.domain),
+        }
+    }
+}
+
+/// The settings of `dhow up`.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Flags {
+    /// Read settings from this YAML file; flags win over it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// This machine's name in the cluster (default: its host name)
+    #[arg(long)]
+    pub name: Option<String>,
+    /// This machine's address towards others (default: that of the default route)
+    #[arg(long, value_name = "IP")]
+    pub advertise: Option<Ipv4Addr>,
+    /// Where the Kubernetes API listens (default: 0.0.0.0:6443)
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Addresses of pods (default: 10.244.0.0/16)
+    #[arg(long, value_name = "CIDR")]
+    pub cluster_cidr: Option<Ipv4Net>,
+    /// Addresses of services (default: 10.96.0.0/16)
+    #[arg(long, value_name = "CIDR")]
+    pub service_cidr: Option<Ipv4Net>,
+    /// Domain of cluster names (default: cluster.local)
+    #[arg(long)]
+    pub domain: Option<String>,
+}
+
+/// FNV-1a, 64 bits: names for kernel objects that are the same at every start.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(name: &str) -> Flags {
+        Flags { name: Some(name.into()), ..Flags::default() }
+    }
+
+    #[test]
+    fn settings_are_remembered_and_contradictions_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Config::load(dir.path(), &flags("n1")).unwrap();
+        assert_eq!(Config::load(dir.path(), &Flags::default()).unwrap(), first);
+        let refused = Config::load(dir.path(), &flags("n2")).unwrap_err().to_string();
+        assert!(refused.contains("--name n2 contradicts"), "{refused}");
+    }
+
+    #[test]
+    fn a_newer_format_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), r#"{"format": 99, "later": true}"#).unwrap();
+        let refused = Config::load(dir.path(), &Flags::default()).unwrap_err().to_string();
+        assert!(refused.contains("use a newer dhow"), "{refused}");
+    }
+
+    #[test]
+    fn unknown_settings_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.yaml");
+        std::fs::write(&file, "nam: x\n").unwrap();
+        let flags = Flags { config: Some(file), ..Flags::default() };
+        assert!(format!("{:#}", Config::load(dir.path(), &flags).unwrap_err()).contains("nam"));
+    }
+
+    #[test]
+    fn overlapping_networks_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = Flags {
+            name: Some("n".into()),
+            service_cidr: Some("10.244.0.0/20".parse().unwrap()),
+            ..Flags::default()
+        };
+        assert!(Config::load(dir.path(), &flags).unwrap_err().to_string().contains("overlap"));
+    }
+}

@@ -1,0 +1,262 @@
+//! The platform's own certificate authority and the certificates that it issues.
+//!
+//! Everything lies under `DATA/pki`, readable by root alone. The authority lives for ten years.
+//! What it issues lives for one year and is renewed at any start that finds less than two thirds of
+//! it left, so that no platform that is ever restarted dies of an expired certificate.
+
+use anyhow::{Context, Result};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SerialNumber,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+const DAY: Duration = Duration::from_secs(86_400);
+const AUTHORITY_LIFE: Duration = Duration::from_secs(3650 * 86_400);
+const LEAF_LIFE: Duration = Duration::from_secs(365 * 86_400);
+
+/// Names and addresses that the API is reached by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerNames {
+    /// DNS names.
+    pub names: Vec<String>,
+    /// Addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The platform's keys and certificates.
+#[derive(Debug)]
+pub struct Pki {
+    dir: PathBuf,
+}
+
+/// A certificate with its key, both PEM.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The certificate.
+    pub certificate: String,
+    /// Its private key.
+    pub key: String,
+}
+
+impl Pki {
+    /// Opens `dir`, making the authority and the token key when they are missing.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written, or a key file without its certificate is found.
+    pub fn open(dir: &Path, now: Duration) -> Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .with_context(|| format!("cannot make {}", dir.display()))?;
+        let pki = Self { dir: dir.to_path_buf() };
+        if !pki.path("ca.crt").exists() {
+            let key = KeyPair::generate()?;
+            let mut params = params("dhow", None, now, AUTHORITY_LIFE)?;
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![
+                KeyUsagePurpose::KeyCertSign,
+                KeyUsagePurpose::DigitalSignature,
+                KeyUsagePurpose::CrlSign,
+            ];
+            let certificate = params.self_signed(&key)?;
+            // The key first: a crash in between leaves no authority without a key.
+            pki.write("ca.key", &key.serialize_pem())?;
+            pki.write("ca.crt", &certificate.pem())?;
+        }
+        if !pki.path("sa.key").exists() {
+            pki.write("sa.key", &KeyPair::generate()?.serialize_pem())?;
+        }
+        Ok(pki)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        crate::files::write(&self.path(name), text.as_bytes(), 0o600)
+    }
+
+    fn read(&self, name: &str) -> Result<String> {
+        let path = self.path(name);
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// The authority's certificate, PEM.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn authority(&self) -> Result<String> {
+        self.read("ca.crt")
+    }
+
+    /// The key that signs service account tokens, PKCS#8 DER.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn token_key(&self) -> Result<Vec<u8>> {
+        Ok(KeyPair::from_pem(&self.read("sa.key")?)?.serialize_der())
+    }
+
+    /// The identity that the API server shows, renewed if it is old or lacks a name.
+    ///
+    /// # Errors
+    /// When files cannot be read or written.
+    pub fn server(&self, names: &ServerNames, now: Duration) -> Result<Identity> {
+        self.leaf("apiserver", now, Some(names), || {
+            let mut params = params("dhow-apiserver", None, now, LEAF_LIFE)?;
+            for name in &names.names {
+                params.subject_alt_names.push(rcgen::SanType::DnsName(name.as_str().try_into()?));
+            }
+            for address in &names.addresses {
+                params.subject_alt_names.push(rcgen::SanType::IpAddress(*address));
+            }
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+            Ok(params)
+        })
+    }
+
+    /// A client's identity: user `name` in `group`, renewed if it is old.
+    ///
+    /// # Errors
+    /// When files cannot be read or written.
+    pub fn client(&self, file: &str, name: &str, group: &str, now: Duration) -> Result<Identity> {
+        self.leaf(file, now, None, || {
+            let mut params = params(name, Some(group), now, LEAF_LIFE)?;
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            Ok(params)
+        })
+    }
+
+    fn leaf(
+        &self,
+        file: &str,
+        now: Duration,
+        names: Option<&ServerNames>,
+        make: impl FnOnce() -> Result<CertificateParams>,
+    ) -> Result<Identity> {
+        let (certificate_file, key_file) = (format!("{file}.crt"), format!("{file}.key"));
+        if let (Ok(certificate), Ok(key)) = (self.read(&certificate_file), self.read(&key_file))
+            && is_fresh(&certificate, names, now)
+        {
+            return Ok(Identity { certificate, key });
+        }
+        let issuer = Issuer::from_ca_cert_pem(&self.authority()?, KeyPair::from_pem(&self.read("ca.key")?)?)?;
+        let key = KeyPair::generate()?;
+        let certificate = make()?.signed_by(&key, &issuer)?.pem();
+        let key = key.serialize_pem();
+        self.write(&key_file, &key)?;
+        self.write(&certificate_file, &certificate)?;
+        tracing::info!(certificate = file, "certificate issued");
+        Ok(Identity { certificate, key })
+    }
+
+    /// The API server's TLS settings: its identity, and client certificates of our authority taken
+    /// but not demanded (tokens are the other way in).
+    ///
+    /// # Errors
+    /// When a certificate cannot be parsed.
+    pub fn server_tls(&self, identity: &Identity) -> Result<Arc<rustls::ServerConfig>> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.authority()?.as_bytes())?)?;
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+            .allow_unauthenticated()
+            .build()?;
+        let chain = vec![CertificateDer::from_pem_slice(identity.certificate.as_bytes())?];
+        let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+}
+
+fn params(name: &str, group: Option<&str>, now: Duration, life: Duration) -> Result<CertificateParams> {
+    let mut params = CertificateParams::default();
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::CommonName, name);
+    if let Some(group) = group {
+        subject.push(DnType::OrganizationName, group);
+    }
+    params.distinguished_name = subject;
+    // A day of tolerance for clocks that are behind.
+    let stamp = |at: Duration| time_of(at);
+    params.not_before = stamp(now.saturating_sub(DAY));
+    params.not_after = stamp(now + life);
+    let mut serial = [0u8; 16];
+    rustix::rand::getrandom(&mut serial, rustix::rand::GetRandomFlags::empty())?;
+    serial[0] &= 0x7f;
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    Ok(params)
+}
+
+fn time_of(at: Duration) -> time::OffsetDateTime {
+    time::OffsetDateTime::UNIX_EPOCH + at
+}
+
+/// Whether a certificate has two thirds of its life left and covers `names`.
+fn is_fresh(pem: &str, names: Option<&ServerNames>, now: Duration) -> bool {
+    let Ok(der) = CertificateDer::from_pem_slice(pem.as_bytes()) else { return false };
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(&der) else { return false };
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let left = certificate.validity().not_after.timestamp() - now;
+    if left < i64::try_from(LEAF_LIFE.as_secs() / 3 * 2).unwrap_or(0) {
+        return false;
+    }
+    let Some(names) = names else { return true };
+    let Ok(Some(present)) = certificate.subject_alternative_name() else { return false };
+    let has = |wanted: &x509_parser::extensions::GeneralName<'_>| present.value.general_names.contains(wanted);
+    use x509_parser::extensions::GeneralName;
+    names.names.iter().all(|n| has(&GeneralName::DNSName(n)))
+        && names.addresses.iter().all(|a| match a {
+            IpAddr::V4(a) => has(&GeneralName::IPAddress(&a.octets())),
+            IpAddr::V6(a) => has(&GeneralName::IPAddress(&a.octets())),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1_800_000_000);
+
+    fn names(address: &str) -> ServerNames {
+        ServerNames { names: vec!["kubernetes".into()], addresses: vec![address.parse().unwrap()] }
+    }
+
+    #[test]
+    fn identities_are_kept_until_they_age_or_lack_a_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::open(&dir.path().join("pki"), NOW).unwrap();
+        let first = pki.server(&names("10.0.0.1"), NOW).unwrap();
+        let kept = pki.server(&names("10.0.0.1"), NOW + 30 * DAY).unwrap();
+        assert_eq!(first.certificate, kept.certificate);
+        let moved = pki.server(&names("10.0.0.2"), NOW).unwrap();
+        assert_ne!(first.certificate, moved.certificate);
+        let renewed = pki.server(&names("10.0.0.2"), NOW + 200 * DAY).unwrap();
+        assert_ne!(moved.certificate, renewed.certificate);
+        pki.server_tls(&renewed).unwrap();
+    }
+
+    #[test]
+    fn keys_are_for_root_alone_and_the_authority_stays() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let first = Pki::open(dir.path(), NOW).unwrap().authority().unwrap();
+        let mode = dir.path().join("ca.key").metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(Pki::open(dir.path(), NOW).unwrap().authority().unwrap(), first);
+    }
+}

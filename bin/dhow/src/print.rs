@@ -1,0 +1,57 @@
+//! Tables, JSON and YAML for people.
+
+use crate::cli::Output;
+use anyhow::Result;
+use serde_json::Value;
+
+/// Prints rows in columns, the first row being the heads.
+pub fn table(rows: &[Vec<String>]) {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(&format!("{cell:<width$}   "));
+        }
+        println!("{}", line.trim_end());
+    }
+}
+
+/// Prints a value as JSON or YAML.
+///
+/// # Errors
+/// When it cannot be written as YAML.
+pub fn value(value: &Value, output: Output) -> Result<()> {
+    match output {
+        Output::Yaml => print!("{}", serde_saphyr::to_string(value)?),
+        Output::Json | Output::Table => println!("{}", serde_json::to_string_pretty(value)?),
+    }
+    Ok(())
+}
+
+/// A size with a decimal unit, as Docker prints it.
+pub fn bytes(size: u64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB"];
+    let mut amount = size as f64;
+    let mut unit = 0;
+    while amount >= 1000.0 && unit + 1 < units.len() {
+        amount /= 1000.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{size}B"),
+        _ => format!("{amount:.1}{}", units[unit]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn sizes_read_like_dockers() {
+        assert_eq!(super::bytes(999), "999B");
+        assert_eq!(super::bytes(1_234_000), "1.2MB");
+    }
+}
