@@ -6,10 +6,25 @@
 //! are translated and policy can see it. Services are nftables maps in one table of our own,
 //! programmed over netlink; every rule and element carries its owner.
 
-use dhow_intents::{Owner, ServiceIntent};
+mod addresses;
+mod pods;
+mod program;
+mod purge;
+mod services;
+mod skeleton;
+
+use dhow_intents::{Owner, Protocol, ServiceIntent};
+use dhow_kernel::net::nft::{Element, Transaction, Value, key};
+use dhow_kernel::net::{Socket, nft};
 use ipnet::Ipv4Net;
-use std::net::Ipv4Addr;
-use std::path::Path;
+use rustix::io::Errno;
+use services::Services;
+use std::collections::{HashMap, HashSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use services::Drift;
 
 /// Why the data plane failed.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +50,12 @@ pub enum Error {
     Exhausted(Ipv4Net),
 }
 
+impl Error {
+    fn kernel(what: impl Into<String>, cause: &dhow_kernel::net::Error) -> Self {
+        Self::Kernel { what: what.into(), cause: cause.to_string() }
+    }
+}
+
 /// How this machine's network is laid out.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -57,14 +78,44 @@ pub struct Config {
 
 /// The data plane of one machine. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Dataplane {}
+pub struct Dataplane {
+    engine: Arc<Mutex<Engine>>,
+}
 
-#[allow(unused_variables, clippy::unused_async)]
+/// The state behind a [`Dataplane`]; its calls block for as long as the kernel works.
+#[derive(Debug)]
+struct Engine {
+    config: Config,
+    nft: Socket,
+    pods: pods::Pods,
+    services: Services,
+    /// Keys in the map of host ports, by pod address.
+    host_ports: HashMap<Vec<u8>, Ipv4Addr>,
+}
+
 impl Dataplane {
-    /// Makes the machine's link, routes, sysctls and empty table, or adopts those that exist.
+    /// Makes the machine's link, routes, sysctls and empty table, or adopts those that exist: rules
+    /// of an earlier process go on working until they are replaced. The network namespace is that
+    /// of the calling thread, for good.
     pub async fn open(config: Config) -> Result<Self, Error> {
-        panic!("contract")
+        // Not on another thread: sockets and settings belong to this thread's network namespace.
+        Ok(Self { engine: Arc::new(Mutex::new(Engine::open(config)?)) })
     }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Engine) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let engine = self.engine.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            work(&mut engine.lock().unwrap_or_else(PoisonError::into_inner))
+        });
+        task.await.map_err(|e| Error::Kernel {
+            what: "change the pod network".into(),
+            cause: e.to_string(),
+        })?
+    }
+
     /// Gives a pod its link and address; with `wanted` (a pod found running after a restart) that
     /// address. Idempotent by `owner` namespace/name and `id` (the pod's uid).
     pub async fn attach(
@@ -74,36 +125,218 @@ impl Dataplane {
         netns: &Path,
         wanted: Option<Ipv4Addr>,
     ) -> Result<Ipv4Addr, Error> {
-        panic!("contract")
+        let (id, owner, netns): (_, _, PathBuf) = (id.to_owned(), owner.clone(), netns.into());
+        self.run(move |engine| engine.attach(&id, &owner, &netns, wanted)).await
     }
-    /// Takes a pod's link and address away. Fine if it has none.
+
+    /// Takes a pod's link and address away, and its host ports. Fine if it has none. The address
+    /// leads nowhere when this returns; the link itself is deleted in the background.
     pub async fn detach(&self, id: &str) -> Result<(), Error> {
-        panic!("contract")
+        let id = id.to_owned();
+        self.run(move |engine| engine.detach(&id)).await
     }
-    /// Forwards a port of the machine's addresses to a pod (`hostPort`).
+
+    /// Forwards a port of the machine's addresses to a pod (`hostPort`). Ends with `detach`.
     pub async fn map_host_port(
         &self,
         id: &str,
         owner: &Owner,
-        protocol: dhow_intents::Protocol,
+        protocol: Protocol,
         host_port: u16,
-        target: std::net::SocketAddrV4,
+        target: SocketAddrV4,
     ) -> Result<(), Error> {
-        panic!("contract")
+        let (id, owner) = (id.to_owned(), owner.clone());
+        self.run(move |e| e.map_host_port(&id, &owner, protocol, host_port, target)).await
     }
+
     /// Brings service rules in line in one transaction: each `set` replaces that service, each
     /// `gone` (kind, namespace, name compared; revision ignored) removes one. Only differences to
     /// what is programmed are sent. Stale UDP flows to backends that went are forgotten.
-    pub async fn apply(&self, set: &[std::sync::Arc<ServiceIntent>], gone: &[Owner]) -> Result<(), Error> {
-        panic!("contract")
+    pub async fn apply(&self, set: &[Arc<ServiceIntent>], gone: &[Owner]) -> Result<(), Error> {
+        let set = set.to_vec();
+        let gone: Vec<_> = gone.iter().map(program::Key::from).collect();
+        self.run(move |engine| engine.services.apply(&mut engine.nft, &engine.config, &set, &gone))
+            .await
     }
+
     /// After a restart: removes the services that are programmed but not among `known`, and links
     /// of pods that are not among `pods` (ids).
     pub async fn sweep(&self, known: &[Owner], pods: &[String]) -> Result<(), Error> {
-        panic!("contract")
+        let known: HashSet<_> = known.iter().map(program::Key::from).collect();
+        let pods: HashSet<String> = pods.iter().cloned().collect();
+        self.run(move |engine| engine.sweep(&known, &pods)).await
     }
-    /// Removes every link, route, rule and table that `name` made on this machine.
+
+    /// Reads the kernel back and lists where it differs from what was programmed, one sentence
+    /// each; empty when all is well.
+    pub async fn drift(&self) -> Result<Vec<Drift>, Error> {
+        self.run(|engine| engine.drift()).await
+    }
+
+    /// Removes every link, route, rule and table that `name` made on this machine (in the calling
+    /// thread's network namespace).
     pub async fn purge(name: &str) -> Result<(), Error> {
-        panic!("contract")
+        purge::purge(name)
     }
+}
+
+impl Engine {
+    fn open(config: Config) -> Result<Self, Error> {
+        if config.name.is_empty() || config.name.len() > 5 {
+            let what = format!("use {:?} as the name of the network", config.name);
+            return Err(Error::Kernel { what, cause: "it must have 1 to 5 bytes".into() });
+        }
+        let wrap = |e| Error::kernel("open the pod network", &e);
+        let mut nft = Socket::netfilter().map_err(wrap)?;
+        build(&mut nft, &config)?;
+        let pods = pods::Pods::open(&config)?;
+        let services = Services::adopt(&mut nft, &config).map_err(wrap)?;
+        let mut engine = Self { config, nft, pods, services, host_ports: HashMap::new() };
+        engine.adopt().map_err(wrap)?;
+        Ok(engine)
+    }
+
+    /// Brings the elements that belong to pods in line with the pods that exist.
+    fn adopt(&mut self) -> Result<(), dhow_kernel::net::Error> {
+        let table = self.config.name.clone();
+        let live: HashMap<Ipv4Addr, &pods::Pod> =
+            self.pods.all().values().map(|p| (p.address, p)).collect();
+        let mut change = Transaction::new(&table);
+        let mut present = HashSet::new();
+        for element in self.nft.nft_elements(&table, skeleton::HAIRPINS)? {
+            let address = element.key.first_chunk::<4>().map(|b| Ipv4Addr::from(*b));
+            match address {
+                Some(address) if live.contains_key(&address) => _ = present.insert(address),
+                _ => _ = change.delete_elements(skeleton::HAIRPINS, &[element.key]),
+            }
+        }
+        for (address, pod) in live.iter().filter(|(a, _)| !present.contains(*a)) {
+            change.elements(skeleton::HAIRPINS, None, &[hairpin(*address, &pod.owner)]);
+        }
+        for element in self.nft.nft_elements(&table, skeleton::HOST_PORTS)? {
+            let Value::Data(data) = &element.value else { continue };
+            let address = data.first_chunk::<4>().map(|b| Ipv4Addr::from(*b));
+            match address {
+                Some(address) if live.contains_key(&address) => {
+                    self.host_ports.insert(element.key, address);
+                }
+                _ => _ = change.delete_elements(skeleton::HOST_PORTS, &[element.key]),
+            }
+        }
+        change.commit(&mut self.nft)
+    }
+
+    fn attach(
+        &mut self,
+        id: &str,
+        owner: &Owner,
+        netns: &Path,
+        wanted: Option<Ipv4Addr>,
+    ) -> Result<Ipv4Addr, Error> {
+        let known = self.pods.all().contains_key(id);
+        let (address, _) = self.pods.attach(&self.config, id, owner, netns, wanted)?;
+        if !known {
+            let mut change = Transaction::new(&self.config.name);
+            let element = hairpin(address, &owner.to_string());
+            change.elements(skeleton::HAIRPINS, None, &[element]);
+            if let Err(error) = change.commit(&mut self.nft) {
+                // Nothing half made stays.
+                let _ = self.pods.detach(id);
+                return Err(Error::kernel(format!("attach {owner}"), &error));
+            }
+        }
+        Ok(address)
+    }
+
+    fn detach(&mut self, id: &str) -> Result<(), Error> {
+        let Some(pod) = self.pods.detach(id)? else { return Ok(()) };
+        let mut change = Transaction::new(&self.config.name);
+        change.delete_elements(skeleton::HAIRPINS, &[hairpin(pod.address, "").key]);
+        let mine = |address: &Ipv4Addr| *address == pod.address;
+        let ports: Vec<Vec<u8>> =
+            self.host_ports.iter().filter(|(_, a)| mine(a)).map(|(k, _)| k.clone()).collect();
+        change.delete_elements(skeleton::HOST_PORTS, &ports);
+        self.host_ports.retain(|_, address| !mine(address));
+        change.commit(&mut self.nft).map_err(|e| Error::kernel(format!("detach {}", pod.owner), &e))
+    }
+
+    fn map_host_port(
+        &mut self,
+        id: &str,
+        owner: &Owner,
+        protocol: Protocol,
+        host_port: u16,
+        target: SocketAddrV4,
+    ) -> Result<(), Error> {
+        let what = format!("map host port {host_port} for {owner}");
+        let refuse = |cause: &str| Error::Kernel { what: what.clone(), cause: cause.into() };
+        if self.pods.all().get(id).is_none_or(|p| p.address != *target.ip()) {
+            return Err(refuse("the pod is not attached with this address"));
+        }
+        let entry = key(&[&[program::number(protocol)], &host_port.to_be_bytes()]);
+        let mut change = Transaction::new(&self.config.name);
+        match self.host_ports.get(&entry) {
+            Some(holder) if holder != target.ip() => {
+                return Err(refuse("another pod of this machine has it"));
+            }
+            Some(_) => _ = change.delete_elements(skeleton::HOST_PORTS, &[entry.clone()]),
+            None => {}
+        }
+        let element = Element {
+            key: entry.clone(),
+            value: Value::Data(program::target_data(target)),
+            comment: owner.to_string(),
+        };
+        change.elements(skeleton::HOST_PORTS, None, &[element]);
+        change.commit(&mut self.nft).map_err(|e| Error::kernel(what.clone(), &e))?;
+        self.host_ports.insert(entry, *target.ip());
+        Ok(())
+    }
+
+    fn sweep(
+        &mut self,
+        known: &HashSet<program::Key>,
+        pods: &HashSet<String>,
+    ) -> Result<(), Error> {
+        let gone: Vec<_> =
+            self.services.keys().into_iter().filter(|key| !known.contains(key)).collect();
+        self.services.apply(&mut self.nft, &self.config, &[], &gone)?;
+        let left: Vec<String> =
+            self.pods.all().keys().filter(|id| !pods.contains(*id)).cloned().collect();
+        for id in left {
+            self.detach(&id)?;
+        }
+        Ok(())
+    }
+
+    fn drift(&mut self) -> Result<Vec<Drift>, Error> {
+        self.services.drift(&mut self.nft, &self.config)
+    }
+}
+
+fn hairpin(address: Ipv4Addr, owner: &str) -> Element {
+    let octets = address.octets();
+    Element { key: key(&[&octets, &octets]), value: Value::None, comment: owner.to_owned() }
+}
+
+/// Makes the table and its base chains, keeping services that are programmed.
+fn build(nft: &mut Socket, config: &Config) -> Result<(), Error> {
+    let mut change = Transaction::new(&config.name);
+    skeleton::build(&mut change, config);
+    let error = match change.commit(nft) {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    if error.is(Errno::NOENT) || error.is(Errno::OPNOTSUPP) {
+        return Err(Error::Missing {
+            feature: format!("an nf_tables expression ({error})"),
+            why: "services; enable nft nat, numgen, fib, reject, masquerade and conntrack".into(),
+        });
+    }
+    // A table of another version whose maps have other types: begin anew, still in one step.
+    tracing::warn!(table = %config.name, %error, "the table of an earlier version is replaced");
+    let mut change = nft::Transaction::new(&config.name);
+    change.table("").delete_table();
+    skeleton::build(&mut change, config);
+    change.commit(nft).map_err(|e| Error::kernel(format!("make table {}", config.name), &e))
 }
