@@ -689,7 +689,17 @@ func main() {
 			continue
 		}
 		for _, kind := range known {
-			gvks[path+"."+kind] = append(gvks[path+"."+kind], group+"/"+version+"/"+kind)
+			// A kind may be another package's struct under a new name (core's List).
+			target := path + "." + kind
+			if n := p.types[kind]; n != nil {
+				if sel, isSel := n.expr.(*ast.SelectorExpr); isSel {
+					if from := n.imps[sel.X.(*ast.Ident).Name]; from == metaPath {
+						meta[sel.Sel.Name] = append(meta[sel.Sel.Name], group+"/"+version+"/"+kind)
+						continue
+					}
+				}
+			}
+			gvks[target] = append(gvks[target], group+"/"+version+"/"+kind)
 		}
 		for _, kind := range everywhere {
 			meta[kind] = append(meta[kind], group+"/"+version+"/"+kind)

@@ -22,11 +22,16 @@ const MODULES: [&str; 4] = [
     "k8s.io/kube-aggregator",
 ];
 
-/// Derives the table and writes it to `model/objects/data/kinds.table`.
+/// Derives the table and writes it to `model/objects/data/kinds.table`. With `--goldens` as an
+/// argument of the process, also has the real Go library answer the cases of the schema's tests
+/// (this compiles client-go: a minute or two).
 ///
 /// # Errors
 /// Go is missing, a module cannot be downloaded, or its sources hold something unforeseen.
 pub fn run() -> anyhow::Result<()> {
+    if std::env::args().any(|arg| arg == "--goldens") {
+        goldens()?;
+    }
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
     let mut roots = Vec::new();
     for module in MODULES {
@@ -54,6 +59,36 @@ pub fn run() -> anyhow::Result<()> {
     std::fs::write(&path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
     let types: usize = packages.iter().map(|p| p.types.len()).sum();
     println!("gen-kinds: {types} types in {} packages, {} bytes", packages.len(), bytes.len());
+    Ok(())
+}
+
+/// Writes `model/objects/tests/data/schema_golden.txt`.
+fn goldens() -> anyhow::Result<()> {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/objects/tests/data");
+    let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
+    std::fs::write(scratch.path().join("main.go"), include_str!("golden.go"))?;
+    let go = |args: &[&str]| -> anyhow::Result<Vec<u8>> {
+        let cases = std::fs::File::open(data.join("schema_cases.jsonl"))?;
+        let output = Command::new("go")
+            .args(args)
+            .current_dir(scratch.path())
+            .stdin(cases)
+            .stderr(Stdio::inherit())
+            .output()
+            .context("cannot run go; install Go 1.24 or newer")?;
+        if !output.status.success() {
+            bail!("go {} failed; see its message above", args.join(" "));
+        }
+        Ok(output.stdout)
+    };
+    go(&["mod", "init", "golden"])?;
+    for module in ["k8s.io/api", "k8s.io/apimachinery", "k8s.io/client-go"] {
+        go(&["get", &format!("{module}@{RELEASE}")])?;
+    }
+    go(&["mod", "tidy"])?;
+    let answers = go(&["run", "."])?;
+    std::fs::write(data.join("schema_golden.txt"), answers)?;
+    println!("gen-kinds: wrote the goldens of the schema's tests");
     Ok(())
 }
 

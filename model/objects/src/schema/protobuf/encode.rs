@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::scalar;
 use super::wire::{put_bytes, put_fixed64, put_number};
+use crate::quantity::Quantity;
 use crate::schema::{Field, FieldType, Type};
 
 /// JSON that does not fit its type.
@@ -202,9 +203,9 @@ fn put(
         FieldType::Quantity => {
             let text = match value {
                 None => "0".to_owned(),
-                Some(Value::String(text)) => text.clone(),
-                Some(Value::Number(n)) => n.to_string(),
-                Some(_) => return Err(Misfit::Here("a quantity")),
+                Some(value) => Quantity::from_json(value)
+                    .map_err(|_| Misfit::Here("a quantity"))?
+                    .to_string(),
             };
             let mut nested = Vec::new();
             put_bytes(&mut nested, 1, text.as_bytes());

@@ -1,14 +1,16 @@
 //! Strict reading of JSON: unknown fields, duplicate fields, and values of wrong types, told in the
 //! words that clients of Kubernetes know (`fieldValidation=Strict|Warn|Ignore`).
 
-use std::fmt;
+mod read;
+mod time;
 
-use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 
 use super::protobuf::scalar;
-use super::{FieldType, Type};
+use super::{Field, FieldType, Type};
 use crate::quantity::Quantity;
+
+pub use read::{Read, parse_json, read};
 
 /// What [`check`] found. Paths look like `spec.template.spec.containers[0].image`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -94,12 +96,23 @@ fn json_name(value: &Value) -> &'static str {
     }
 }
 
+/// The JSON name after the names of the embedded structs on the way to it, as Go's errors have it.
+fn go_path(ty: &'static Type, field: &Field) -> String {
+    let inlined = (field.inlined_in != 0)
+        .then(|| ty.inlined().iter().find(|i| i.number == field.inlined_in))
+        .flatten();
+    match inlined.and_then(|i| Some((i.ty, i.ty.field(field.json)?))) {
+        Some((inner, field)) => format!("{}.{}", inner.go_name(), go_path(inner, field)),
+        None => field.json.to_owned(),
+    }
+}
+
 struct Walk {
     report: Report,
     /// With indexes and map keys, for unknown fields.
     path: String,
     /// Struct and field names, for wrong types.
-    fields: Vec<(&'static str, &'static str)>,
+    fields: Vec<(&'static str, String)>,
 }
 
 impl Walk {
@@ -113,7 +126,7 @@ impl Walk {
             match ty.field(key) {
                 None => self.report.unknown.push(self.path.clone()),
                 Some(field) => {
-                    self.fields.push((ty.go_name(), field.json));
+                    self.fields.push((ty.go_name(), go_path(ty, field)));
                     self.value(value, &field.ty, &field.go_type());
                     self.fields.pop();
                 }
@@ -148,14 +161,8 @@ impl Walk {
                 }
             }
             (FieldType::Time | FieldType::MicroTime, Value::String(text)) => {
-                let layout = match ty {
-                    FieldType::Time => "2006-01-02T15:04:05Z07:00",
-                    _ => "2006-01-02T15:04:05.000000Z07:00",
-                };
-                if scalar::parse_time(text).is_none() {
-                    self.report.wrong.push(format!(
-                        "parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\""
-                    ));
+                if let Some(error) = time::error(text, matches!(ty, FieldType::MicroTime)) {
+                    self.report.wrong.push(error);
                 }
             }
             (FieldType::Duration, Value::String(text)) => {
@@ -213,107 +220,12 @@ impl Walk {
     }
 
     fn wrong(&mut self, found: &str, go_type: &str) {
-        let names: Vec<&str> = self.fields.iter().map(|(_, json)| *json).collect();
+        let names: Vec<&str> = self.fields.iter().map(|(_, path)| path.as_str()).collect();
         let in_struct = self.fields.last().map_or("", |(name, _)| *name);
         self.report.wrong.push(format!(
             "json: cannot unmarshal {found} into Go struct field {in_struct}.{} of type {go_type}",
             names.join(".")
         ));
-    }
-}
-
-/// Parses JSON and names the fields that stand twice (the last one counts), by their paths.
-///
-/// # Errors
-/// Text that is no single JSON value.
-pub fn parse_json(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
-    let mut found = Found { path: String::new(), duplicates: Vec::new() };
-    let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = Tracked(&mut found).deserialize(&mut reader)?;
-    reader.end()?;
-    Ok((value, found.duplicates))
-}
-
-struct Found {
-    path: String,
-    duplicates: Vec<String>,
-}
-
-struct Tracked<'a>(&'a mut Found);
-
-impl<'de> DeserializeSeed<'de> for Tracked<'_> {
-    type Value = Value;
-
-    fn deserialize<D: de::Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
-        reader.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Tracked<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(value.to_owned()))
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        let length = self.0.path.len();
-        loop {
-            self.0.path.push_str(&format!("[{}]", list.len()));
-            let item = items.next_element_seed(Tracked(self.0));
-            self.0.path.truncate(length);
-            match item? {
-                Some(item) => list.push(item),
-                None => return Ok(Value::Array(list)),
-            }
-        }
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        let mut map = Map::new();
-        let length = self.0.path.len();
-        while let Some(key) = entries.next_key::<String>()? {
-            if length > 0 {
-                self.0.path.push('.');
-            }
-            self.0.path.push_str(&key);
-            if map.contains_key(&key) {
-                self.0.duplicates.push(self.0.path.clone());
-            }
-            let value = entries.next_value_seed(Tracked(self.0));
-            self.0.path.truncate(length);
-            map.insert(key, value?);
-        }
-        Ok(Value::Object(map))
     }
 }
 
@@ -359,6 +271,10 @@ mod tests {
             (
                 json!({"template": {"spec": {"containers": [{"ports": [{"containerPort": "http"}]}]}}}),
                 "string into Go struct field ContainerPort.spec.template.spec.containers.ports.containerPort of type int32",
+            ),
+            (
+                json!({"template": {"spec": {"volumes": [{"emptyDir": 1}]}}}),
+                "number into Go struct field Volume.spec.template.spec.volumes.VolumeSource.emptyDir of type v1.EmptyDirVolumeSource",
             ),
             (
                 json!({"template": {"spec": {"containers": {}}}}),
