@@ -19,7 +19,7 @@ pub async fn authenticate(
     headers: &HeaderMap,
 ) -> Result<User, Status> {
     if let Some(token) = bearer(headers) {
-        let mut user = crate::catalog::verify_token(state, token).await?;
+        let mut user = state.authenticate_token(token, &[]).await?;
         mark(&mut user);
         return Ok(user);
     }
@@ -44,8 +44,7 @@ fn mark(user: &mut User) {
     }
 }
 
-/// The token of an `Authorization: Bearer` header, or of the WebSocket sub-protocol that browsers
-/// use because they cannot set headers.
+/// The token of an `Authorization: Bearer` header.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;

@@ -1,10 +1,9 @@
 //! What this API serves: the kinds of `dhow_objects`, and the reviews that are answered and never
 //! stored.
 
-use crate::codec::Decoded;
 use dhow_objects::Status;
 use dhow_objects::kinds::{self, Kind};
-use dhow_state::{Object, State, User};
+use dhow_state::Object;
 use serde_json::Value;
 
 /// A resource that is asked and answered, never stored.
@@ -133,37 +132,9 @@ fn version_rank(version: &str) -> (u8, std::cmp::Reverse<u32>, std::cmp::Reverse
     (stability, std::cmp::Reverse(major), std::cmp::Reverse(minor))
 }
 
-/// Decodes a body in Kubernetes' protobuf envelope.
-///
-/// # Errors
-/// 400 when it cannot be understood.
-pub fn decode_protobuf(bytes: &[u8]) -> Result<Value, Status> {
-    let _ = bytes;
-    Err(Status::not_implemented("protobuf bodies are not built yet"))
-}
-
-/// Parses JSON, and tells which fields it gives twice.
-///
-/// # Errors
-/// 400 with the place of the mistake.
-pub fn parse_json(bytes: &[u8]) -> Result<Decoded, Status> {
-    serde_json::from_slice(bytes)
-        .map(|value| Decoded { value, duplicates: Vec::new() })
-        .map_err(|error| Status::bad_request(format!("error decoding JSON: {error}")))
-}
-
 /// A stored object, parsed.
 pub fn value(object: &Object) -> &Value {
     object.value()
-}
-
-/// Whose token this is.
-///
-/// # Errors
-/// 401 when it is not valid.
-pub async fn verify_token(state: &State, token: &str) -> Result<User, Status> {
-    let _ = (state, token);
-    Err(Status::unauthorized())
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! Bodies that come in: JSON, YAML and Kubernetes' protobuf, decoded into one value.
 
-use crate::catalog;
 use bytes::Bytes;
 use dhow_objects::Status;
+use dhow_objects::schema::shape::normalise;
+use dhow_objects::schema::{protobuf, schema, strict};
+use dhow_state::{FieldValidation, WriteOptions};
 use http::header::{CONTENT_TYPE, HeaderMap};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -39,7 +41,7 @@ pub async fn read(body: Incoming) -> Result<Bytes, Status> {
 pub struct Decoded {
     /// The object.
     pub value: Value,
-    /// Fields that the text gave twice, as upstream words it.
+    /// Paths of the fields that the text gave twice.
     pub duplicates: Vec<String>,
 }
 
@@ -98,7 +100,9 @@ pub fn any(headers: &HeaderMap, bytes: &[u8]) -> Result<Decoded, Status> {
         "application/json" => json(bytes),
         "application/yaml" | "application/x-yaml" | "text/yaml" => yaml(bytes),
         "application/vnd.kubernetes.protobuf" => {
-            catalog::decode_protobuf(bytes).map(|value| Decoded { value, duplicates: Vec::new() })
+            let (_, _, value) =
+                protobuf::decode(bytes).map_err(|error| Status::bad_request(error.to_string()))?;
+            Ok(Decoded { value, duplicates: Vec::new() })
         }
         other => Err(unsupported(other)),
     }
@@ -116,7 +120,9 @@ pub fn unsupported(media: &str) -> Status {
 /// # Errors
 /// 400 with the place of the mistake.
 pub fn json(bytes: &[u8]) -> Result<Decoded, Status> {
-    catalog::parse_json(bytes)
+    strict::parse_json(bytes)
+        .map(|(value, duplicates)| Decoded { value, duplicates })
+        .map_err(|error| Status::bad_request(format!("error decoding JSON: {error}")))
 }
 
 /// Decodes one YAML document.
@@ -135,6 +141,66 @@ pub fn yaml(bytes: &[u8]) -> Result<Decoded, Status> {
     let value: Value = serde_saphyr::from_str(text)
         .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?;
     Ok(Decoded { value, duplicates: Vec::new() })
+}
+
+/// Compares an object with its type: values of wrong types are refused, unknown and double fields
+/// are refused, told or dropped as the caller wishes, and the form becomes that of a Go server.
+///
+/// # Errors
+/// 400 in upstream's words.
+pub fn accept(
+    decoded: Decoded,
+    group: &str,
+    version: &str,
+    kind: &str,
+    options: &WriteOptions,
+) -> Result<Value, Status> {
+    let Decoded { mut value, duplicates } = decoded;
+    let Some(ty) = schema().kind(group, version, kind) else {
+        return Err(Status::internal(format!("{kind} of {group}/{version} has no schema")));
+    };
+    let report = strict::check(&value, ty);
+    let refuse =
+        |why: &str| Err(Status::bad_request(strict::cannot_handle(kind, version, kind, why)));
+    if let Some(wrong) = report.wrong.first() {
+        return refuse(wrong);
+    }
+    match options.field_validation {
+        FieldValidation::Ignore => {}
+        FieldValidation::Warn => warn(options, report.warnings(&duplicates)),
+        FieldValidation::Strict => {
+            if let Some(why) = report.strict_error(&duplicates) {
+                return refuse(&why);
+            }
+        }
+    }
+    strict::prune(&mut value, ty);
+    normalise(&mut value, ty);
+    Ok(value)
+}
+
+/// Takes note of fields that a patch gives twice; the rest is checked on what the patch makes.
+///
+/// # Errors
+/// 400 in upstream's words.
+pub fn accept_patch(decoded: Decoded, options: &WriteOptions) -> Result<Value, Status> {
+    let report = strict::Report::default();
+    match options.field_validation {
+        FieldValidation::Ignore => {}
+        FieldValidation::Warn => warn(options, report.warnings(&decoded.duplicates)),
+        FieldValidation::Strict => {
+            if let Some(why) = report.strict_error(&decoded.duplicates) {
+                return Err(Status::bad_request(why));
+            }
+        }
+    }
+    Ok(decoded.value)
+}
+
+fn warn(options: &WriteOptions, warnings: Vec<String>) {
+    if let Ok(mut told) = options.warnings.lock() {
+        told.extend(warnings);
+    }
 }
 
 /// `v1` or `GROUP/v1`.

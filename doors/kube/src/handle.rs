@@ -180,12 +180,12 @@ impl Door {
         }
         let mut user = authn::authenticate(&self.state, identity, &head.headers).await?;
         if let Some(wanted) = authn::impersonated(&head.headers)? {
-            authorize::impersonation(&self.state, &user, &wanted).await?;
+            authorize::impersonation(&self.state, &user, &wanted)?;
             user = authn::finish_impersonation(wanted);
         }
         let Target::Resource(path) = target else {
             let verb = head.method.as_str().to_ascii_lowercase();
-            authorize::url(&self.state, &user, &verb, head.uri.path()).await?;
+            authorize::url(&self.state, &user, &verb, head.uri.path())?;
             if !reads {
                 return Err(match target {
                     Target::Unknown => catalog::no_such_resource(),
@@ -196,8 +196,7 @@ impl Door {
         };
         let verb = Verb::of(&head.method, &path, &query).ok_or_else(Status::method_not_allowed)?;
         let served = catalog::find(&path.group, &path.version, &path.resource)?;
-        // Names may carry encoded characters; nothing below may mistake them for a path.
-        authorize::resource(&self.state, &user, verb, &path).await?;
+        authorize::resource(&self.state, &user, verb, &path)?;
         let call = Call { door: self.clone(), user, head, path, query, verb, shutdown, upgrade };
         let kind = match served {
             Served::Kind(kind) => kind,

@@ -70,14 +70,22 @@ fn go_architecture() -> &'static str {
     }
 }
 
-/// `/.well-known/openid-configuration`.
+/// `/.well-known/openid-configuration`: where those who check service account tokens find the keys.
 pub fn openid_configuration(door: &Door) -> Reply {
-    let _ = door;
-    Err(Status::not_implemented("the OpenID configuration is not built yet"))
+    respond::json(
+        200,
+        &json!({
+            "issuer": door.config.issuer,
+            "jwks_uri": format!("https://{}/openid/v1/jwks", door.config.service_host),
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["ES256"],
+        }),
+    )
 }
 
-/// `/openid/v1/jwks`.
+/// `/openid/v1/jwks`: the keys that check service account tokens.
 pub fn openid_keys(door: &Door) -> Reply {
-    let _ = door;
-    Err(Status::not_implemented("the OpenID keys are not built yet"))
+    let keys = respond::to_bytes(&door.state.token_keys())?;
+    Ok(respond::reply(200, "application/jwk-set+json", keys))
 }

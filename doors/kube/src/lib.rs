@@ -66,6 +66,8 @@ pub struct Config {
     pub streams: Resolver,
     /// `HOST:PORT` at which clients reach this server; told by `/api`.
     pub service_host: String,
+    /// Issuer of service account tokens, as in `dhow_state::Config`.
+    pub issuer: String,
     /// Time.
     pub clock: SharedClock,
 }

@@ -1,7 +1,7 @@
 //! Objects: get, list, create, update, patch, delete, and what lies below an object.
 
 use crate::catalog::{self, value};
-use crate::codec::{self, Decoded};
+use crate::codec;
 use crate::handle::{Call, Verb};
 use crate::negotiate::{self, Form, View};
 use crate::respond::{self, Reply};
@@ -9,7 +9,7 @@ use crate::{options, reviews, table, watch};
 use bytes::{BufMut, Bytes, BytesMut};
 use dhow_objects::Status;
 use dhow_objects::kinds::Kind;
-use dhow_state::{Deleted, FieldValidation, List, Object, Patch, WriteOptions};
+use dhow_state::{Deleted, List, Object, Patch, WriteOptions};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
@@ -147,27 +147,6 @@ async fn list(call: &Call, kind: &'static Kind) -> Reply {
     show_list(call, form, kind, &list)
 }
 
-/// Takes what is odd about a body's text into account.
-fn duplicates(decoded: Decoded, options: &WriteOptions) -> Result<Value, Status> {
-    if !decoded.duplicates.is_empty() {
-        match options.field_validation {
-            FieldValidation::Ignore => {}
-            FieldValidation::Warn => {
-                if let Ok(mut warnings) = options.warnings.lock() {
-                    warnings.extend(decoded.duplicates);
-                }
-            }
-            FieldValidation::Strict => {
-                return Err(Status::bad_request(format!(
-                    "strict decoding error: {}",
-                    decoded.duplicates.join(", ")
-                )));
-            }
-        }
-    }
-    Ok(decoded.value)
-}
-
 /// Adds the warnings that were gathered on the way.
 fn warned(reply: Reply, options: &WriteOptions) -> Reply {
     let mut response = reply?;
@@ -185,7 +164,7 @@ async fn create(call: &Call, kind: &'static Kind, body: Incoming) -> Reply {
     let options = options::write(call, "CreateOptions")?;
     let bytes = codec::read(body).await?;
     let decoded = codec::object(&call.head.headers, &bytes, kind.group, kind.version, kind.kind)?;
-    let value = duplicates(decoded, &options)?;
+    let value = codec::accept(decoded, kind.group, kind.version, kind.kind, &options)?;
     let object =
         call.door.state.create(&call.actor(), kind, call.namespace(), value, &options).await?;
     warned(show(call, form, 201, &object), &options)
@@ -196,7 +175,7 @@ async fn update(call: &Call, kind: &'static Kind, body: Incoming) -> Reply {
     let options = options::write(call, "UpdateOptions")?;
     let bytes = codec::read(body).await?;
     let decoded = codec::object(&call.head.headers, &bytes, kind.group, kind.version, kind.kind)?;
-    let value = duplicates(decoded, &options)?;
+    let value = codec::accept(decoded, kind.group, kind.version, kind.kind, &options)?;
     let name = call.name()?;
     let object = call
         .door
@@ -235,7 +214,7 @@ async fn read_patch(call: &Call, body: Incoming, options: &WriteOptions) -> Resu
     }
     let bytes = codec::read(body).await?;
     let decoded = if apply { codec::yaml(&bytes)? } else { codec::json(&bytes)? };
-    let value = duplicates(decoded, options)?;
+    let value = codec::accept_patch(decoded, options)?;
     let patch = match media.as_str() {
         "application/json-patch+json" => Patch::Json(value),
         "application/merge-patch+json" => Patch::Merge(value),
@@ -341,7 +320,7 @@ async fn subresource(call: Call, kind: &'static Kind, body: Incoming) -> Reply {
             let bytes = codec::read(body).await?;
             let decoded =
                 codec::object(&call.head.headers, &bytes, below.group, below.version, below.kind)?;
-            let value = duplicates(decoded, &options)?;
+            let value = codec::accept(decoded, below.group, below.version, below.kind, &options)?;
             let (actor, namespace) = (call.actor(), call.namespace());
             let object = match below.name {
                 "finalize" => state.finalize_namespace(&actor, name, &value, &options).await?,
@@ -386,7 +365,7 @@ async fn evict(call: &Call, body: Incoming) -> Reply {
     let options = options::write(call, "CreateOptions")?;
     let bytes = codec::read(body).await?;
     let decoded = codec::object(&call.head.headers, &bytes, "policy", "v1", "Eviction")?;
-    let eviction = duplicates(decoded, &options)?;
+    let eviction = codec::accept(decoded, "policy", "v1", "Eviction", &options)?;
     let name = call.name()?;
     let named = eviction.pointer("/metadata/name").and_then(Value::as_str).unwrap_or(name);
     if named != name {
@@ -404,7 +383,7 @@ async fn bind(call: &Call, body: Incoming) -> Reply {
     let options = options::write(call, "CreateOptions")?;
     let bytes = codec::read(body).await?;
     let decoded = codec::object(&call.head.headers, &bytes, "", "v1", "Binding")?;
-    let binding = duplicates(decoded, &options)?;
+    let binding = codec::accept(decoded, "", "v1", "Binding", &options)?;
     let name = call.name()?;
     call.door.state.bind(&call.actor(), call.namespace(), name, &binding, &options).await?;
     done(201)
