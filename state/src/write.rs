@@ -10,6 +10,7 @@ use crate::codec::{self, Cause};
 use crate::model::{self, not_found, shown, stored, stored_kind, to_stored};
 use crate::subresource;
 use crate::types::{Actor, Object, Patch, Result, WriteOptions};
+use crate::view::Key;
 use dhow_kv::{Compare, Op, OpResult, Order, Range, Span, Target, Txn};
 use dhow_objects::kinds::{self, Kind};
 use dhow_objects::{Status, StatusCause, meta, names};
@@ -460,6 +461,24 @@ impl State {
             .replace_owned(actor, kind, namespace, name, subresource, &make, options, true)
             .await?;
         Ok((done, false))
+    }
+
+    /// Brings an object, or its `subresource`, into the state that `make` computes from the present
+    /// one; `make` runs again when somebody else writes in between. When it changes nothing, nothing
+    /// is written. For the platform's own writers.
+    ///
+    /// # Errors
+    /// As [`State::update`], and what `make` refuses.
+    pub async fn modify(
+        &self,
+        actor: &Actor,
+        kind: &'static Kind,
+        key: &Key,
+        subresource: &str,
+        make: &(dyn Fn(&Value) -> Result<Value> + Sync),
+    ) -> Result<Arc<Object>> {
+        let (kind, options) = (stored_kind(kind), WriteOptions::default());
+        self.replace(actor, kind, &key.namespace, &key.name, subresource, make, &options).await
     }
 
     /// Brings an object into the state that `make` computes from the present one.
