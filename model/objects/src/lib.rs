@@ -3,6 +3,7 @@
 //! No behaviour and no input or output: a kind is a row of data, and everything generic about the
 //! API reads that row.
 
+pub mod apply;
 pub mod kinds;
 pub mod meta;
 pub mod names;
