@@ -669,6 +669,12 @@ func main() {
 			fatal("%v", err)
 		}
 	}
+	// Types with a JSON form of their own stand in the table for their documentation.
+	for full := range special {
+		if path := full[:strings.LastIndex(full, ".")]; path != metaPath && path != "k8s.io/apimachinery/pkg/types" {
+			paths = append(paths, path)
+		}
+	}
 	sort.Strings(paths)
 
 	// Kinds that every group version serves, and those of v1 alone.
@@ -711,7 +717,12 @@ func main() {
 	}
 
 	var out []outPackage
+	seen := map[string]bool{}
 	for _, path := range paths {
+		if seen[path] {
+			continue
+		}
+		seen[path] = true
 		p := load(path)
 		op := outPackage{Name: modelName(path)}
 		names := []string{}
@@ -722,7 +733,15 @@ func main() {
 		for _, name := range names {
 			n := p.types[name]
 			s, ok := n.expr.(*ast.StructType)
-			if !ok || !ast.IsExported(name) || p.unmarshal[name] || special[path+"."+name] != "" {
+			if !ok || !ast.IsExported(name) {
+				continue
+			}
+			code := special[path+"."+name]
+			if code != "" || p.unmarshal[name] && strings.Contains(path, "/apiextensions/") {
+				op.Types = append(op.Types, outType{Name: modelName(path) + "." + name, Doc: describe(n.doc)})
+				continue
+			}
+			if p.unmarshal[name] || path != metaPath && strings.HasPrefix(path, "k8s.io/apimachinery/") {
 				continue
 			}
 			t := outType{Name: modelName(path) + "." + name, Gvks: gvks[path+"."+name], Doc: describe(n.doc)}

@@ -5,6 +5,7 @@
 //! fields of a type are parsed when somebody asks for them, and documentation is inflated only for
 //! as long as a [`Docs`] value lives. A process that serves ten kinds pays for ten kinds.
 
+pub mod openapi;
 pub mod protobuf;
 pub mod shape;
 pub mod strict;
@@ -288,11 +289,21 @@ impl FieldType {
     }
 }
 
+static TABLE: &[u8] = include_bytes!("../../data/kinds.table");
+
+/// A text that changes with the embedded table: its length, and a sum over its last bytes, which
+/// hold the checksum of its last chunk.
+fn table_mark() -> String {
+    let last = TABLE.iter().rev().take(64);
+    let sum = last.fold(0_u64, |sum, byte| (sum * 31 + u64::from(*byte)) % 1_000_003);
+    format!("{}-{sum}", TABLE.len())
+}
+
 /// The table, parsed on first use.
 pub fn schema() -> &'static Schema {
     static SCHEMA: OnceLock<Schema> = OnceLock::new();
     SCHEMA.get_or_init(|| {
-        Schema::parse(include_bytes!("../../data/kinds.table")).expect(
+        Schema::parse(TABLE).expect(
             "the embedded table is checked by `cargo xtask gen-kinds` and by a test of this crate",
         )
     })

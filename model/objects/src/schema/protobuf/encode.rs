@@ -203,9 +203,9 @@ fn put(
         FieldType::Quantity => {
             let text = match value {
                 None => "0".to_owned(),
-                Some(value) => Quantity::from_json(value)
-                    .map_err(|_| Misfit::Here("a quantity"))?
-                    .to_string(),
+                Some(value) => {
+                    Quantity::from_json(value).map_err(|_| Misfit::Here("a quantity"))?.to_string()
+                }
             };
             let mut nested = Vec::new();
             put_bytes(&mut nested, 1, text.as_bytes());
