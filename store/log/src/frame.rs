@@ -50,6 +50,11 @@ impl Batch {
         self.count == 0
     }
 
+    /// How many bytes it takes in the log.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.len().next_multiple_of(8) as u64
+    }
+
     /// Empties it, keeping a modest buffer.
     pub fn clear(&mut self) {
         self.bytes.truncate(HEADER);
@@ -60,10 +65,6 @@ impl Batch {
     /// The bytes that a batch of `payload` bytes in `entries` entries takes in the log.
     pub fn size(payload: usize, entries: usize) -> u64 {
         (HEADER + payload + 4 * entries).next_multiple_of(8) as u64
-    }
-
-    pub(crate) fn frame_size(&self) -> u64 {
-        self.bytes.len().next_multiple_of(8) as u64
     }
 
     /// Completes the frame and returns its bytes. To be called once per batch.

@@ -199,7 +199,7 @@ impl Log {
         if batch.is_empty() {
             return Ok(());
         }
-        let frame_size = batch.frame_size();
+        let frame_size = batch.bytes();
         self.reserve(frame_size)?;
         let frame = batch.seal(self.active.nonce, self.next_index);
         let written = dhow_fault::point("log::append")

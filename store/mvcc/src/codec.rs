@@ -36,6 +36,14 @@ impl Command {
         }
     }
 
+    /// At least as many bytes as [`Command::encode`] appends.
+    pub fn size_bound(&self) -> usize {
+        match self {
+            Self::Txn(txn) => 1 + txn_bound(txn),
+            Self::Compact(_) | Self::LeaseGrant { .. } | Self::LeaseRevoke { .. } => 32,
+        }
+    }
+
     /// Reads a command back. Its keys and values are slices of `bytes`.
     ///
     /// # Errors
@@ -52,6 +60,29 @@ impl Command {
         reader.end()?;
         Ok(command)
     }
+}
+
+/// More than the tags, flags and numbers of any one step or guard take.
+const STEP: usize = 48;
+
+fn span_bound(span: &Span) -> usize {
+    match span {
+        Span::Key(key) | Span::From(key) => key.len(),
+        Span::Range(from, to) => from.len() + to.len(),
+    }
+}
+
+fn txn_bound(txn: &Txn) -> usize {
+    let compares = txn.compare.iter().map(|compare| {
+        let value = if let Target::Value(value) = &compare.target { value.len() } else { 0 };
+        STEP + span_bound(&compare.span) + value
+    });
+    let ops = txn.success.iter().chain(&txn.failure).map(|op| match op {
+        Op::Range(Range { span, .. }) | Op::Delete { span, .. } => STEP + span_bound(span),
+        Op::Put { key, value, .. } => STEP + key.len() + value.len(),
+        Op::Txn(inner) => STEP + txn_bound(inner),
+    });
+    STEP + compares.sum::<usize>() + ops.sum::<usize>()
 }
 
 pub(crate) fn put_length(out: &mut Vec<u8>, mut n: u64) {
@@ -296,6 +327,7 @@ mod tests {
     fn round(command: &Command) {
         let mut bytes = Vec::new();
         command.encode(&mut bytes);
+        assert!(bytes.len() <= command.size_bound());
         let bytes = Bytes::from(bytes);
         assert_eq!(Command::decode(&bytes).as_ref(), Ok(command));
         for cut in 0..bytes.len() {

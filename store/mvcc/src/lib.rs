@@ -272,6 +272,11 @@ impl Mvcc {
         self.hold = compacted;
     }
 
+    /// Whether a snapshot keeps the newest compaction from being worked off.
+    pub fn is_held(&self) -> bool {
+        self.hold.is_some_and(|hold| hold < self.compacted)
+    }
+
     /// The leases and what each was granted, in seconds.
     pub fn leases(&self) -> impl Iterator<Item = (i64, i64)> + '_ {
         self.leases.iter().map(|(id, lease)| (*id, lease.ttl))

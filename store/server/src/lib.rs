@@ -4,12 +4,15 @@
 //! batch to the state, appends it to the log, syncs once, and only then makes it visible and
 //! answers. Readers look at the newest durable revision and never wait for the disk.
 
+mod journal;
 mod lease;
+mod queue;
 mod store;
 mod watch;
 mod writer;
 
-pub use store::Store;
+pub use dhow_log::Error as OpenError;
+pub use store::{Status, Store};
 
 use dhow_mvcc::Limits;
 use std::time::Duration;
@@ -59,7 +62,7 @@ impl Default for Options {
             quota_bytes: 2 << 30,
             min_lease_ttl: 2,
             retention: Some(Retention::default()),
-            segment_bytes: 16 << 20,
+            segment_bytes: 8 << 20,
             checkpoint_bytes: 32 << 20,
             inline: false,
         }

@@ -2,11 +2,15 @@
 
 use crate::Options;
 use crate::lease::{self, Lessor};
+use crate::queue::{Queue, Request};
 use crate::watch::{Hub, StoreWatcher, lock};
-use crate::writer::{Queue, Request, Writer};
+use crate::writer::Writer;
+use crate::{OpenError, journal};
+use dhow_clock::disk::{Disk, Real};
 use dhow_clock::{BoxFuture, SharedClock};
 use dhow_kv::{Backend, Error, Lease, Range, RangeResult, Txn, TxnResult, WatchRequest, Watcher};
 use dhow_mvcc::{Command, MAX_TTL, Mvcc, Outcome, check_range, check_txn, is_read_only};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::oneshot;
 
@@ -23,7 +27,7 @@ pub(crate) struct Shared {
     pub(crate) clock: SharedClock,
     pub(crate) options: Options,
     /// The writer, when it has no thread of its own.
-    inline: Option<Mutex<Writer>>,
+    inline: Option<Mutex<Option<Writer>>>,
 }
 
 impl Shared {
@@ -35,16 +39,24 @@ impl Shared {
         self.mvcc.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Refuses what comes from now on, and lets go of the disk of a writer without a thread.
+    fn close(&self) {
+        self.queue.close();
+        if let Some(writer) = &self.inline {
+            *lock(writer) = None;
+        }
+    }
+
     /// Has the writer run a request.
     fn enqueue(&self, request: Request) {
         match &self.inline {
             Some(writer) => {
                 let mut writer = lock(writer);
-                if self.queue.is_closed() {
-                    return;
+                if let Some(writer) = &mut *writer
+                    && !self.queue.is_closed()
+                {
+                    writer.run_inline(self, request);
                 }
-                writer.commit(self, &mut vec![request]);
-                while writer.tidy(self) {}
             }
             None => self.queue.push(request),
         }
@@ -56,6 +68,21 @@ impl Shared {
         self.enqueue(Request::Command { command, physical, reply });
         answer.await.unwrap_or(Err(Error::Stopped))
     }
+}
+
+/// How a [`Store`] is, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// The newest durable revision.
+    pub revision: i64,
+    /// The revision below which history is forgotten.
+    pub compacted: i64,
+    /// How many keys are alive.
+    pub keys: usize,
+    /// The quota in use, in bytes.
+    pub bytes: u64,
+    /// How many leases there are.
+    pub leases: usize,
 }
 
 /// One durable member, or a volatile one for tests. See the crate.
@@ -75,18 +102,57 @@ impl Store {
     /// The same with options.
     pub fn memory_with(clock: SharedClock, options: Options) -> Arc<Self> {
         let options = Options { inline: true, ..options };
-        Self::assemble(Mvcc::new(), Writer::volatile(), clock, options)
+        Self::assemble(Mvcc::new(), Some(Writer::new(None)), clock, options)
     }
 
-    fn assemble(mvcc: Mvcc, writer: Writer, clock: SharedClock, options: Options) -> Arc<Self> {
+    /// Opens the store in a directory, making it if it is not there. Call it within a tokio
+    /// runtime: the timer of the leases is a task.
+    ///
+    /// # Errors
+    /// [`OpenError`]: the directory is in use, of a newer format, damaged, or cannot be read.
+    pub fn open(path: &Path, clock: SharedClock, options: Options) -> Result<Arc<Self>, OpenError> {
+        Self::open_on(Real::shared(), path, clock, options)
+    }
+
+    /// The same on a given disk.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        clock: SharedClock,
+        options: Options,
+    ) -> Result<Arc<Self>, OpenError> {
+        let (mvcc, journal) = journal::recover(disk, path, &clock, &options)?;
+        let writer = Writer::new(Some(journal));
+        if options.inline {
+            return Ok(Self::assemble(mvcc, Some(writer), clock, options));
+        }
+        let store = Self::assemble(mvcc, None, clock, options);
+        let shared = store.shared.clone();
+        let named = std::thread::Builder::new().name("store-writer".into());
+        let thread = named.spawn(move || writer.run(&shared)).map_err(|source| {
+            let action = "start the thread that writes";
+            OpenError::Disk { action, path: path.to_owned(), source }
+        })?;
+        *lock(&store.thread) = Some(thread);
+        Ok(store)
+    }
+
+    /// The handle; the writer is in it (`inline`), or yet to be started.
+    fn assemble(
+        mvcc: Mvcc,
+        inline: Option<Writer>,
+        clock: SharedClock,
+        options: Options,
+    ) -> Arc<Self> {
         let lessor = Lessor::default();
         let now = clock.monotonic();
         for (id, ttl) in mvcc.leases() {
             // After a restart every lease has its whole time again: its owner may be still there.
             lessor.granted(id, ttl, now);
         }
-        let (inline, threaded) =
-            if options.inline { (Some(Mutex::new(writer)), None) } else { (None, Some(writer)) };
         let shared = Arc::new(Shared {
             hub: Hub::new(mvcc.revision()),
             mvcc: RwLock::new(mvcc),
@@ -94,13 +160,9 @@ impl Store {
             queue: Queue::default(),
             clock,
             options,
-            inline,
+            inline: inline.map(|writer| Mutex::new(Some(writer))),
         });
-        let thread = threaded.map(|writer| {
-            let shared = shared.clone();
-            std::thread::spawn(move || writer.run(&shared))
-        });
-        let store = Arc::new(Self { shared, thread: Mutex::new(thread), timer: Mutex::new(None) });
+        let store = Arc::new(Self { shared, thread: Mutex::new(None), timer: Mutex::new(None) });
         if !store.shared.lessor.ids().is_empty() {
             store.ensure_timer();
         }
@@ -119,7 +181,7 @@ impl Store {
 
     /// Finishes what was begun, ends all watches, and refuses everything that comes after.
     pub async fn shutdown(&self) {
-        self.shared.queue.close();
+        self.shared.close();
         let thread = lock(&self.thread).take();
         if let Some(thread) = thread
             && tokio::task::spawn_blocking(move || thread.join()).await.is_err()
@@ -130,6 +192,18 @@ impl Store {
             timer.abort();
         }
         self.shared.hub.stop();
+    }
+
+    /// How the store is, in numbers.
+    pub fn status(&self) -> Status {
+        let mvcc = self.shared.read();
+        Status {
+            revision: self.shared.hub.published(),
+            compacted: mvcc.compacted(),
+            keys: mvcc.keys(),
+            bytes: mvcc.bytes(),
+            leases: self.shared.lessor.ids().len(),
+        }
     }
 
     fn read_range(&self, range: &Range) -> Result<RangeResult, Error> {
@@ -182,7 +256,7 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        self.shared.queue.close();
+        self.shared.close();
         if let Some(thread) = lock(&self.thread).take() {
             // Short: the writer finishes its batch. Then the directory is free for another.
             let _ = thread.join();

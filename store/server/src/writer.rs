@@ -1,17 +1,19 @@
 //! The single writer: apply a batch, log it, sync once, publish, answer.
 
+use crate::journal::Journal;
+use crate::queue::{Reply, Request};
 use crate::store::Shared;
-use crate::watch::lock;
 use bytes::Bytes;
 use dhow_kv::Error;
 use dhow_mvcc::{Command, Mvcc, Outcome, cost};
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
 
-/// At most so many requests share one sync.
+/// At most so many requests share one sync...
 const BATCH: usize = 1024;
+/// ...and at most so many bytes of them (more only for a single larger request).
+const BATCH_BYTES: usize = 4 << 20;
 /// So many revisions of a compaction are worked off under one lock.
 const PRUNE: usize = 256;
 /// Automatic compaction begins when it can drop this many revisions.
@@ -19,76 +21,18 @@ const COMPACT_STEP: i64 = 512;
 /// Ages of revisions are known to about this much.
 const SAMPLE: Duration = Duration::from_secs(10);
 
-type Reply<T> = oneshot::Sender<Result<T, Error>>;
-
-/// What the writer is asked.
-#[derive(Debug)]
-pub(crate) enum Request {
-    /// Run a command.
-    Command { command: Command, physical: bool, reply: Reply<Outcome> },
-    /// Tell a lease's keys.
-    LeaseKeys { id: i64, reply: Reply<Vec<Bytes>> },
-}
-
 /// An answer that waits for the sync.
 enum Answer {
     Outcome(Reply<Outcome>, Result<Outcome, Error>),
+    Physical(Reply<Outcome>, Outcome),
     Keys(Reply<Vec<Bytes>>, Vec<Bytes>),
-}
-
-#[derive(Debug, Default)]
-struct Pending {
-    requests: Vec<Request>,
-    closed: bool,
-}
-
-/// Requests on their way to the writer's thread.
-#[derive(Debug, Default)]
-pub(crate) struct Queue {
-    pending: Mutex<Pending>,
-    arrived: Condvar,
-}
-
-impl Queue {
-    /// Adds a request; when the store has stopped it is dropped, which its sender notices.
-    pub(crate) fn push(&self, request: Request) {
-        let mut pending = lock(&self.pending);
-        if pending.closed {
-            return;
-        }
-        pending.requests.push(request);
-        // The writer looks before it sleeps, so only the first request needs to wake it.
-        let first = pending.requests.len() == 1;
-        drop(pending);
-        if first {
-            self.arrived.notify_one();
-        }
-    }
-
-    pub(crate) fn close(&self) {
-        lock(&self.pending).closed = true;
-        self.arrived.notify_one();
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        lock(&self.pending).closed
-    }
-
-    /// Moves what has arrived into `batch`, waiting for something if `wait`. Returns whether the
-    /// writer should go on.
-    fn take(&self, batch: &mut Vec<Request>, wait: bool) -> bool {
-        let mut pending = lock(&self.pending);
-        while wait && pending.requests.is_empty() && !pending.closed {
-            pending = self.arrived.wait(pending).unwrap_or_else(PoisonError::into_inner);
-        }
-        std::mem::swap(&mut pending.requests, batch);
-        !(pending.closed && batch.is_empty())
-    }
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Writer {
+    /// The log; none for a volatile store.
+    journal: Option<Journal>,
     /// Why nothing can be written any more.
     failed: Option<Error>,
     /// Revisions up to the second were all written before the first.
@@ -98,49 +42,125 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// A writer without a disk.
-    pub(crate) fn volatile() -> Self {
-        Self { failed: None, samples: VecDeque::new(), physical: Vec::new() }
+    /// A writer into `journal`, or one that keeps nothing.
+    pub(crate) fn new(journal: Option<Journal>) -> Self {
+        Self { journal, failed: None, samples: VecDeque::new(), physical: Vec::new() }
     }
 
     /// Works until the queue is closed.
-    pub(crate) fn run(mut self, shared: &Shared) {
-        let mut batch = Vec::new();
+    pub(crate) fn run(mut self, shared: &Arc<Shared>) {
+        let mut pending = VecDeque::new();
         let mut untidy = false;
-        while shared.queue.take(&mut batch, !untidy) {
-            let mut rest = std::mem::take(&mut batch);
-            while !rest.is_empty() {
-                let after = rest.split_off(rest.len().min(BATCH));
-                self.commit(shared, &mut rest);
-                rest = after;
+        while shared.queue.take(&mut pending, !untidy) {
+            while !pending.is_empty() {
+                self.commit(shared, &mut pending);
             }
             untidy = self.tidy(shared);
+            if let Some(journal) = &mut self.journal
+                && self.failed.is_none()
+            {
+                journal.checkpoint_beside(shared);
+            }
+        }
+        if let Some(journal) = self.journal {
+            journal.close();
         }
     }
 
+    /// Commits what is pending and tidies up, all in the caller.
+    pub(crate) fn run_inline(&mut self, shared: &Shared, request: Request) {
+        let mut pending = VecDeque::from([request]);
+        while !pending.is_empty() {
+            self.commit(shared, &mut pending);
+        }
+        while self.tidy(shared) {}
+        if let Some(journal) = &mut self.journal
+            && self.failed.is_none()
+        {
+            journal.checkpoint_here(shared);
+        }
+    }
+
+    /// Takes as many requests as make a batch, and whether there is space for them in the log.
+    fn gather(
+        &mut self,
+        pending: &mut VecDeque<Request>,
+    ) -> (VecDeque<Request>, Result<(), Error>) {
+        let (mut count, mut bytes, mut commands) = (0, 0, 0);
+        for request in pending.iter().take(BATCH) {
+            if let Request::Command { command, .. } = request {
+                let size = Journal::entry_bound(command);
+                if bytes > 0 && bytes + size > BATCH_BYTES {
+                    break;
+                }
+                bytes += size;
+                commands += 1;
+            }
+            count += 1;
+        }
+        let rest = pending.split_off(count);
+        let batch = std::mem::replace(pending, rest);
+        let ready = match (&self.failed, &mut self.journal) {
+            (Some(error), _) => Err(error.clone()),
+            (None, Some(journal)) if commands > 0 => journal.reserve(bytes, commands),
+            _ => Ok(()),
+        };
+        (batch, ready)
+    }
+
     /// Takes a batch through apply, log, sync, publish and answer.
-    pub(crate) fn commit(&mut self, shared: &Shared, batch: &mut Vec<Request>) {
+    fn commit(&mut self, shared: &Shared, pending: &mut VecDeque<Request>) {
+        let (batch, ready) = self.gather(pending);
         let mut answers = Vec::with_capacity(batch.len());
+        let mut leases = Vec::new();
         let revision;
         {
             let mut mvcc = shared.write();
-            for request in batch.drain(..) {
+            for request in batch {
                 match request {
                     Request::LeaseKeys { id, reply } => {
                         answers.push(Answer::Keys(reply, mvcc.lease_keys(id)));
                     }
-                    Request::Command { command, physical, reply } => {
-                        let result = self.apply(shared, &mut mvcc, &command);
-                        if physical && let Ok(outcome) = result {
-                            self.physical.push((reply, outcome));
-                        } else {
-                            answers.push(Answer::Outcome(reply, result));
+                    Request::Checkpointed { index, result } => {
+                        mvcc.hold(None);
+                        if let Some(journal) = &mut self.journal {
+                            journal.checkpointed(index, result);
                         }
+                    }
+                    Request::Command { command, physical, reply } => {
+                        let result = ready
+                            .clone()
+                            .and_then(|()| self.apply(shared, &mut mvcc, &command, &mut leases));
+                        answers.push(match result {
+                            Ok(outcome) if physical => Answer::Physical(reply, outcome),
+                            result => Answer::Outcome(reply, result),
+                        });
                     }
                 }
             }
-            self.compact(shared, &mut mvcc);
+            if ready.is_ok() {
+                self.compact(shared, &mut mvcc, &mut leases);
+            }
             revision = mvcc.revision();
+        }
+        if self.failed.is_none()
+            && let Some(journal) = &mut self.journal
+            && let Err(error) = journal.write()
+        {
+            tracing::error!(%error, "the store cannot write any more; reads go on");
+            self.failed = Some(Error::Storage(error.to_string()));
+        }
+        if let Some(error) = &self.failed {
+            // What was applied is not known to be durable, and any answer may rest on it.
+            self.refuse(answers, error);
+            return;
+        }
+        let now = shared.clock.monotonic();
+        for (id, granted) in leases {
+            match granted {
+                Some(ttl) => shared.lessor.granted(id, ttl, now),
+                None => shared.lessor.revoked(id),
+            }
         }
         shared.hub.publish(&shared.read(), revision);
         for answer in answers {
@@ -148,19 +168,31 @@ impl Writer {
             match answer {
                 Answer::Outcome(reply, result) => drop(reply.send(result)),
                 Answer::Keys(reply, keys) => drop(reply.send(Ok(keys))),
+                Answer::Physical(reply, outcome) => self.physical.push((reply, outcome)),
             }
         }
     }
 
+    fn refuse(&self, answers: Vec<Answer>, error: &Error) {
+        for answer in answers {
+            match answer {
+                Answer::Outcome(reply, _) | Answer::Physical(reply, _) => {
+                    drop(reply.send(Err(error.clone())));
+                }
+                Answer::Keys(reply, _) => drop(reply.send(Err(error.clone()))),
+            }
+        }
+    }
+
+    /// Applies a command and puts it into the log's batch. What becomes of leases is noted for when
+    /// it is durable.
     fn apply(
         &mut self,
         shared: &Shared,
         mvcc: &mut Mvcc,
         command: &Command,
+        leases: &mut Vec<(i64, Option<i64>)>,
     ) -> Result<Outcome, Error> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
         let quota = shared.options.quota_bytes;
         let growth = match command {
             Command::Txn(txn) => cost(txn),
@@ -172,17 +204,20 @@ impl Writer {
         }
         let applied = mvcc.apply(command)?;
         match command {
-            Command::LeaseGrant { id, ttl } => {
-                shared.lessor.granted(*id, *ttl, shared.clock.monotonic());
-            }
-            Command::LeaseRevoke { id } => shared.lessor.revoked(*id),
+            Command::LeaseGrant { id, ttl } => leases.push((*id, Some(*ttl))),
+            Command::LeaseRevoke { id } => leases.push((*id, None)),
             Command::Txn(_) | Command::Compact(_) => {}
+        }
+        if applied.changed
+            && let Some(journal) = &mut self.journal
+        {
+            journal.add(mvcc.revision(), command);
         }
         Ok(applied.outcome)
     }
 
     /// Forgets what the retention does not keep, once that is worth a step.
-    fn compact(&mut self, shared: &Shared, mvcc: &mut Mvcc) {
+    fn compact(&mut self, shared: &Shared, mvcc: &mut Mvcc, leases: &mut Vec<(i64, Option<i64>)>) {
         let Some(retention) = shared.options.retention else { return };
         let newest = mvcc.revision();
         let now = shared.clock.monotonic();
@@ -202,13 +237,20 @@ impl Writer {
         if until - mvcc.compacted() < COMPACT_STEP {
             return;
         }
-        let _ = self.apply(shared, mvcc, &Command::Compact(until));
+        if let Err(error) = self.apply(shared, mvcc, &Command::Compact(until), leases) {
+            tracing::warn!(%error, revision = until, "the history could not be compacted");
+        }
     }
 
     /// Does one step of what can wait. Returns whether there is more.
-    pub(crate) fn tidy(&mut self, shared: &Shared) -> bool {
+    fn tidy(&mut self, shared: &Shared) -> bool {
+        if self.failed.is_some() {
+            // The compaction may not be durable, and older state may be all that readers have.
+            self.physical.clear();
+            return false;
+        }
         let more = shared.read().wants_prune() && shared.write().prune(PRUNE);
-        if !more {
+        if !more && !shared.read().is_held() {
             for (reply, outcome) in self.physical.drain(..) {
                 drop(reply.send(Ok(outcome)));
             }

@@ -88,6 +88,11 @@ struct State {
     capacity: Option<u64>,
     faults: Vec<Fault>,
     syncs: usize,
+    /// How many changes have been made.
+    changes: usize,
+    /// Before which change the power goes, and by which seed.
+    crash_before: Option<(usize, u64)>,
+    crashed: Option<Memory>,
 }
 
 impl State {
@@ -117,7 +122,55 @@ impl State {
         }
     }
 
+    /// The state after the power went. See [`Memory::crash`].
+    fn crash(&self, seed: u64) -> Self {
+        let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut draw = |below: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random >> 11) as usize % below.max(1)
+        };
+        let mut names = self.durable_names.clone();
+        let kept = draw(self.pending_names.len() + 1);
+        for pending in self.pending_names.iter().take(kept) {
+            change(&mut names, pending.clone());
+        }
+        let mut files = self.files.clone();
+        for contents in &mut files {
+            if contents.current.len() > contents.durable.len() && draw(2) == 0 {
+                contents.durable.resize(contents.current.len(), 0);
+            }
+            for (at, part) in std::mem::take(&mut contents.pending) {
+                // 0 loses all, 1 keeps all, else sector by sector.
+                let mood = draw(4);
+                let mut start = 0;
+                while start < part.len() {
+                    let end = (start + SECTOR - (at + start) % SECTOR).min(part.len());
+                    if mood == 1 || (mood > 1 && draw(2) == 0) {
+                        Contents::put(&mut contents.durable, at + start, &part[start..end]);
+                    }
+                    start = end;
+                }
+            }
+            contents.current = contents.durable.clone();
+        }
+        let durable_names = names.clone();
+        Self { files, durable_names, names, capacity: self.capacity, ..Self::default() }
+    }
+
+    /// To be called before every change.
+    fn changing(&mut self) {
+        if let Some((before, seed)) = self.crash_before
+            && self.changes == before
+        {
+            self.crashed = Some(Memory(Arc::new(Mutex::new(self.crash(seed)))));
+        }
+        self.changes += 1;
+    }
+
     fn check(&mut self, operation: Operation) -> io::Result<()> {
+        self.changing();
         let mut failed = None;
         self.faults.retain_mut(|fault| {
             if fault.operation != operation || failed.is_some() {
@@ -180,45 +233,20 @@ impl Memory {
     /// left alone, as are those who hold it.
     #[must_use]
     pub fn crash(&self, seed: u64) -> Self {
-        let state = self.state();
-        let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-        let mut draw = |below: usize| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            (random >> 11) as usize % below.max(1)
-        };
-        let mut names = state.durable_names.clone();
-        let kept = draw(state.pending_names.len() + 1);
-        for pending in state.pending_names.iter().take(kept) {
-            change(&mut names, pending.clone());
-        }
-        let mut files = state.files.clone();
-        for contents in &mut files {
-            if contents.current.len() > contents.durable.len() && draw(2) == 0 {
-                contents.durable.resize(contents.current.len(), 0);
-            }
-            for (at, part) in std::mem::take(&mut contents.pending) {
-                // 0 loses all, 1 keeps all, else sector by sector.
-                let mood = draw(4);
-                let mut start = 0;
-                while start < part.len() {
-                    let end = (start + SECTOR - (at + start) % SECTOR).min(part.len());
-                    if mood == 1 || (mood > 1 && draw(2) == 0) {
-                        Contents::put(&mut contents.durable, at + start, &part[start..end]);
-                    }
-                    start = end;
-                }
-            }
-            contents.current = contents.durable.clone();
-        }
-        Self(Arc::new(Mutex::new(State {
-            files,
-            durable_names: names.clone(),
-            names,
-            capacity: state.capacity,
-            ..State::default()
-        })))
+        Self(Arc::new(Mutex::new(self.state().crash(seed))))
+    }
+
+    /// Arranges for a crash before the `change`th change from now, while the disk itself goes on.
+    /// See [`Memory::crashed`].
+    pub fn crash_before(&self, change: usize, seed: u64) {
+        let mut state = self.state();
+        state.crash_before = Some((state.changes + change, seed));
+        state.crashed = None;
+    }
+
+    /// The disk after the arranged crash, once that has happened.
+    pub fn crashed(&self) -> Option<Self> {
+        self.state().crashed.take()
     }
 }
 
@@ -243,6 +271,7 @@ impl Disk for Memory {
             (Open::Read | Open::Write, Some(file)) => *file,
             (Open::Read | Open::Write, None) => return Err(not_found(path)),
             (Open::Create, _) => {
+                state.changing();
                 state.files.push(Contents::default());
                 let file = state.files.len() - 1;
                 state.rename_to(path, file);
@@ -270,6 +299,7 @@ impl Disk for Memory {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
+        state.changing();
         let file = *state.names.get(path).ok_or_else(|| not_found(path))?;
         state.unname(path);
         // Its bytes matter only to a crash that brings the name back.
