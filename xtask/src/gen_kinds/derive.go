@@ -523,12 +523,17 @@ func field(p *pkg, n *named, f *ast.Field) (out []outField) {
 	if marker("mapType") == "atomic" || tag(doc, "structType") == "atomic" {
 		o.Flags += "a"
 	}
+	if marker("mapType") == "granular" || tag(doc, "structType") == "granular" {
+		o.Flags += "g"
+	}
 	for _, strategy := range strings.Split(st.Get("patchStrategy"), ",") {
 		switch strategy {
 		case "merge":
 			o.Flags += "m"
 		case "retainKeys":
 			o.Flags += "k"
+		case "replace":
+			o.Flags += "R"
 		}
 	}
 	o.MergeKey = st.Get("patchMergeKey")

@@ -180,8 +180,13 @@ pub struct Field {
     pub merge_key: Option<&'static str>,
     /// Whether a strategic merge patch clears the keys that it does not name (`retainKeys`).
     pub retain_keys: bool,
-    /// Whether an applier owns the whole map or struct or nothing of it.
+    /// Whether a strategic merge patch replaces the value whole (`replace`).
+    pub replace: bool,
+    /// Whether the field is marked so that an applier owns the whole map or struct or nothing of
+    /// it; see [`Field::is_atomic`], which also asks the type.
     pub atomic: bool,
+    /// Whether the field is marked as granular although its type is atomic.
+    pub granular: bool,
     /// The default as JSON: what upstream documents, or Go's zero value (`""`, `0`, `false`, `{}`)
     /// for a field that is always there. Server-side apply completes list keys with it.
     pub default: Option<&'static str>,
@@ -195,6 +200,17 @@ impl Field {
     /// Whether the value is a list of any kind.
     pub fn is_list(&self) -> bool {
         matches!(self.ty, FieldType::List(_))
+    }
+
+    /// Whether an applier owns the whole value or nothing of it: an atomic list, map or struct.
+    pub fn is_atomic(&self) -> bool {
+        match self.ty {
+            FieldType::List(_) => self.list == ListKind::Atomic,
+            FieldType::Map(_) => self.atomic,
+            FieldType::Message(ty) => !self.granular && (self.atomic || ty.atomic),
+            // Scalars, and values that nobody looks into.
+            _ => true,
+        }
     }
 
     /// The field's Go type without its pointer, as Go's reflection prints it: `int32`,
@@ -354,6 +370,11 @@ mod tests {
         assert_eq!(deployment.go_name(), "Deployment");
         let strategy = deployment.field("spec").unwrap().ty.message().unwrap().field("strategy");
         assert!(strategy.unwrap().retain_keys);
+        let volume = schema().type_named("io.k8s.api.core.v1.PersistentVolumeSpec").unwrap();
+        assert!(volume.field("claimRef").unwrap().ty.message().unwrap().atomic);
+        assert!(!volume.field("claimRef").unwrap().is_atomic());
+        let budget = schema().type_named("io.k8s.api.policy.v1.PodDisruptionBudgetSpec").unwrap();
+        assert!(budget.field("selector").unwrap().replace);
         assert!(
             schema()
                 .type_named("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector")

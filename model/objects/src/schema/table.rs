@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::io::Read as _;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::{Field, FieldType, Gvk, Inlined, ListKind, Schema, Type};
@@ -230,7 +231,9 @@ fn parse_field(types: &'static [Type], column: impl Fn(usize) -> &'static str) -
         merge: has('m'),
         merge_key: optional(column(5)),
         retain_keys: has('k'),
+        replace: has('R'),
         atomic: has('a'),
+        granular: has('g'),
         default: optional(column(6)),
         enum_values: words(column(7)),
         named_go_type: optional(column(8)),
@@ -263,7 +266,8 @@ fn parse_type(types: &'static [Type], text: &str) -> Option<FieldType> {
 /// The documentation of types and fields, inflated one package at a time and dropped with the value.
 #[derive(Debug, Default)]
 pub struct Docs {
-    packages: HashMap<usize, String>,
+    /// By number of the package: the text, and where each type's part of it stands.
+    packages: HashMap<usize, (String, Vec<Range<usize>>)>,
 }
 
 impl Docs {
@@ -273,11 +277,21 @@ impl Docs {
     }
 
     fn texts(&mut self, ty: &'static Type) -> impl Iterator<Item = &str> {
-        let text = self
-            .packages
-            .entry(ty.package.number)
-            .or_insert_with(|| inflate(ty.package.docs).unwrap_or_default());
-        text.split_terminator(RECORD).nth(ty.position).unwrap_or_default().split(UNIT)
+        let (text, places) = self.packages.entry(ty.package.number).or_insert_with(|| {
+            let text = inflate(ty.package.docs).unwrap_or_default();
+            let mut at = 0;
+            let places = text
+                .split_terminator(RECORD)
+                .map(|record| {
+                    let place = at..at + record.len();
+                    at = place.end + RECORD.len_utf8();
+                    place
+                })
+                .collect();
+            (text, places)
+        });
+        let place = places.get(ty.position).cloned().unwrap_or_default();
+        text[place].split(UNIT)
     }
 
     /// What the type is for; empty when upstream says nothing.

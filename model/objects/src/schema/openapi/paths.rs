@@ -1,5 +1,7 @@
 //! The paths of documents: what may be done with kinds, and with what parameters.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value, json};
 
 use super::{KindInfo, gvk_value, types::META};
@@ -29,6 +31,8 @@ pub struct Paths<'d> {
     group: &'d str,
     version: &'d str,
     docs: &'d mut Docs,
+    /// Parameters by the name of the options type.
+    known: HashMap<String, Vec<Value>>,
 }
 
 /// One operation in the making.
@@ -59,7 +63,7 @@ enum Body {
 
 impl<'d> Paths<'d> {
     pub fn new(group: &'d str, version: &'d str, docs: &'d mut Docs) -> Self {
-        Paths { group, version, docs }
+        Paths { group, version, docs, known: HashMap::new() }
     }
 
     fn root(&self) -> String {
@@ -332,6 +336,15 @@ impl<'d> Paths<'d> {
 
     /// The fields of an options type as query parameters.
     fn options(&mut self, name: &str) -> Vec<Value> {
+        if let Some(known) = self.known.get(name) {
+            return known.clone();
+        }
+        let made = self.make_options(name);
+        self.known.insert(name.to_owned(), made.clone());
+        made
+    }
+
+    fn make_options(&mut self, name: &str) -> Vec<Value> {
         let ty = schema()
             .type_named(&format!("{META}{name}"))
             .or_else(|| schema().type_named(&format!("io.k8s.api.core.v1.{name}")));

@@ -35,7 +35,11 @@ fn name_of(ty: &FieldType, field: &Field, owner: &Type) -> Option<String> {
         FieldType::Raw => {
             let go_type = field.go_type();
             let last = go_type.rsplit([']', '.', '*']).next().unwrap_or_default();
-            // Unions of JSON schemas are types of the owner's package.
+            // Unions of JSON schemas are types of the owner's package; one stands in a named map.
+            let last = match last {
+                "JSONSchemaDependencies" => "JSONSchemaPropsOrStringArray",
+                other => other,
+            };
             match owner.name.rsplit_once('.') {
                 Some((package, _)) if last.starts_with("JSON") => format!("{package}.{last}"),
                 _ => RAW.to_owned(),
@@ -119,8 +123,9 @@ fn property(field: &Field, owner: &Type, text: String) -> Value {
     if !field.keys.is_empty() {
         out.insert("x-kubernetes-list-map-keys".to_owned(), field.keys.into());
     }
-    if field.atomic {
-        out.insert("x-kubernetes-map-type".to_owned(), "atomic".into());
+    if field.atomic || field.granular {
+        let kind = if field.atomic { "atomic" } else { "granular" };
+        out.insert("x-kubernetes-map-type".to_owned(), kind.into());
     }
     if let Some(key) = field.merge_key {
         out.insert("x-kubernetes-patch-merge-key".to_owned(), key.into());
@@ -129,7 +134,7 @@ fn property(field: &Field, owner: &Type, text: String) -> Value {
         (true, true) => Some("merge,retainKeys"),
         (true, false) => Some("merge"),
         (false, true) => Some("retainKeys"),
-        (false, false) => None,
+        (false, false) => field.replace.then_some("replace"),
     };
     if let Some(strategy) = strategy {
         out.insert("x-kubernetes-patch-strategy".to_owned(), strategy.into());
@@ -168,20 +173,11 @@ fn shape(out: &mut Map<String, Value>, ty: &FieldType, field: &Field, owner: &Ty
     match ty {
         FieldType::List(item) | FieldType::Map(item) => {
             let mut inner = Map::new();
-            let zero = match item {
-                FieldType::Message(_) => Some(json!({})),
-                FieldType::String => Some(json!("")),
-                FieldType::Int32 | FieldType::Int64 => Some(json!(0)),
-                FieldType::Bool => Some(json!(false)),
-                _ => None,
-            };
-            if let Some(zero) = zero {
-                inner.insert("default".to_owned(), zero);
-            }
             shape(&mut inner, item, field, owner);
             let key = if name == "array" { "items" } else { "additionalProperties" };
             out.insert(key.to_owned(), inner.into());
         }
+        // Of a list's items and a map's values too.
         FieldType::String if !field.enum_values.is_empty() => {
             out.insert("enum".to_owned(), field.enum_values.into());
         }
