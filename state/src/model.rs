@@ -2,11 +2,10 @@
 
 use crate::codec;
 use crate::types::{Actor, FieldValidation, Object, Patch, Result, WriteOptions};
+use dhow_objects::Status;
 use dhow_objects::kinds::{self, Kind};
-use dhow_objects::schema::shape::normalise;
 use dhow_objects::schema::{Type, schema, strict};
 use dhow_objects::selectors::{FieldSelector, LabelSelector};
-use dhow_objects::{Status, StatusCause};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, OnceLock, PoisonError};
@@ -98,8 +97,7 @@ pub(crate) struct Applied {
     pub(crate) force: bool,
 }
 
-/// The new state after a patch that is no apply. `group_kind` names the type: that of `kind`, or of
-/// the subresource's own kind.
+/// The new state after a patch that is no apply. Group, version and kind name the type.
 pub(crate) fn patch(
     (group, version, kind): (&str, &str, &str),
     old: &Value,
@@ -127,7 +125,7 @@ pub(crate) fn patch(
 }
 
 /// What the door does for whole objects, done for the result of a patch: wrong types are refused,
-/// unknown fields refused, told or dropped, and the form is that of a Go server.
+/// unknown fields refused, told or dropped.
 fn check_fields(
     new: &mut Value,
     kind: &str,
@@ -158,35 +156,28 @@ fn check_fields(
         FieldValidation::Ignore => {}
     }
     strict::prune(new, ty);
-    normalise(new, ty);
     Ok(())
 }
 
-/// The object that an apply makes where there is none.
-pub(crate) fn new_applied(applied: &Applied) -> Result<Value> {
-    Ok(applied.configuration.clone())
+/// The state after an apply, with managedFields; `old` is `None` where there is no object yet.
+pub(crate) fn apply(applied: &Applied, old: Option<&Value>, now: &str) -> Result<Value> {
+    let ty = applied.kind.schema_type().ok_or_else(|| {
+        Status::unsupported_media_type("server-side apply needs a kind with a schema")
+    })?;
+    let Applied { configuration, manager, subresource, force, .. } = applied;
+    dhow_objects::apply::apply(old, configuration, manager, *force, subresource, now, ty)
 }
 
-/// The state after an apply, with managedFields.
-pub(crate) fn apply(_applied: &Applied, _old: &Value, _now: jiff::Timestamp) -> Result<Value> {
-    Err(Status::not_implemented("server-side apply is not implemented; use a merge patch"))
-}
-
-/// Notes who owns the fields of a new object made by an apply.
-pub(crate) fn own_applied(
-    _: &Applied,
-    _: Option<&Value>,
-    _: &mut Value,
-    _: jiff::Timestamp,
-) -> Result<()> {
-    Ok(())
-}
-
-/// Notes who owns what changed between two states.
-pub(crate) fn own_update(_: &Actor, _: &str, _: Option<&Value>, _: &mut Value, _: jiff::Timestamp) {
-}
-
-/// Everything that is wrong with a new state.
-pub(crate) fn rules(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
-    (kind.validate)(new, old)
+/// Notes in managedFields who owns what changed between two states.
+pub(crate) fn own(
+    kind: &Kind,
+    actor: &Actor,
+    subresource: &str,
+    old: Option<&Value>,
+    new: &mut Value,
+    now: &str,
+) {
+    if let Some(ty) = kind.schema_type() {
+        dhow_objects::apply::update(old, new, &actor.manager, subresource, now, ty);
+    }
 }

@@ -13,7 +13,7 @@ use crate::types::{Actor, Object, Patch, Result, WriteOptions};
 use crate::view::Key;
 use dhow_kv::{Compare, Op, OpResult, Order, Range, Span, Target, Txn};
 use dhow_objects::kinds::{self, Kind};
-use dhow_objects::{Status, StatusCause, meta, names};
+use dhow_objects::{Status, StatusCause, apply, meta, names, time};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -203,11 +203,11 @@ impl State {
         check_type(kind, &mut value)?;
         let target = stored_kind(kind);
         let value = to_stored(kind, value);
-        let made = self.create_stored(actor, target, namespace, value, options, None).await?;
+        let made = self.create_stored(actor, target, namespace, value, options, false).await?;
         Ok(shown(kind, made))
     }
 
-    /// `applied` is the manager of a server-side apply, which has its own ownership of fields.
+    /// `owned`: managedFields are settled (by an apply).
     async fn create_stored(
         &self,
         actor: &Actor,
@@ -215,7 +215,7 @@ impl State {
         namespace: &str,
         mut value: Value,
         options: &WriteOptions,
-        applied: Option<&model::Applied>,
+        owned: bool,
     ) -> Result<Arc<Object>> {
         check_type(kind, &mut value)?;
         check_namespace(kind, namespace, &mut value)?;
@@ -250,7 +250,7 @@ impl State {
             ));
         }
         kind.prepare_create(&mut value);
-        let at = dhow_objects::time::format(self.now());
+        let at = time::format(self.now());
         value["metadata"]["creationTimestamp"] = json!(at);
         for _ in 0..TRIES {
             self.sync().await?;
@@ -262,7 +262,7 @@ impl State {
             let name = meta::name(&new).to_owned();
             let guards = admission::namespace::may_create(self, kind, namespace, &name)?;
             new["metadata"]["uid"] = json!(self.new_uid());
-            (kind.default)(&mut new);
+            kind.complete(&mut new);
             let request = Request {
                 state: self,
                 kind,
@@ -272,14 +272,15 @@ impl State {
                 old: None,
             };
             let mut claims = Claims::default();
-            admission::mutate(&request, &mut new, &mut claims).await?;
-            let causes = model::rules(kind, &new, None);
+            if admission::mutate(&request, &mut new, &mut claims).await? {
+                kind.complete(&mut new);
+            }
+            let causes = kind.validate_all(&new, None);
             if !causes.is_empty() {
                 return Err(invalid(kind, &name, causes));
             }
-            match applied {
-                Some(applied) => model::own_applied(applied, None, &mut new, self.now())?,
-                None => model::own_update(actor, "", None, &mut new, self.now()),
+            if !owned {
+                model::own(kind, actor, "", None, &mut new, &at);
             }
             let stamp = self.cause_stamp(actor);
             let bytes = codec::encode(kind, &new, Some(&stamp));
@@ -442,21 +443,20 @@ impl State {
             force,
         };
         self.sync().await?;
+        let now = time::format(self.now());
         if self.shared.cache.peek(kind, namespace, name).is_none() {
             if !subresource.is_empty() {
                 return Err(not_found(kind, name));
             }
-            let fresh = model::new_applied(&applied)?;
-            let made =
-                self.create_stored(actor, kind, namespace, fresh, options, Some(&applied)).await;
+            let fresh = model::apply(&applied, None, &now)?;
+            let made = self.create_stored(actor, kind, namespace, fresh, options, true).await;
             match made {
                 // Somebody was faster: apply to what they made.
                 Err(refusal) if refusal.reason == "AlreadyExists" => {}
                 made => return Ok((made?, true)),
             }
         }
-        let now = self.now();
-        let make = |old: &Value| model::apply(&applied, old, now);
+        let make = |old: &Value| model::apply(&applied, Some(old), &now);
         let done = self
             .replace_owned(actor, kind, namespace, name, subresource, &make, options, true)
             .await?;
@@ -536,10 +536,11 @@ impl State {
             let mut claims = Claims::default();
             self.settle(kind, namespace, name, subresource, &mut new, &old, &mut claims).await?;
             if !owned {
-                model::own_update(actor, subresource, Some(&old), &mut new, self.now());
+                let now = time::format(self.now());
+                model::own(kind, actor, subresource, Some(&old), &mut new, &now);
             }
             new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
-            if same(&new, &old) {
+            if apply::same(&new, &old) {
                 return Ok(current);
             }
             let stamp = self.cause_stamp(actor);
@@ -584,7 +585,7 @@ impl State {
     ) -> Result<()> {
         match subresource {
             "" | "scale" => {
-                (kind.default)(new);
+                kind.complete(new);
                 let request = Request {
                     state: self,
                     kind,
@@ -593,16 +594,22 @@ impl State {
                     operation: Operation::Update,
                     old: Some(old),
                 };
-                admission::mutate(&request, new, claims).await?;
+                if admission::mutate(&request, new, claims).await? {
+                    kind.complete(new);
+                }
                 kind.prepare_update(new, old);
             }
             "status" if kind.has_status() => {
                 kind.prepare_status_update(new, old);
-                (kind.default)(new);
+                kind.complete(new);
             }
             // Each of these changes what the object's own rules forbid, and checks by itself.
             "binding" | "finalize" => {
+                let status = new["status"].take();
                 kind.prepare_update(new, old);
+                if !status.is_null() {
+                    new["status"] = status;
+                }
                 return Ok(());
             }
             other => {
@@ -612,7 +619,7 @@ impl State {
                 )));
             }
         }
-        let causes = model::rules(kind, new, Some(old));
+        let causes = kind.validate_all(new, Some(old));
         if causes.is_empty() { Ok(()) } else { Err(invalid(kind, name, causes)) }
     }
 }
@@ -634,31 +641,4 @@ fn carry_over(new: &mut Value, old: &Value, name: &str) {
             None => metadata.remove(field),
         };
     }
-}
-
-/// Whether two states differ in nothing but the times in managedFields.
-fn same(new: &Value, old: &Value) -> bool {
-    let top = |v: &Value| v.as_object().map_or(0, serde_json::Map::len);
-    let without = |v: &Value| {
-        v["metadata"]
-            .as_object()
-            .map_or(0, |m| m.len() - usize::from(m.contains_key("managedFields")))
-    };
-    if top(new) != top(old) || without(new) != without(old) {
-        return false;
-    }
-    let equal = |a: &Value, b: &Value, leave: &str| {
-        a.as_object().is_some_and(|a| a.iter().all(|(k, v)| k == leave || b.get(k) == Some(v)))
-    };
-    if !equal(new, old, "metadata") || !equal(&new["metadata"], &old["metadata"], "managedFields") {
-        return false;
-    }
-    let entries = |v: &Value| -> Vec<Value> {
-        let mut entries = v["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
-        entries.iter_mut().filter_map(Value::as_object_mut).for_each(|e| {
-            e.remove("time");
-        });
-        entries
-    };
-    entries(new) == entries(old)
 }

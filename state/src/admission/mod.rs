@@ -93,12 +93,12 @@ impl Claims {
     }
 }
 
-/// Runs all rules over a write.
+/// Runs all rules over a write; says whether the object may have changed.
 pub(crate) async fn mutate(
     request: &Request<'_>,
     new: &mut Value,
     claims: &mut Claims,
-) -> Result<()> {
+) -> Result<bool> {
     if request.is(&kinds::POD) {
         if request.operation == Operation::Create {
             service_account::mutate(request, new).await?;
@@ -110,8 +110,10 @@ pub(crate) async fn mutate(
         service_ports::mutate(request, new, claims).await?;
     } else if request.is(&kinds::NAMESPACE) {
         namespace::mutate(request, new);
+    } else {
+        return Ok(false);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// What the removal of an object releases.

@@ -1,0 +1,135 @@
+//! Who may do what, and what a token proves.
+
+mod common;
+
+use common::{create, me, pod, state};
+use dhow_objects::kinds;
+use dhow_state::{Attributes, Bound, DeleteOptions, State, TokenRequest, User};
+use serde_json::json;
+
+fn user(name: &str, groups: &[&str]) -> User {
+    User {
+        name: name.into(),
+        groups: groups.iter().map(|g| (*g).to_owned()).collect(),
+        ..User::default()
+    }
+}
+
+fn may(state: &State, user: &User, verb: &str, resource: &str, namespace: &str) -> bool {
+    state
+        .authorize(user, &Attributes { verb, resource, namespace, ..Attributes::default() })
+        .is_ok()
+}
+
+async fn bind(state: &State, role: &str, name: &str) {
+    let value = json!({
+        "metadata": {"name": format!("{name}-{role}")},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": name}],
+    });
+    create(state, &kinds::ROLE_BINDING, value).await.unwrap();
+}
+
+#[tokio::test]
+async fn masters_may_everything_and_strangers_nothing_but_look_around() {
+    let state = state().await;
+    let master = user("root", &["system:masters"]);
+    assert!(may(&state, &master, "delete", "nodes", ""));
+    let stranger = user("x", &["system:authenticated"]);
+    assert!(!may(&state, &stranger, "list", "pods", "default"));
+    let path = |path| Attributes { verb: "get", path, ..Attributes::default() };
+    assert!(state.authorize(&stranger, &path("/apis/apps/v1")).is_ok());
+    let refusal = state.authorize(&stranger, &path("/metrics")).unwrap_err();
+    assert_eq!(refusal.message, "forbidden: User \"x\" cannot get path \"/metrics\"");
+    let review = Attributes {
+        verb: "create",
+        group: "authorization.k8s.io",
+        resource: "selfsubjectaccessreviews",
+        ..Attributes::default()
+    };
+    assert!(state.authorize(&stranger, &review).is_ok());
+}
+
+#[tokio::test]
+async fn a_binding_holds_in_its_namespace_from_the_moment_it_is_written() {
+    let state = state().await;
+    let ann = user("ann", &["system:authenticated"]);
+    assert!(!may(&state, &ann, "list", "pods", "default"));
+    bind(&state, "view", "ann").await;
+    assert!(may(&state, &ann, "list", "pods", "default"));
+    assert!(!may(&state, &ann, "list", "pods", "kube-system"));
+    assert!(!may(&state, &ann, "create", "pods", "default"));
+    assert!(!may(&state, &ann, "get", "secrets", "default"));
+    bind(&state, "edit", "ann").await;
+    assert!(may(&state, &ann, "create", "pods", "default"));
+    let options = DeleteOptions::default();
+    for name in ["ann-view", "ann-edit"] {
+        state.delete(&me(), &kinds::ROLE_BINDING, "default", name, &options).await.unwrap();
+    }
+    assert!(!may(&state, &ann, "list", "pods", "default"));
+}
+
+#[tokio::test]
+async fn a_role_may_name_single_objects() {
+    let state = state().await;
+    let role = json!({"metadata": {"name": "one"}, "rules": [
+        {"verbs": ["get"], "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["a"]},
+    ]});
+    create(&state, &kinds::ROLE, role).await.unwrap();
+    let binding = json!({
+        "metadata": {"name": "one"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "one"},
+        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}],
+    });
+    create(&state, &kinds::ROLE_BINDING, binding).await.unwrap();
+    let account = user("system:serviceaccount:default:default", &[]);
+    let get = |name| Attributes {
+        verb: "get",
+        resource: "configmaps",
+        namespace: "default",
+        name,
+        ..Attributes::default()
+    };
+    assert!(state.authorize(&account, &get("a")).is_ok());
+    assert!(state.authorize(&account, &get("b")).is_err());
+}
+
+#[tokio::test]
+async fn a_token_proves_an_account_until_its_pod_is_gone() {
+    let state = state().await;
+    let made = create(&state, &kinds::POD, pod("a")).await.unwrap();
+    let bound = Bound { kind: "Pod".into(), name: "a".into(), uid: made.uid().into() };
+    let request = TokenRequest { bound: Some(bound), ..TokenRequest::default() };
+    let issued = state.issue_token("default", "default", request).await.unwrap();
+    let who = state.authenticate_token(&issued.token, &[]).await.unwrap();
+    assert_eq!(who.name, "system:serviceaccount:default:default");
+    assert!(who.groups.contains(&"system:serviceaccounts:default".to_owned()));
+    assert!(
+        who.extra.contains(&("authentication.kubernetes.io/pod-name".into(), vec!["a".into()]))
+    );
+    let other = state.authenticate_token(&issued.token, &["vault".into()]).await.unwrap_err();
+    assert_eq!(other.code, 401);
+    let options = DeleteOptions::default();
+    state.delete(&me(), &kinds::POD, "default", "a", &options).await.unwrap();
+    assert_eq!(state.authenticate_token(&issued.token, &[]).await.unwrap_err().code, 401);
+}
+
+#[tokio::test]
+async fn a_forged_token_is_refused() {
+    let state = state().await;
+    let issued = state.issue_token("default", "default", TokenRequest::default()).await.unwrap();
+    let mut parts: Vec<&str> = issued.token.split('.').collect();
+    let other = state.issue_token("kube-system", "default", TokenRequest::default()).await.unwrap();
+    parts[1] = other.token.split('.').nth(1).unwrap();
+    assert_eq!(state.authenticate_token(&parts.join("."), &[]).await.unwrap_err().code, 401);
+    assert_eq!(state.authenticate_token("rubbish", &[]).await.unwrap_err().code, 401);
+    assert_eq!(state.token_keys()["keys"][0]["alg"], "ES256");
+}
+
+#[tokio::test]
+async fn a_token_lives_ten_minutes_at_least() {
+    let state = state().await;
+    let request = TokenRequest { expiration_seconds: 10, ..TokenRequest::default() };
+    let refusal = state.issue_token("default", "default", request).await.unwrap_err();
+    assert!(refusal.message.contains("may not specify a duration less than 10 minutes"));
+}
