@@ -76,11 +76,18 @@ pub(crate) struct Inner {
     stopped: bool,
 }
 
+/// How far the cache is, for those who wait for it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    revision: u64,
+    stopped: bool,
+}
+
 /// The cache. See the module.
 pub(crate) struct Cache {
     inner: RwLock<Inner>,
     clock: SharedClock,
-    published: tokio::sync::watch::Sender<u64>,
+    published: tokio::sync::watch::Sender<Progress>,
     /// Asks the feeder to have the store say how far it is.
     pub(crate) progress: Notify,
 }
@@ -113,7 +120,7 @@ impl Cache {
         Self {
             inner: RwLock::default(),
             clock,
-            published: tokio::sync::watch::Sender::new(0),
+            published: tokio::sync::watch::Sender::default(),
             progress: Notify::new(),
         }
     }
@@ -128,17 +135,14 @@ impl Cache {
 
     /// The newest revision that the cache shows.
     pub(crate) fn revision(&self) -> u64 {
-        *self.published.borrow()
+        self.published.borrow().revision
     }
 
     /// Waits until the cache shows `revision`.
     pub(crate) async fn reach(&self, revision: u64) -> Result<()> {
-        if self.revision() >= revision {
-            return Ok(());
-        }
         let mut seen = self.published.subscribe();
-        match seen.wait_for(|r| *r >= revision).await {
-            Ok(r) if *r != u64::MAX => Ok(()),
+        match seen.wait_for(|p| p.stopped || p.revision >= revision).await {
+            Ok(progress) if !progress.stopped => Ok(()),
             _ => Err(Status::unavailable("the store has stopped; try again when it is back")),
         }
     }
@@ -239,10 +243,10 @@ impl Cache {
     }
 
     fn publish(&self, revision: u64) {
-        self.published.send_if_modified(|r| {
-            let newer = revision > *r;
+        self.published.send_if_modified(|p| {
+            let newer = revision > p.revision;
             if newer {
-                *r = revision;
+                p.revision = revision;
             }
             newer
         });
@@ -256,7 +260,7 @@ impl Cache {
             kind.watchers.clear();
         }
         drop(inner);
-        self.published.send_replace(u64::MAX);
+        self.published.send_modify(|p| p.stopped = true);
     }
 
     /// Starts a watch; see [`WatchOptions`]. `start` is the revision that the cache began at.

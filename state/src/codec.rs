@@ -14,6 +14,7 @@ use std::sync::OnceLock;
 
 /// Where all objects are.
 pub(crate) const ROOT: &str = "/registry/";
+const DELETIONS: &str = "/dhow/deletions/";
 const CAUSE: &str = "dhow.dev/cause";
 const CAUSE_MARK: &[u8] = b",\"dhow.dev/cause\":{";
 
@@ -60,6 +61,12 @@ pub(crate) fn local_key(namespace: &str, name: &str) -> String {
 /// An object's key.
 pub(crate) fn object_key(kind: &Kind, namespace: &str, name: &str) -> Bytes {
     format!("{}{}", kind_prefix(kind), local_key(namespace, name)).into()
+}
+
+/// Where the cause of an object's deletion is kept for a while.
+/// `local` is the object's key below the root.
+pub(crate) fn deletion_key(local: &[u8]) -> Bytes {
+    [DELETIONS.as_bytes(), local].concat().into()
 }
 
 /// Splits a key into `GROUP/PLURAL` and the part below; `None` when it is no object's key.

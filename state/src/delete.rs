@@ -77,11 +77,11 @@ impl State {
                 .ok_or_else(|| not_found(kind, name))?;
             let old = current.to_value();
             check_preconditions(kind, name, &old, options)?;
+            let stamp = self.cause_stamp(actor);
             let (value, claims) = match self.next_step(target, &old, options)? {
                 Step::Leave => return Ok(Deleted::Marked(shown(kind, current))),
                 Step::Remove => (None, admission::release(target, &old)),
                 Step::Mark(new) => {
-                    let stamp = self.cause_stamp(actor);
                     (Some(codec::encode(target, &new, Some(&stamp))), Claims::default())
                 }
             };
@@ -103,6 +103,7 @@ impl State {
                 key: codec::object_key(target, namespace, name),
                 based_on: current.revision,
                 value: value.clone(),
+                stamp: &stamp,
                 guards: Vec::new(),
                 claims: &claims,
             };

@@ -291,10 +291,11 @@ impl State {
         Ok(watch)
     }
 
-    /// Who wrote an object's newest revision, and what they had seen.
+    /// Who wrote an object's newest revision, and what they had seen. For an object that is gone:
+    /// who deleted it, for about an hour.
     ///
     /// # Errors
-    /// 404 when the object does not exist.
+    /// 404 when the object does not exist and no deletion is remembered.
     pub async fn cause(
         &self,
         kind: &'static Kind,
@@ -302,7 +303,12 @@ impl State {
         name: &str,
     ) -> Result<Option<codec::Cause>> {
         let key = codec::object_key(kind, namespace, name);
-        let found = stored(self.shared.kv.get(key).await)?.ok_or_else(|| not_found(kind, name))?;
-        Ok(codec::cause_of(&found.value))
+        if let Some(found) = stored(self.shared.kv.get(key.clone()).await)? {
+            return Ok(codec::cause_of(&found.value));
+        }
+        let local = key.strip_prefix(codec::ROOT.as_bytes()).unwrap_or_default();
+        let gone = stored(self.shared.kv.get(codec::deletion_key(local)).await)?;
+        let gone = gone.ok_or_else(|| not_found(kind, name))?;
+        Ok(serde_json::from_slice(&gone.value).ok())
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Commit<'a> {
     pub(crate) based_on: u64,
     /// The new stored value; `None` deletes.
     pub(crate) value: Option<Vec<u8>>,
+    /// Who writes: kept by itself for a while when the object goes.
+    pub(crate) stamp: &'a Cause,
     /// More guards.
     pub(crate) guards: Vec<Compare>,
     /// What to claim and release.
@@ -127,10 +129,20 @@ impl State {
 
     /// Commits one object's new state and waits until the cache shows it.
     pub(crate) async fn commit(&self, commit: Commit<'_>) -> Result<Committed> {
-        let Commit { kind, key, based_on, value, guards, claims } = commit;
-        let lease = match &value {
-            Some(_) if std::ptr::eq(kind, &raw const kinds::EVENT) => self.event_lease().await?,
-            _ => 0,
+        let Commit { kind, key, based_on, value, stamp, guards, claims } = commit;
+        // Events expire, and so does the memory of who deleted what. Leases of machines and events come
+        // and go without anybody asking why.
+        let event = std::ptr::eq(kind, &raw const kinds::EVENT);
+        let remember = value.is_none() && !event && !std::ptr::eq(kind, &raw const kinds::LEASE);
+        let short_lived = (event && value.is_some()) || remember;
+        let lease = if short_lived { self.event_lease().await? } else { 0 };
+        let put = |key: bytes::Bytes, value: Vec<u8>| Op::Put {
+            key,
+            value: value.into(),
+            lease,
+            prev_kv: false,
+            ignore_value: false,
+            ignore_lease: false,
         };
         let mut txn = Txn { compare: vec![guard(key.clone(), based_on)], ..Txn::default() };
         txn.compare.extend(guards);
@@ -138,16 +150,13 @@ impl State {
             txn.compare.push(guard(claim.key.clone(), 0));
         }
         txn.success.push(match value {
-            Some(value) => Op::Put {
-                key: key.clone(),
-                value: value.into(),
-                lease,
-                prev_kv: false,
-                ignore_value: false,
-                ignore_lease: false,
-            },
+            Some(value) => put(key.clone(), value),
             None => Op::delete(key.clone()),
         });
+        if remember && let Some(local) = key.strip_prefix(codec::ROOT.as_bytes()) {
+            let stamp = serde_json::to_vec(stamp).unwrap_or_default();
+            txn.success.push(put(codec::deletion_key(local), stamp));
+        }
         for claim in &claims.wanted {
             txn.success.push(Op::put(claim.key.clone(), key.clone()));
         }
@@ -296,6 +305,7 @@ impl State {
                 key,
                 based_on: 0,
                 value: Some(bytes.clone()),
+                stamp: &stamp,
                 guards,
                 claims: &claims,
             };
@@ -557,6 +567,7 @@ impl State {
                 key: codec::object_key(kind, namespace, name),
                 based_on: current.revision,
                 value: (!gone).then(|| bytes.clone()),
+                stamp: &stamp,
                 guards: Vec::new(),
                 claims: &claims,
             };

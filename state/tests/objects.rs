@@ -4,7 +4,9 @@ mod common;
 
 use common::{config_map, create, me, options, pod, state};
 use dhow_objects::kinds;
-use dhow_state::{DeleteOptions, Deleted, ListOptions, Patch};
+use dhow_state::{
+    Actor, DeleteOptions, Deleted, FieldValidation, ListOptions, Patch, WatchOptions,
+};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -32,6 +34,64 @@ async fn the_cause_of_a_write_can_be_asked_for() {
     state.create(&actor, &kinds::CONFIG_MAP, "default", value, &options()).await.unwrap();
     let cause = state.cause(&kinds::CONFIG_MAP, "default", "a").await.unwrap().unwrap();
     assert_eq!((cause.user.as_str(), cause.manager.as_str(), cause.because), ("me", "tests", 41));
+    actor.because = 42;
+    let kind = &kinds::CONFIG_MAP;
+    state.delete(&actor, kind, "default", "a", &DeleteOptions::default()).await.unwrap();
+    assert_eq!(state.cause(kind, "default", "a").await.unwrap().unwrap().because, 42);
+    assert_eq!(state.cause(kind, "default", "never").await.unwrap_err().code, 404);
+}
+
+#[tokio::test]
+async fn applies_own_their_fields_and_conflict_with_others() {
+    let state = state().await;
+    let by = |manager: &str| Actor { manager: manager.into(), ..me() };
+    let apply = async |manager: &str, data: Value, force: bool| {
+        let value = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data,
+        });
+        let patch = Patch::Apply { value, force };
+        state.patch(&by(manager), &kinds::CONFIG_MAP, "default", "a", "", patch, &options()).await
+    };
+    let (made, created) = apply("one", json!({"x": "1", "y": "1"}), false).await.unwrap();
+    assert!(created);
+    assert_eq!(made.value()["metadata"]["managedFields"][0]["operation"], "Apply");
+    let (again, created) = apply("one", json!({"x": "1", "y": "1"}), false).await.unwrap();
+    assert!(!created);
+    assert_eq!(again.revision, made.revision);
+    let refusal = apply("two", json!({"x": "2"}), false).await.unwrap_err();
+    assert_eq!((refusal.code, refusal.reason), (409, "Conflict"));
+    apply("two", json!({"x": "2"}), true).await.unwrap();
+    // What nobody wants any more goes.
+    let (last, _) = apply("one", json!({}), false).await.unwrap();
+    assert_eq!(last.value()["data"], json!({"x": "2"}));
+}
+
+#[tokio::test]
+async fn a_patch_of_unknown_fields_is_refused_when_strict_and_told_otherwise() {
+    let state = state().await;
+    create(&state, &kinds::CONFIG_MAP, config_map("a", &json!({}))).await.unwrap();
+    let patch = || Patch::Merge(json!({"dta": {"k": "v"}}));
+    let mut strict = options();
+    strict.field_validation = FieldValidation::Strict;
+    let kind = &kinds::CONFIG_MAP;
+    let refusal = state.patch(&me(), kind, "default", "a", "", patch(), &strict).await.unwrap_err();
+    assert_eq!(refusal.code, 400);
+    assert!(refusal.message.contains("unknown field \"dta\""), "{}", refusal.message);
+    let warn = options();
+    let (done, _) = state.patch(&me(), kind, "default", "a", "", patch(), &warn).await.unwrap();
+    assert!(done.value()["dta"].is_null());
+    assert_eq!(*warn.warnings.lock().unwrap(), ["unknown field \"dta\""]);
+}
+
+#[tokio::test]
+async fn a_stopped_store_is_said_to_be_so() {
+    let store = dhow_server::Store::memory(dhow_clock::System::shared());
+    let state = common::open(dhow_kv::Kv::new(store.clone())).await;
+    let mut watch = state.watch(&kinds::POD, None, WatchOptions::default()).await.unwrap();
+    store.shutdown().await;
+    assert!(watch.next().await.is_none());
+    let refusal = create(&state, &kinds::POD, pod("a")).await.unwrap_err();
+    assert_eq!(refusal.code, 503);
 }
 
 #[tokio::test]
