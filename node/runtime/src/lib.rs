@@ -6,8 +6,15 @@
 //! session; it serves a Unix socket, writes container logs, reaps exits and keeps a record of each
 //! container on disk. [`Runtime`] is the asynchronous client that the agent holds.
 
-pub mod spec;
+#![allow(unsafe_code)]
 
+mod child;
+mod client;
+mod launcher;
+pub mod spec;
+mod wire;
+
+pub use client::Runtime;
 pub use spec::{
     ContainerSpec, ContainerState, Exit, Limits, LogSpec, Mount, MountKind, Phase, ProcessSpec,
     Rootfs, SandboxSpec, SandboxState,
@@ -15,7 +22,7 @@ pub use spec::{
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 /// Why the runtime failed. Each text names the container and says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -76,74 +83,15 @@ pub struct Attached {
     pub exit: oneshot::Receiver<Exit>,
 }
 
-/// The handle to the launcher of one data directory. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Runtime {}
-
-#[allow(unused_variables, clippy::unused_async)]
-impl Runtime {
-    /// Connects to the launcher of `config.dir`, starting it if none answers.
-    pub async fn open(config: Config) -> Result<Self, Error> {
-        panic!("contract")
-    }
-    /// Makes a pod's namespaces (network, ipc, uts) and its cgroup; they live until removed.
-    pub async fn create_sandbox(&self, spec: SandboxSpec) -> Result<SandboxState, Error> {
-        panic!("contract")
-    }
-    /// Removes a sandbox: namespaces and cgroup. Its containers have to be removed before. Fine if
-    /// it is not there.
-    pub async fn remove_sandbox(&self, id: &str) -> Result<(), Error> {
-        panic!("contract")
-    }
-    /// All sandboxes, also those made before a restart.
-    pub async fn sandboxes(&self) -> Result<Vec<SandboxState>, Error> {
-        panic!("contract")
-    }
-    /// Starts a container; returns when its program has been executed (or failed to be).
-    pub async fn start(&self, spec: ContainerSpec) -> Result<ContainerState, Error> {
-        panic!("contract")
-    }
-    /// All containers, running and ended, until they are removed.
-    pub async fn containers(&self) -> Result<Vec<ContainerState>, Error> {
-        panic!("contract")
-    }
-    /// Sends a signal to a container's first process, or to all of its processes.
-    pub async fn kill(&self, id: &str, signal: i32, all: bool) -> Result<(), Error> {
-        panic!("contract")
-    }
-    /// Removes an ended container's record, mounts and cgroup (kills it first if it runs). The
-    /// writable layer and the log stay with the caller. Fine if it is not there.
-    pub async fn remove(&self, id: &str) -> Result<(), Error> {
-        panic!("contract")
-    }
-    /// Runs a further process in a running container.
-    pub async fn exec(
-        &self,
-        id: &str,
-        process: ProcessSpec,
-        stdin: bool,
-        stdout: bool,
-        stderr: bool,
-    ) -> Result<Attached, Error> {
-        panic!("contract")
-    }
-    /// Connects to a running container's own standard streams. Output from the moment of the call
-    /// on; several may be attached at once; none slows the container down for long.
-    pub async fn attach(&self, id: &str, stdin: bool) -> Result<Attached, Error> {
-        panic!("contract")
-    }
-    /// Every container exit from now on, as `(id, exit)`.
-    pub fn exits(&self) -> broadcast::Receiver<(String, Exit)> {
-        panic!("contract")
-    }
-    /// Ends the launcher after everything was removed (`dhow down --purge`).
-    pub async fn shutdown(&self) -> Result<(), Error> {
-        panic!("contract")
-    }
-}
-
-/// The launcher's whole life: what `dhow launcher DIR CGROUP` runs. Returns when told to shut down.
-#[allow(unused_variables)]
+/// The launcher's whole life: what `dhow launcher DIR CGROUP` runs, before anything else is started
+/// in the process (no thread, no asynchronous runtime).
+///
+/// Returns once a launcher serves `dir`: the process that calls this makes the one that stays, in
+/// its own session, and that one ends by itself when it is told to shut down. It also returns when
+/// another launcher serves the directory already.
+///
+/// # Errors
+/// When the directory, the lock or the socket cannot be used, or the kernel refuses a step.
 pub fn launcher_main(dir: &Path, cgroup: &str) -> Result<(), Error> {
-    panic!("contract")
+    launcher::main(dir, cgroup)
 }

@@ -1,0 +1,282 @@
+//! One fresh launcher per test, and proof that nothing is left of it.
+
+use dhow_runtime::{
+    Config, ContainerSpec, Exit, Limits, LogSpec, ProcessSpec, Rootfs, Runtime, SandboxSpec,
+};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt;
+
+pub type Test = (&'static str, fn(Rc<World>) -> Pin<Box<dyn Future<Output = ()>>>);
+
+/// Lists tests as `tests![name, ...]`.
+#[macro_export]
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        pub const TESTS: &[$crate::harness::Test] = &[
+            $((concat!(module_path!(), "::", stringify!($name)), |world| Box::pin($name(world)))),*
+        ];
+    };
+}
+
+/// A directory with a root file system and a launcher.
+pub struct World {
+    pub dir: PathBuf,
+    pub runtime: Runtime,
+    pub config: Config,
+}
+
+impl World {
+    pub fn lower(&self) -> PathBuf {
+        self.dir.join("lower")
+    }
+
+    /// A container that runs a shell script in its own overlay.
+    pub fn shell(&self, id: &str, script: &str) -> ContainerSpec {
+        self.program(id, &["sh", "-c", script])
+    }
+
+    pub fn program(&self, id: &str, args: &[&str]) -> ContainerSpec {
+        ContainerSpec {
+            id: id.to_owned(),
+            sandbox: None,
+            rootfs: Rootfs::Overlay {
+                lower: vec![self.lower()],
+                writable: self.dir.join("writable").join(id),
+            },
+            read_only_rootfs: false,
+            process: process(args),
+            hostname: "box".to_owned(),
+            mounts: vec![],
+            limits: Limits::default(),
+            oom_score_adj: 0,
+            privileged: false,
+            host_pid: false,
+            pid_of: None,
+            stdin: false,
+            stdin_once: false,
+            log: Some(LogSpec { path: self.log_path(id), max_size: 0, max_files: 1 }),
+            labels: BTreeMap::new(),
+            wait_for_attach: false,
+        }
+    }
+
+    pub fn log_path(&self, id: &str) -> PathBuf {
+        self.dir.join(format!("{id}.log"))
+    }
+
+    /// The texts of a container's log, without times.
+    pub fn log(&self, id: &str) -> String {
+        let text = std::fs::read_to_string(self.log_path(id)).unwrap();
+        text.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap().to_owned() + "\n").collect()
+    }
+
+    /// Starts a container and waits for its end.
+    pub async fn run(&self, spec: ContainerSpec) -> Exit {
+        let id = spec.id.clone();
+        let mut exits = self.runtime.exits();
+        self.runtime.start(spec).await.unwrap();
+        exit_of(&mut exits, &id).await
+    }
+
+    /// Runs a script and returns its exit code and output.
+    pub async fn output(&self, spec: ContainerSpec) -> (i32, String) {
+        let id = spec.id.clone();
+        let exit = self.run(spec).await;
+        (exit.code, self.log(&id))
+    }
+}
+
+pub fn process(args: &[&str]) -> ProcessSpec {
+    ProcessSpec {
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        env: vec!["PATH=/bin".to_owned()],
+        capabilities: [
+            "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+            "NET_BIND_SERVICE", "NET_RAW", "SYS_CHROOT", "MKNOD", "AUDIT_WRITE", "SETFCAP",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+        seccomp: true,
+        ..ProcessSpec::default()
+    }
+}
+
+pub fn sandbox(id: &str) -> SandboxSpec {
+    SandboxSpec { id: id.to_owned(), hostname: format!("{id}-host"), ..SandboxSpec::default() }
+}
+
+pub async fn exit_of(
+    exits: &mut tokio::sync::broadcast::Receiver<(String, Exit)>,
+    id: &str,
+) -> Exit {
+    let wait = async {
+        loop {
+            let (ended, exit) = exits.recv().await.unwrap();
+            if ended == id {
+                return exit;
+            }
+        }
+    };
+    within(wait, &format!("the end of {id}")).await
+}
+
+pub async fn within<T>(work: impl Future<Output = T>, what: &str) -> T {
+    tokio::time::timeout(Duration::from_secs(30), work)
+        .await
+        .unwrap_or_else(|_| panic!("waited too long for {what}"))
+}
+
+/// Everything until the end of a stream.
+pub async fn read_all(fd: Option<OwnedFd>) -> String {
+    let mut text = Vec::new();
+    let mut pipe = tokio::net::unix::pipe::Receiver::from_owned_fd(fd.unwrap()).unwrap();
+    within(pipe.read_to_end(&mut text), "the end of a stream").await.unwrap();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Reads until the text holds `needle`.
+pub async fn read_until(fd: &OwnedFd, needle: &str) -> String {
+    let fd = tokio::io::unix::AsyncFd::register(fd.try_clone().unwrap()).unwrap();
+    let mut text = String::new();
+    let work = async {
+        while !text.contains(needle) {
+            let mut ready = fd.readable().await.unwrap();
+            let mut chunk = [0; 4096];
+            match ready.try_io(|fd| Ok(rustix::io::read(fd, &mut chunk)?)) {
+                Ok(Ok(0)) => panic!("ended before {needle:?}: {text:?}"),
+                Ok(read) => text.push_str(&String::from_utf8_lossy(&chunk[..read.unwrap()])),
+                Err(_) => {}
+            }
+        }
+    };
+    within(work, needle).await;
+    text
+}
+
+fn build_lower(lower: &Path) {
+    for dir in ["bin", "etc", "tmp", "root"] {
+        std::fs::create_dir_all(lower.join(dir)).unwrap();
+    }
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).exists());
+    let busybox = busybox.expect("busybox is missing: apt install busybox-static");
+    std::fs::copy(busybox, lower.join("bin/busybox")).unwrap();
+    for name in [
+        "sh", "true", "false", "cat", "echo", "sleep", "id", "hostname", "ls", "mount", "ip", "stty",
+        "dd", "head", "yes", "wc", "grep", "kill", "touch", "unshare", "mkdir", "ps", "seq", "tr",
+        "stat", "readlink", "pwd", "test", "awk", "sysctl", "env", "nc", "tail", "usleep",
+    ] {
+        let _ = std::os::unix::fs::symlink("busybox", lower.join("bin").join(name));
+    }
+    std::fs::write(
+        lower.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/tmp:/bin/sh\n",
+    )
+    .unwrap();
+    std::fs::write(lower.join("etc/group"), "root:x:0:\nweb:x:34:\nlogs:x:40:web\n").unwrap();
+}
+
+/// What a test may leave behind, found by the name of its cgroup and directory.
+fn leftovers(dir: &Path, cgroup: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in dhow_kernel::mount::list(dir).unwrap() {
+        found.push(format!("mount {}", entry.target.display()));
+    }
+    let layout = dhow_kernel::cgroup::Layout::detect().unwrap();
+    for hierarchy in layout.hierarchies {
+        let group = hierarchy.own.join(cgroup);
+        if group.exists() {
+            found.push(format!("cgroup {}", group.display()));
+        }
+    }
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(command) = std::fs::read(entry.path().join("cmdline")) else { continue };
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        if command.contains(cgroup) {
+            found.push(format!("process {}: {command}", entry.file_name().display()));
+        }
+    }
+    let run = dir.join("run");
+    if run.exists() {
+        found.push(format!("{}", run.display()));
+    }
+    found
+}
+
+pub fn new_config(dir: &Path, cgroup: &str) -> Config {
+    Config {
+        dir: dir.join("run"),
+        binary: std::env::current_exe().unwrap(),
+        cgroup: cgroup.to_owned(),
+    }
+}
+
+/// A fresh directory with a root file system and an open runtime.
+pub async fn world(name: &str) -> World {
+    let unique = format!("dhow-test-{}-{name}", std::process::id());
+    let dir = std::env::temp_dir().join(&unique);
+    std::fs::create_dir_all(&dir).unwrap();
+    build_lower(&dir.join("lower"));
+    let config = new_config(&dir, &unique);
+    let runtime = Runtime::open(config.clone()).await.unwrap();
+    World { dir, runtime, config }
+}
+
+/// Takes a world down; what was left is returned.
+pub async fn tear_down(world: Rc<World>) -> Vec<String> {
+    let mut left = Vec::new();
+    if let Err(error) = world.runtime.shutdown().await {
+        left.push(error.to_string());
+    }
+    // The launcher answers just before it ends.
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        let found = leftovers(&world.dir, &world.config.cgroup);
+        if found.is_empty() || Instant::now() > end {
+            left.extend(found);
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    if left.is_empty() {
+        std::fs::remove_dir_all(&world.dir).unwrap();
+    }
+    left
+}
+
+pub fn run_all(tests: &[Test], wanted: impl Fn(&str) -> bool) -> i32 {
+    let (mut passed, mut failed) = (0, Vec::new());
+    for (path, test) in tests.iter().filter(|(name, _)| wanted(name)) {
+        let name = path.strip_prefix("containers::").unwrap_or(path);
+        let started = Instant::now();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let local = tokio::task::LocalSet::new();
+        let result = runtime.block_on(local.run_until(async {
+            let world = Rc::new(world(&name.replace("::", "-")).await);
+            let result = tokio::task::spawn_local(test(world.clone())).await;
+            let left = tear_down(world).await;
+            match result {
+                Err(error) => Err(format!("{error}")),
+                Ok(()) if !left.is_empty() => Err(format!("left behind: {left:#?}")),
+                Ok(()) => Ok(()),
+            }
+        }));
+        match result {
+            Ok(()) => {
+                passed += 1;
+                println!("test {name} ... ok ({:.2} s)", started.elapsed().as_secs_f64());
+            }
+            Err(error) => {
+                println!("test {name} ... FAILED: {error}");
+                failed.push(name);
+            }
+        }
+    }
+    println!("\ntest result: {passed} passed; {} failed {failed:?}", failed.len());
+    i32::from(!failed.is_empty())
+}

@@ -1,0 +1,3 @@
+//! sandboxes.
+
+crate::tests![];

@@ -1,0 +1,3 @@
+//! streams.
+
+crate::tests![];
