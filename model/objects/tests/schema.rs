@@ -94,6 +94,21 @@ fn protobuf_of_go_reads_as_its_json() {
     }
 }
 
+/// Bodies of requests that kubectl 1.37.1 sent (`create deployment`, `auth whoami`...), recorded.
+#[test]
+fn bodies_of_kubectl_read_and_write_back() {
+    let mut bodies = 0;
+    for line in include_str!("data/kubectl_bodies.txt").lines() {
+        let (bytes, json) = line.split_once(' ').expect("base64 and JSON");
+        let bytes = STANDARD.decode(bytes).expect("base64");
+        let (_, _, object) = protobuf::decode(&bytes).expect("reads");
+        assert_eq!(object, serde_json::from_str::<Value>(json).expect("JSON"));
+        assert_eq!(protobuf::encode(&object, type_of(&object)).expect("fits"), bytes);
+        bodies += 1;
+    }
+    assert_eq!(bodies, 11);
+}
+
 #[test]
 fn cut_and_foreign_bytes_are_refused_and_never_panic() {
     use protobuf::DecodeError;

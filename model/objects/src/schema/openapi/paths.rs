@@ -290,7 +290,8 @@ impl<'d> Paths<'d> {
                         .iter()
                         .any(|name| parameter["name"] == *name);
                     let known = own.iter().any(|p| p["name"] == parameter["name"]);
-                    if !known && !(watching && operation.method == "delete") {
+                    let meaningless = watching && operation.method == "delete";
+                    if !known && !meaningless {
                         own.push(parameter);
                     }
                 }
