@@ -19,7 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 
 /// WebSocket sub-protocols, best first. They differ in that v5 can close a channel.
@@ -315,7 +317,9 @@ async fn serve_websocket<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
                 return;
             }
         }
-        let _ = sink.send(Message::Close(None)).await;
+        // Clients take any other code for a failure.
+        let reason = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+        let _ = sink.send(Message::Close(Some(reason))).await;
         let _ = sink.close().await;
     };
     let (to_stdin, stdin) = mpsc::channel(QUEUE);

@@ -373,6 +373,9 @@ impl Encoder {
             out.put_u16_le(!length);
             out.put_slice(part);
         }
+        // An empty stored block is how deflate flushes: Go's reader gives out what it has when it
+        // meets one, and would otherwise look for the next block behind the end of the frame.
+        out.put_slice(&[0, 0, 0, 0xff, 0xff]);
         out
     }
 }
