@@ -49,7 +49,7 @@ impl State {
         }
         for namespace in self.shared.cache.peek_all(&kinds::NAMESPACE, None) {
             if dhow_objects::meta::deletion_timestamp(namespace.value()).is_none() {
-                crate::admission::furnish(self, &namespace.name).await?;
+                self.furnish_namespace(&namespace.name).await?;
             }
         }
         self.ensure_roles().await

@@ -130,6 +130,7 @@ impl State {
     /// Commits one object's new state and waits until the cache shows it.
     pub(crate) async fn commit(&self, commit: Commit<'_>) -> Result<Committed> {
         let Commit { kind, key, based_on, value, stamp, guards, claims } = commit;
+        dhow_fault::point("state::commit").map_err(Status::internal)?;
         // Events expire, and so does the memory of who deleted what. Leases of machines and events come
         // and go without anybody asking why.
         let event = std::ptr::eq(kind, &raw const kinds::EVENT);
@@ -311,7 +312,7 @@ impl State {
             };
             match self.commit(commit).await? {
                 Committed::At(revision) => {
-                    admission::created(self, kind, &name).await?;
+                    admission::created(self, kind, &name).await;
                     return Ok(Self::written(kind, namespace, &name, &bytes, revision));
                 }
                 Committed::Refused(refusal) => return Err(refusal),

@@ -24,7 +24,7 @@ async fn a_view_is_as_new_as_the_last_write_and_names_what_changed() {
     assert_eq!(*seen.object, patched);
     assert_eq!(Some(seen.revision.to_string()), patched.metadata.resource_version);
     // Two changes of one object are one piece of news.
-    assert_eq!(view.changed().await, [key.clone()]);
+    assert_eq!(view.changed().await, std::slice::from_ref(&key));
     let options = DeleteOptions::default();
     state.delete(&me(), &kinds::POD, "default", "b", &options).await.unwrap();
     assert_eq!(view.changed().await, [key]);

@@ -126,12 +126,14 @@ pub(crate) fn release(kind: &'static Kind, object: &Value) -> Claims {
     claims
 }
 
-/// The objects that come with a new one.
-pub(crate) async fn created(state: &State, kind: &'static Kind, name: &str) -> Result<()> {
-    if std::ptr::eq(kind, &raw const kinds::NAMESPACE) {
-        service_account::furnish(state, name).await?;
+/// Makes the objects that come with a new one. The new one stands whether or not this works: who
+/// looks after namespaces tries again.
+pub(crate) async fn created(state: &State, kind: &'static Kind, name: &str) {
+    if std::ptr::eq(kind, &raw const kinds::NAMESPACE)
+        && let Err(error) = state.furnish_namespace(name).await
+    {
+        tracing::warn!(namespace = name, %error, "a new namespace was not furnished");
     }
-    Ok(())
 }
 
 /// A list in an object, made when missing.
@@ -142,5 +144,3 @@ fn list_mut<'a>(value: &'a mut Value, field: &str) -> Option<&'a mut Vec<Value>>
     }
     list.as_array_mut()
 }
-
-pub(crate) use service_account::furnish;

@@ -6,7 +6,8 @@ use super::{Request, list_mut};
 use crate::State;
 use crate::builtin::platform;
 use crate::codec::text;
-use crate::types::{Patch, Result, WriteOptions};
+use crate::types::Result;
+use crate::view::Key;
 use dhow_objects::{kinds, meta, names};
 use serde_json::{Value, json};
 
@@ -14,28 +15,37 @@ const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Life of the token in seconds: upstream's number, by which clients know such tokens.
 const TOKEN_SECONDS: i64 = 3607;
 const ROOT_CA: &str = "kube-root-ca.crt";
+const DESCRIPTION: &str = "Certificates of the authority that signed the API's own certificate: for clients inside of the cluster.";
 
-/// Gives a namespace its default account and the certificate of the authority.
-pub(crate) async fn furnish(state: &State, namespace: &str) -> Result<()> {
-    let account = json!({"metadata": {"name": "default"}});
-    let certificate = json!({
-        "metadata": {"name": ROOT_CA, "annotations": {
-            "kubernetes.io/description": "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters.",
-        }},
-        "data": {"ca.crt": state.shared.config.ca_pem},
-    });
-    // Boxed: creating an object leads here.
-    Box::pin(state.ensure(&kinds::SERVICE_ACCOUNT, namespace, "default", account)).await?;
-    Box::pin(state.ensure(&kinds::CONFIG_MAP, namespace, ROOT_CA, certificate)).await?;
-    let known = state.cached(&kinds::CONFIG_MAP, namespace, ROOT_CA);
-    let stale = known.is_some_and(|c| c.value()["data"]["ca.crt"] != state.shared.config.ca_pem);
-    if stale {
-        let patch = Patch::Merge(json!({"data": {"ca.crt": state.shared.config.ca_pem}}));
-        let options = WriteOptions::default();
+impl State {
+    /// Gives a namespace its default account and the certificate of the authority, or mends them.
+    ///
+    /// # Errors
+    /// As [`State::create`], for example when the namespace is ending.
+    pub async fn furnish_namespace(&self, namespace: &str) -> Result<()> {
+        let certificate = &self.shared.config.ca_pem;
+        let account = json!({"metadata": {"name": "default"}});
+        let authority = json!({
+            "metadata": {"name": ROOT_CA, "annotations": {"kubernetes.io/description": DESCRIPTION}},
+            "data": {"ca.crt": certificate},
+        });
         let kind = &kinds::CONFIG_MAP;
-        Box::pin(state.patch(&platform(), kind, namespace, ROOT_CA, "", patch, &options)).await?;
+        // Boxed: creating an object leads here.
+        Box::pin(self.ensure(&kinds::SERVICE_ACCOUNT, namespace, "default", account)).await?;
+        Box::pin(self.ensure(kind, namespace, ROOT_CA, authority)).await?;
+        let known = self.cached(kind, namespace, ROOT_CA);
+        let data = json!({"ca.crt": certificate});
+        if known.is_some_and(|c| c.value()["data"] != data) {
+            let mend = |old: &Value| {
+                let mut new = old.clone();
+                new["data"] = data.clone();
+                Ok(new)
+            };
+            let key = Key::new(namespace, ROOT_CA);
+            Box::pin(self.modify(&platform(), kind, &key, "", &mend)).await?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 pub(super) async fn mutate(request: &Request<'_>, new: &mut Value) -> Result<()> {
@@ -54,7 +64,7 @@ pub(super) async fn mutate(request: &Request<'_>, new: &mut Value) -> Result<()>
     let (state, namespace) = (request.state, request.namespace);
     let kind = &kinds::SERVICE_ACCOUNT;
     if name == "default" && state.cached(kind, namespace, &name).is_none() {
-        Box::pin(furnish(state, namespace)).await?;
+        Box::pin(state.furnish_namespace(namespace)).await?;
     }
     let Some(account) = state.cached(kind, namespace, &name) else {
         return Err(request.forbid(&format!(
