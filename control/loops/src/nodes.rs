@@ -1,0 +1,146 @@
+//! Machines: marks those that fell silent, and forgets pods of machines that are gone.
+//!
+//! A machine renews a lease every ten seconds. When the lease is over, nobody knows how the machine
+//! is: its conditions become Unknown and no new pods go there, until it speaks again.
+
+use crate::Context;
+use dhow_objects::{Status, kinds};
+use dhow_state::{DeleteOptions, Key, Patch, View};
+use dhow_workloads::Note;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use serde_json::json;
+use std::collections::HashMap;
+use std::time::Duration;
+
+const NAME: &str = "node-controller";
+const LEASES: &str = "kube-node-lease";
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+/// How long a lease lasts that does not say.
+const GRACE: Duration = Duration::from_secs(40);
+
+pub(crate) async fn run(context: Context, mut nodes: View<Node>, mut pods: View<Pod>) {
+    let mut leases: View<Lease> = context.state.view(&kinds::LEASE);
+    // When each machine was last heard of, by our own clock: a machine's clock may be wrong, and
+    // none is late in the first moments after our own start.
+    let mut heard: HashMap<String, (Option<String>, Duration)> = HashMap::new();
+    loop {
+        let now = context.clock.monotonic();
+        let mut next: Option<Duration> = None;
+        for node in nodes.list() {
+            let name = node.metadata.name.clone().unwrap_or_default();
+            let lease = leases.get(LEASES, &name);
+            let spec = lease.as_ref().and_then(|l| l.spec.as_ref());
+            let life = spec
+                .and_then(|s| s.lease_duration_seconds)
+                .and_then(|s| u64::try_from(s).ok())
+                .map_or(GRACE, Duration::from_secs);
+            let revision = lease.as_ref().and_then(|l| l.metadata.resource_version.clone());
+            let known = heard.entry(name.clone()).or_insert_with(|| (revision.clone(), now));
+            if known.0 != revision {
+                *known = (revision, now);
+            }
+            let due = known.1 + life;
+            let silent = due <= now;
+            if !silent {
+                next = Some(next.map_or(due, |n| n.min(due)));
+            }
+            if let Err(refusal) = judge(&context, &node, silent).await {
+                tracing::warn!(node = name, %refusal, "machine's state not written");
+                next = Some(now + Duration::from_secs(1));
+            }
+        }
+        heard.retain(|name, _| nodes.get("", name).is_some());
+        let wait = next.map(|at| at.saturating_sub(context.clock.monotonic()));
+        tokio::select! {
+            _ = nodes.changed() => forget(&context, &nodes, &pods).await,
+            _ = leases.changed() => {}
+            keys = pods.changed() => {
+                if keys.iter().any(|k| is_lost(&nodes, &pods, k)) {
+                    forget(&context, &nodes, &pods).await;
+                }
+            }
+            () = async { match wait {
+                Some(wait) => context.clock.sleep(wait).await,
+                None => std::future::pending().await,
+            } } => {}
+        }
+    }
+}
+
+/// Writes what is known of a machine, if that changed.
+async fn judge(context: &Context, node: &Node, silent: bool) -> Result<(), Status> {
+    let name = node.metadata.name.clone().unwrap_or_default();
+    let key = Key::new("", &name);
+    let actor = Context::actor(NAME, 0);
+    let tainted =
+        node.spec.iter().flat_map(|s| s.taints.iter().flatten()).any(|t| t.key == UNREACHABLE);
+    if silent == tainted {
+        return Ok(());
+    }
+    if silent {
+        let conditions: Vec<_> = node
+            .status
+            .iter()
+            .flat_map(|s| s.conditions.iter().flatten())
+            .map(|c| {
+                json!({
+                    "type": c.type_, "status": "Unknown", "reason": "NodeStatusUnknown",
+                    "message": "Kubelet stopped posting node status.",
+                    "lastTransitionTime": context.now(),
+                })
+            })
+            .collect();
+        let patch = Patch::Strategic(json!({"status": {"conditions": conditions}}));
+        context.state.patch_typed::<Node>(&actor, &kinds::NODE, &key, "status", patch).await?;
+        let message = format!("Node {name} status is now: NodeNotReady");
+        let note = Note { kind: "Normal", reason: "NodeNotReady", message };
+        context.note(NAME, &kinds::NODE, &node.metadata, &note).await;
+        tracing::warn!(node = name, "machine fell silent");
+    } else {
+        tracing::info!(node = name, "machine speaks again");
+    }
+    let mut taints: Vec<_> =
+        node.spec.iter().flat_map(|s| s.taints.iter().flatten()).cloned().collect();
+    taints.retain(|t| t.key != UNREACHABLE);
+    let mut taints = serde_json::to_value(taints).map_err(Status::internal)?;
+    if silent && let Some(list) = taints.as_array_mut() {
+        list.push(json!({"key": UNREACHABLE, "effect": "NoSchedule", "timeAdded": context.now()}));
+    }
+    let patch = Patch::Merge(json!({"spec": {"taints": taints}}));
+    context.state.patch_typed::<Node>(&actor, &kinds::NODE, &key, "", patch).await?;
+    Ok(())
+}
+
+/// Whether a pod is bound to a machine that does not exist.
+fn is_lost(nodes: &View<Node>, pods: &View<Pod>, key: &Key) -> bool {
+    let Some(pod) = pods.get(&key.namespace, &key.name) else { return false };
+    let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
+    // A pod that is not being deleted may name a machine that has yet to register.
+    !node.is_empty() && pod.metadata.deletion_timestamp.is_some() && nodes.get("", &node).is_none()
+}
+
+/// Ends pods whose machine is gone: nobody else will say that they have stopped.
+async fn forget(context: &Context, nodes: &View<Node>, pods: &View<Pod>) {
+    for pod in pods.list() {
+        let key = Key::new(
+            pod.metadata.namespace.clone().unwrap_or_default(),
+            pod.metadata.name.clone().unwrap_or_default(),
+        );
+        if is_lost(nodes, pods, &key) {
+            let options = DeleteOptions {
+                grace_period_seconds: Some(0),
+                uid: pod.metadata.uid.clone(),
+                ..DeleteOptions::default()
+            };
+            let actor = Context::actor(NAME, 0);
+            let gone = context
+                .state
+                .delete(&actor, &kinds::POD, &key.namespace, &key.name, &options)
+                .await;
+            if let Err(refusal) = gone {
+                tracing::debug!(%key, %refusal, "pod of a machine that is gone stays");
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Scheduling: binds pods to machines.
+
+use crate::Context;
+use dhow_objects::kinds;
+use dhow_scheduler::{Decision, Machine, Usage, message, place};
+use dhow_state::{Key, Patch, View, WriteOptions};
+use dhow_workloads::{Note, phase};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+
+const NAME: &str = "default-scheduler";
+
+pub(crate) async fn run(context: Context, mut pods: View<Pod>, mut nodes: View<Node>) {
+    // Pods that wait for a machine. They are tried again when something changes that could help.
+    let mut waiting: BTreeSet<Key> = BTreeSet::new();
+    loop {
+        let mut room = false;
+        tokio::select! {
+            keys = pods.changed() => {
+                for key in keys {
+                    match pods.get(&key.namespace, &key.name) {
+                        Some(pod) if is_pending(&pod) => { waiting.insert(key); }
+                        Some(pod) => {
+                            waiting.remove(&key);
+                            room |= matches!(phase(&pod), "Succeeded" | "Failed");
+                        }
+                        None => {
+                            waiting.remove(&key);
+                            room = true;
+                        }
+                    }
+                }
+            }
+            _ = nodes.changed() => room = true,
+        }
+        let _ = room;
+        if waiting.is_empty() {
+            continue;
+        }
+        let mut machines = machines(&pods, &nodes);
+        let mut ordered: Vec<(Key, std::sync::Arc<Pod>)> = waiting
+            .iter()
+            .filter_map(|k| Some((k.clone(), pods.get(&k.namespace, &k.name)?)))
+            .collect();
+        // Higher priority first, then older first.
+        ordered.sort_by_key(|(key, pod)| {
+            let priority = pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
+            let age = pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
+            (std::cmp::Reverse(priority), age, key.clone())
+        });
+        for (key, pod) in ordered {
+            if bind(&context, &pod, &key, &mut machines).await {
+                waiting.remove(&key);
+            }
+        }
+    }
+}
+
+/// Whether the pod is ours to place.
+fn is_pending(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    spec.node_name.as_deref().unwrap_or_default().is_empty()
+        && spec.scheduler_name.as_deref().is_none_or(|s| s == NAME)
+        && spec.scheduling_gates.as_ref().is_none_or(Vec::is_empty)
+        && pod.metadata.deletion_timestamp.is_none()
+        && !matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+fn machines(pods: &View<Pod>, nodes: &View<Node>) -> Vec<Machine> {
+    let mut usage: BTreeMap<String, Usage> = BTreeMap::new();
+    for pod in pods.list() {
+        let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
+        if !node.is_empty() && !matches!(phase(&pod), "Succeeded" | "Failed") {
+            usage.entry(node).or_default().add(&pod);
+        }
+    }
+    nodes
+        .list()
+        .into_iter()
+        .map(|node| {
+            let name = node.metadata.name.clone().unwrap_or_default();
+            Machine { usage: usage.remove(&name).unwrap_or_default(), node }
+        })
+        .collect()
+}
+
+/// Places one pod; whether it waits no longer.
+async fn bind(context: &Context, pod: &Pod, key: &Key, machines: &mut [Machine]) -> bool {
+    let decision = place(pod, machines);
+    let revision =
+        pod.metadata.resource_version.as_deref().and_then(|r| r.parse().ok()).unwrap_or(0);
+    let actor = Context::actor(NAME, revision);
+    match decision {
+        Decision::Bind(node) => {
+            let binding = json!({
+                "apiVersion": "v1", "kind": "Binding",
+                "metadata": {"name": key.name, "namespace": key.namespace, "uid": pod.metadata.uid},
+                "target": {"kind": "Node", "name": node},
+            });
+            let options = WriteOptions::default();
+            match context.state.bind(&actor, &key.namespace, &key.name, &binding, &options).await {
+                Ok(_) => {
+                    if let Some(machine) =
+                        machines.iter_mut().find(|m| m.node.metadata.name.as_ref() == Some(&node))
+                    {
+                        machine.usage.add(pod);
+                    }
+                    let message = format!("Successfully assigned {key} to {node}");
+                    // Beside the path: the pod starts meanwhile.
+                    let (context, metadata) = (context.clone(), pod.metadata.clone());
+                    tokio::spawn(async move {
+                        let note = Note { kind: "Normal", reason: "Scheduled", message };
+                        context.note(NAME, &kinds::POD, &metadata, &note).await;
+                    });
+                    true
+                }
+                // Somebody else bound or deleted it, or the view brings it again.
+                Err(refusal) => {
+                    tracing::debug!(%key, %refusal, "not bound");
+                    refusal.code == 404
+                }
+            }
+        }
+        Decision::Wait(reason) => {
+            let text = message(&reason);
+            let known =
+                pod.status.as_ref().and_then(|s| s.conditions.as_ref()).into_iter().flatten();
+            let told = known
+                .filter(|c| c.type_ == "PodScheduled")
+                .any(|c| c.message.as_deref() == Some(&text));
+            if !told {
+                tracing::info!(%key, %reason, "pod waits");
+                let condition = json!({
+                    "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": text,
+                    "lastTransitionTime": context.now(),
+                });
+                let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
+                let written = context
+                    .state
+                    .patch_typed::<Pod>(&actor, &kinds::POD, key, "status", patch)
+                    .await;
+                if let Err(refusal) = written {
+                    tracing::debug!(%key, %refusal, "condition not written");
+                }
+                let note = Note { kind: "Warning", reason: "FailedScheduling", message: text };
+                context.note(NAME, &kinds::POD, &pod.metadata, &note).await;
+            }
+            false
+        }
+    }
+}
