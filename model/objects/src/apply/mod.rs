@@ -190,18 +190,18 @@ pub fn apply(
     }
 
     let merged = walk::merge(&before, &config, ty);
-    let fields = without_identity(writable(walk::field_set(&config, ty), subresource, ty));
+    let named = writable(walk::field_set(&config, ty), subresource, ty);
     let mine = Manager {
         name: manager.to_owned(),
         operation: Operation::Apply,
         api_version: api_version(&config),
         subresource: subresource.to_owned(),
         time: now.to_owned(),
-        fields,
+        fields: without_identity(named.clone()),
     };
     let last = entries.iter().position(|e| e.is(&mine)).map(|at| entries.remove(at));
     let mut result = match &last {
-        Some(last) => prune(&merged, &last.fields, &mine.fields, &entries, ty),
+        Some(last) => prune(&merged, &last.fields, &named, &entries, ty),
         None => merged,
     };
 
@@ -212,16 +212,15 @@ pub fn apply(
         .map(|e| (e.clone(), e.fields.intersection(&taken)))
         .filter(|(_, fields)| !fields.is_empty())
         .collect();
-    if !force
-        && !conflicts.is_empty()
-        && !(manager == KUBECTL && were_mine(&before, &conflicts, ty))
-    {
+    let allowed = || manager == KUBECTL && were_mine(&before, &conflicts, ty);
+    if !force && !conflicts.is_empty() && !allowed() {
         return Err(managers::conflict(&conflicts));
     }
     for entry in &mut entries {
         entry.fields = entry.fields.difference(&taken).difference(&removed);
     }
-    let unchanged = result == before && last.as_ref().is_some_and(|l| l.fields == mine.fields);
+    // An apply that changes no object keeps its time, even when it owns other fields now.
+    let unchanged = result == before;
     entries.push(match last {
         Some(last) if unchanged => Manager { time: last.time, ..mine },
         _ => mine,

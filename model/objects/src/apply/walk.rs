@@ -276,6 +276,7 @@ fn differ(
             }
         }
         Shape::Struct(_) | Shape::Map(_) => {
+            let there = (old.is_some(), new.is_some());
             let empty = Map::new();
             let (old, new) = (
                 old.and_then(Value::as_object).unwrap_or(&empty),
@@ -286,8 +287,10 @@ fn differ(
                 let step = format!("f:{key}");
                 let (below, _) = shape.below(&step);
                 let always = always_there(shape, key);
-                let fill = |v: Option<&Value>| v.cloned().or_else(|| always.clone());
-                let (before, after) = (fill(old.get(key)), fill(new.get(key)));
+                let fill = |v: Option<&Value>, there: bool| {
+                    v.cloned().or_else(|| always.clone().filter(|_| there))
+                };
+                let (before, after) = (fill(old.get(key), there.0), fill(new.get(key), there.1));
                 path.push(step);
                 differ(before.as_ref(), after.as_ref(), below, path, out);
                 path.pop();
@@ -296,12 +299,15 @@ fn differ(
     }
 }
 
-/// A struct that Go holds by value is never missing, only empty.
+/// What Go holds by value is never missing: a struct is only empty, a list or map null.
 fn always_there(shape: Shape, key: &str) -> Option<Value> {
     let Shape::Struct(ty) = shape else { return None };
-    let field = ty.field(key)?;
-    let by_value = matches!(field.ty, FieldType::Message(_)) && !field.pointer;
-    by_value.then(|| Value::Object(Map::new()))
+    let field = ty.field(key).filter(|f| !f.pointer)?;
+    match field.ty {
+        FieldType::Message(_) => Some(Value::Object(Map::new())),
+        FieldType::List(_) | FieldType::Map(_) if !field.omitempty => Some(Value::Null),
+        _ => None,
+    }
 }
 
 /// `config` laid over `live`.

@@ -1,8 +1,11 @@
 //! `EndpointSlice`: the addresses behind a service.
 
+use super::check::Checks;
 use super::column::{AGE, Column, NAME, items, number, text};
 use super::fill::{each, set};
 use super::{BASE, Generation, Kind, Prepare, StatusOnCreate};
+use crate::names;
+use crate::status::StatusCause;
 use serde_json::{Value, json};
 
 /// `discovery.k8s.io/v1 EndpointSlice`.
@@ -20,10 +23,12 @@ pub static ENDPOINT_SLICE: Kind = Kind {
         AGE,
     ],
     default,
+    validate,
     prepare: Prepare {
         status: StatusOnCreate::Keep,
         generation: Generation::Fields(&["addressType", "endpoints", "ports"]),
         status_writes_metadata: false,
+        carry: None,
     },
     ..BASE
 };
@@ -68,4 +73,57 @@ fn default(slice: &mut Value) {
         }
         set(port, "protocol", json!("TCP"));
     }
+}
+
+fn validate(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
+    const MOST: usize = 1000;
+    let mut checks = Checks::default();
+    let kinds = ["FQDN", "IPv4", "IPv6"];
+    checks.one_of("addressType", new.get("addressType"), &kinds);
+    let endpoints = items(new, "/endpoints");
+    if endpoints.len() > MOST {
+        let detail = format!("must have at most {MOST} items");
+        checks.invalid("endpoints", endpoints.len(), &detail);
+    }
+    for (i, endpoint) in endpoints.iter().enumerate() {
+        let at = format!("endpoints[{i}].addresses");
+        let addresses = items(endpoint, "/addresses");
+        if addresses.is_empty() {
+            checks.required(&at, "must contain at least 1 address");
+        }
+        for (j, address) in addresses.iter().enumerate() {
+            let at = format!("{at}[{j}]");
+            let address = address.as_str().unwrap_or_default();
+            match text(new, "/addressType") {
+                "IPv4" if address.parse::<std::net::Ipv4Addr>().is_err() => {
+                    checks.invalid(&at, address, "must be an IPv4 address");
+                }
+                "IPv6" if address.parse::<std::net::Ipv6Addr>().is_err() => {
+                    checks.invalid(&at, address, "must be an IPv6 address");
+                }
+                "FQDN" => checks.invalid_all(&at, address, names::dns_subdomain(address)),
+                _ => {}
+            }
+        }
+    }
+    let mut seen = Vec::new();
+    for (i, port) in items(new, "/ports").iter().enumerate() {
+        let at = |field: &str| format!("ports[{i}].{field}");
+        let name = text(port, "/name");
+        if !name.is_empty() {
+            checks.invalid_all(&at("name"), name, names::dns_label(name));
+        }
+        if seen.contains(&name) {
+            checks.duplicate(&at("name"), name);
+        }
+        seen.push(name);
+        if let Some(number) = port.get("port").and_then(Value::as_i64) {
+            checks.port(&at("port"), number);
+        }
+        checks.one_of(&at("protocol"), port.get("protocol"), &["SCTP", "TCP", "UDP"]);
+    }
+    if let Some(old) = old {
+        checks.immutable("addressType", new.get("addressType"), old.get("addressType"));
+    }
+    checks.causes()
 }

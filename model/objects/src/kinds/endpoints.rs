@@ -1,8 +1,10 @@
 //! `Endpoints`: the addresses behind a service, as older clients read them.
 
+use super::check::Checks;
 use super::column::{AGE, Column, NAME, items, number, text};
 use super::fill::{each, set};
 use super::{BASE, Kind};
+use crate::status::StatusCause;
 use serde_json::{Value, json};
 
 /// `v1 Endpoints`.
@@ -18,6 +20,7 @@ pub static ENDPOINTS: Kind = Kind {
         AGE,
     ],
     default,
+    validate,
     ..BASE
 };
 
@@ -52,4 +55,33 @@ fn default(endpoints: &mut Value) {
             set(port, "protocol", json!("TCP"));
         }
     }
+}
+
+fn validate(new: &Value, _: Option<&Value>) -> Vec<StatusCause> {
+    let mut checks = Checks::default();
+    for (i, subset) in items(new, "/subsets").iter().enumerate() {
+        let (ready, waiting) = (items(subset, "/addresses"), items(subset, "/notReadyAddresses"));
+        if ready.is_empty() && waiting.is_empty() {
+            let detail = "must specify `addresses` or `notReadyAddresses`";
+            checks.required(&format!("subsets[{i}]"), detail);
+        }
+        for (field, list) in [("addresses", ready), ("notReadyAddresses", waiting)] {
+            for (j, address) in list.iter().enumerate() {
+                let ip = text(address, "/ip");
+                if ip.parse::<std::net::IpAddr>().is_err() {
+                    checks.invalid(
+                        &format!("subsets[{i}].{field}[{j}].ip"),
+                        ip,
+                        "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                    );
+                }
+            }
+        }
+        for (j, port) in items(subset, "/ports").iter().enumerate() {
+            let at = |field: &str| format!("subsets[{i}].ports[{j}].{field}");
+            checks.port(&at("port"), number(port, "/port"));
+            checks.one_of(&at("protocol"), port.get("protocol"), &["SCTP", "TCP", "UDP"]);
+        }
+    }
+    checks.causes()
 }

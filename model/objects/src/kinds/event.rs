@@ -2,9 +2,11 @@
 //!
 //! Both are views of the same stored objects; the stored form is the old one.
 
+use super::check::Checks;
 use super::column::{Column, NAME, age, number, text};
 use super::{BASE, Kind, SelectableField};
 use crate::meta;
+use crate::status::StatusCause;
 use serde_json::{Map, Value, json};
 
 /// The same path in both views.
@@ -35,6 +37,7 @@ pub static EVENT: Kind = Kind {
         "type" => "type",
     ),
     columns: COLUMNS,
+    validate,
     ..BASE
 };
 
@@ -61,6 +64,7 @@ pub static EVENTS_EVENT: Kind = Kind {
         "type" => "type",
     ),
     columns: COLUMNS,
+    validate,
     ..BASE
 };
 
@@ -173,4 +177,30 @@ fn source(event: &Value) -> String {
 #[must_use]
 pub fn name(about: &Value, now: jiff::Timestamp) -> String {
     format!("{}.{:x}", meta::name(about), now.as_nanosecond())
+}
+
+/// Events of cluster-wide objects live in `default`, all others beside their object.
+fn validate(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
+    let mut checks = Checks::default();
+    let old_form = new.get("involvedObject").is_some();
+    let about = if old_form { "involvedObject" } else { "regarding" };
+    let namespace = text(new, &format!("/{about}/namespace"));
+    let fits = match namespace {
+        "" => matches!(meta::namespace(new), "default" | "kube-system"),
+        namespace => namespace == meta::namespace(new),
+    };
+    if !fits {
+        let path = format!("{about}.namespace");
+        checks.invalid(&path, namespace, "does not match event.namespace");
+    }
+    // Only events that say when they happened follow the rules of the new form.
+    if old.is_none() && !old_form {
+        for field in ["eventTime", "reportingController", "reportingInstance", "action", "reason"] {
+            if text(new, &format!("/{field}")).is_empty() {
+                checks.required(field, "");
+            }
+        }
+        checks.one_of("type", new.get("type"), &["Normal", "Warning"]);
+    }
+    checks.causes()
 }

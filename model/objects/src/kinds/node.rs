@@ -1,10 +1,12 @@
 //! `Node`: a machine.
 
+use super::check::Checks;
 use super::column::{AGE, Column, NAME, items, text, text_or_none};
 use super::fill::set;
 use super::prepare::{Generation, Prepare, StatusOnCreate};
 use super::{BASE, Kind, STATUS_VERBS, SelectableField, Subresource};
-use crate::meta;
+use crate::status::StatusCause;
+use crate::{meta, names};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -55,10 +57,12 @@ pub static NODE: Kind = Kind {
         .wide(),
     ],
     default,
+    validate,
     prepare: Prepare {
         status: StatusOnCreate::Keep,
         generation: Generation::None,
         status_writes_metadata: true,
+        carry: None,
     },
     ..BASE
 };
@@ -124,4 +128,27 @@ fn default(node: &mut Value) {
     if let Some(capacity) = status.get("capacity").cloned() {
         set(status, "allocatable", capacity);
     }
+}
+
+fn validate(new: &Value, _: Option<&Value>) -> Vec<StatusCause> {
+    let mut checks = Checks::default();
+    let mut seen = BTreeSet::new();
+    for (i, taint) in items(new, "/spec/taints").iter().enumerate() {
+        let at = |field: &str| format!("spec.taints[{i}].{field}");
+        let (key, value) = (text(taint, "/key"), text(taint, "/value"));
+        checks.invalid_all(&at("key"), key, names::qualified(key));
+        checks.invalid_all(&at("value"), value, names::label_value(value));
+        let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+        checks.one_of(&at("effect"), taint.get("effect"), &effects);
+        if !seen.insert((key, text(taint, "/effect"))) {
+            checks.duplicate(&format!("spec.taints[{i}]"), taint.clone());
+        }
+    }
+    for field in ["capacity", "allocatable"] {
+        let amounts = new.pointer(&format!("/status/{field}")).and_then(Value::as_object);
+        for (name, amount) in amounts.into_iter().flatten() {
+            checks.quantity(&format!("status.{field}[{name}]"), name, amount);
+        }
+    }
+    checks.causes()
 }

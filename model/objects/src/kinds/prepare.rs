@@ -32,6 +32,8 @@ pub struct Prepare {
     pub generation: Generation,
     /// Whether a status update may also change labels and annotations (pods and nodes).
     pub status_writes_metadata: bool,
+    /// Carries over what the platform allotted and an update left out: new, old.
+    pub carry: Option<fn(&mut Value, &Value)>,
 }
 
 pub(crate) fn empty_status(_: &Value) -> Value {
@@ -44,6 +46,7 @@ impl Prepare {
         status: StatusOnCreate::Keep,
         generation: Generation::None,
         status_writes_metadata: false,
+        carry: None,
     };
 
     /// A kind with an empty status at first and generations that follow its spec.
@@ -51,6 +54,7 @@ impl Prepare {
         status: StatusOnCreate::Reset(empty_status),
         generation: Generation::Fields(&["spec"]),
         status_writes_metadata: false,
+        carry: None,
     };
 }
 
@@ -90,6 +94,9 @@ impl Kind {
     pub fn prepare_update(&self, new: &mut Value, old: &Value) {
         if self.has_status() {
             copy_field(new, old, "status");
+        }
+        if let Some(carry) = self.prepare.carry {
+            carry(new, old);
         }
         let generation = old.pointer("/metadata/generation").and_then(Value::as_i64);
         let changed = match self.prepare.generation {

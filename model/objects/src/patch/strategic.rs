@@ -322,17 +322,13 @@ fn ordered(
     }
 }
 
-/// A value of a patch as it is stored when nothing was there before; `None` when it only deletes.
+/// A value of a patch as it is stored when nothing was there before; `None` when it is a
+/// directive.
 fn without_directives(value: Value) -> Option<Value> {
     match value {
-        Value::Object(mut object) => {
-            match object.get(PATCH).and_then(Value::as_str) {
-                Some("delete") => return None,
-                Some(_) => {
-                    object.remove(PATCH);
-                }
-                None => {}
-            }
+        // Upstream drops objects with a directive altogether, whatever the directive.
+        Value::Object(object) if object.contains_key(PATCH) => None,
+        Value::Object(object) => {
             let cleaned = object
                 .into_iter()
                 .filter(|(key, value)| {

@@ -373,10 +373,8 @@ fn handler(checks: &mut Checks, at: &str, handler: &Value) {
     let action = &handler[kind];
     let at = format!("{at}.{kind}");
     match kind {
-        "exec" => {
-            if items(action, "/command").is_empty() {
-                checks.required(&format!("{at}.command"), "");
-            }
+        "exec" if items(action, "/command").is_empty() => {
+            checks.required(&format!("{at}.command"), "");
         }
         "httpGet" => {
             if text(action, "/path").is_empty() {
