@@ -4,6 +4,8 @@
 mod read;
 mod time;
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value};
 
 use super::protobuf::scalar;
@@ -111,8 +113,8 @@ struct Walk {
     report: Report,
     /// With indexes and map keys, for unknown fields.
     path: String,
-    /// Struct and field names, for wrong types.
-    fields: Vec<(&'static str, String)>,
+    /// Structs and their fields on the way, for wrong types.
+    fields: Vec<(&'static Type, &'static Field)>,
 }
 
 impl Walk {
@@ -126,8 +128,8 @@ impl Walk {
             match ty.field(key) {
                 None => self.report.unknown.push(self.path.clone()),
                 Some(field) => {
-                    self.fields.push((ty.go_name(), go_path(ty, field)));
-                    self.value(value, &field.ty, &field.go_type());
+                    self.fields.push((ty, field));
+                    self.value(value, &field.ty, &|| field.go_type());
                     self.fields.pop();
                 }
             }
@@ -135,7 +137,8 @@ impl Walk {
         }
     }
 
-    fn value(&mut self, value: &Value, ty: &'static FieldType, go_type: &str) {
+    /// `go_type` names the Go type; it is asked only to word a refusal.
+    fn value(&mut self, value: &Value, ty: &'static FieldType, go_type: &dyn Fn() -> String) {
         match (ty, value) {
             (_, Value::Null) | (FieldType::Raw | FieldType::FieldsV1, _) => {}
             (FieldType::Bool, Value::Bool(_))
@@ -144,13 +147,16 @@ impl Walk {
             | (FieldType::IntOrString, Value::String(_)) => {}
             (FieldType::Int32 | FieldType::IntOrString, Value::Number(n)) => {
                 if n.as_i64().is_none_or(|n| i32::try_from(n).is_err()) {
-                    let go = if matches!(ty, FieldType::Int32) { go_type } else { "int32" };
-                    self.wrong(&format!("number {n}"), go);
+                    let go = match ty {
+                        FieldType::Int32 => go_type(),
+                        _ => "int32".to_owned(),
+                    };
+                    self.wrong(&format!("number {n}"), &go);
                 }
             }
             (FieldType::Int64, Value::Number(n)) => {
                 if n.as_i64().is_none() {
-                    self.wrong(&format!("number {n}"), go_type);
+                    self.wrong(&format!("number {n}"), &go_type());
                 }
             }
             (FieldType::IntOrString, other) => self.wrong(json_name(other), "int32"),
@@ -175,21 +181,25 @@ impl Walk {
             }
             (FieldType::Message(ty), Value::Object(map)) => self.object(map, ty),
             (FieldType::List(item), Value::Array(list)) => {
-                let item_type =
-                    go_type.strip_prefix("[]").map_or_else(|| item.go_type(), str::to_owned);
-                let item_type = item_type.trim_start_matches('*');
+                let item_type = || {
+                    let list = go_type();
+                    let item_type = list.strip_prefix("[]").map(|t| t.trim_start_matches('*'));
+                    item_type.map_or_else(|| item.go_type(), str::to_owned)
+                };
                 let length = self.path.len();
                 for (index, value) in list.iter().enumerate() {
-                    self.path.push_str(&format!("[{index}]"));
-                    self.value(value, item, item_type);
+                    // Writing to a string does not fail.
+                    let _ = write!(self.path, "[{index}]");
+                    self.value(value, item, &item_type);
                     self.path.truncate(length);
                 }
             }
             (FieldType::Map(item), Value::Object(map)) => {
-                let item_type = go_type
-                    .strip_prefix("map[")
-                    .and_then(|rest| rest.split_once(']'))
-                    .map_or_else(|| item.go_type(), |(_, value)| value.to_owned());
+                let item_type = || {
+                    let map = go_type();
+                    let value = map.strip_prefix("map[").and_then(|rest| rest.split_once(']'));
+                    value.map_or_else(|| item.go_type(), |(_, value)| value.to_owned())
+                };
                 let length = self.path.len();
                 for (key, value) in map {
                     self.path.push('.');
@@ -198,7 +208,7 @@ impl Walk {
                     self.path.truncate(length);
                 }
             }
-            (_, other) => self.wrong(json_name(other), go_type),
+            (_, other) => self.wrong(json_name(other), &go_type()),
         }
     }
 
@@ -220,8 +230,8 @@ impl Walk {
     }
 
     fn wrong(&mut self, found: &str, go_type: &str) {
-        let names: Vec<&str> = self.fields.iter().map(|(_, path)| path.as_str()).collect();
-        let in_struct = self.fields.last().map_or("", |(name, _)| *name);
+        let names: Vec<String> = self.fields.iter().map(|(ty, field)| go_path(ty, field)).collect();
+        let in_struct = self.fields.last().map_or("", |(ty, _)| ty.go_name());
         self.report.wrong.push(format!(
             "json: cannot unmarshal {found} into Go struct field {in_struct}.{} of type {go_type}",
             names.join(".")

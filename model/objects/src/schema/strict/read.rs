@@ -1,7 +1,7 @@
 //! Reads JSON while watching for fields that stand twice or that the type does not have, in the
 //! order of the document.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -153,7 +153,8 @@ impl<'de> Visitor<'de> for Tracked<'_> {
         let mut list = Vec::new();
         let length = found.path.len();
         loop {
-            found.path.push_str(&format!("[{}]", list.len()));
+            // Writing to a string does not fail.
+            let _ = write!(found.path, "[{}]", list.len());
             let item = items.next_element_seed(Tracked { found, context: context.item() });
             found.path.truncate(length);
             match item? {
