@@ -31,7 +31,7 @@ pub struct Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { newest: 10_000, age: Duration::from_secs(300), most: 200_000 }
+        Self { newest: 2_000, age: Duration::from_secs(300), most: 50_000 }
     }
 }
 

@@ -12,6 +12,7 @@ use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 fn dir() -> &'static Path {
     Path::new("/data")
@@ -267,6 +268,29 @@ async fn writes_that_arrive_together_share_a_sync() {
     revisions.sort_unstable();
     assert_eq!(revisions, (3..202).collect::<Vec<i64>>());
     assert!(gated.disk.syncs() - before < 100, "{} syncs", gated.disk.syncs() - before);
+}
+
+#[tokio::test]
+async fn a_lease_has_its_whole_time_again_after_a_restart_and_then_ends() {
+    let disk = Memory::new();
+    let manual = clock();
+    let open = || Store::open_on(Arc::new(disk.clone()), dir(), manual.clone(), small()).unwrap();
+    let store = open();
+    store.lease_grant(5, 60).await.unwrap();
+    put_leased(&*store, "leased", 5).await.unwrap();
+    manual.advance(Duration::from_secs(50));
+    drop(store);
+    let store = open();
+    assert_eq!(store.lease_time_to_live(5, false).await.unwrap().ttl, 60);
+    let mut watcher = watch(&*store, "", 0);
+    while manual.sleeping() == 0 {
+        tokio::task::yield_now().await;
+    }
+    manual.advance(Duration::from_secs(61));
+    assert!(events(&mut *watcher).await.1[0].deleted);
+    drop(watcher);
+    drop(store);
+    assert_eq!(open().leases().await.unwrap(), []);
 }
 
 /// Not a test of its own: what the next one kills.

@@ -3,8 +3,12 @@
 mod common;
 
 use common::*;
-use dhow_kv::{Backend, Op, Span, WatchEvent, WatchRequest};
-use dhow_server::Store;
+use dhow_clock::System;
+use dhow_clock::disk::Memory;
+use dhow_kv::{Backend, Op, Range, Span, WatchEvent, WatchRequest};
+use dhow_server::{Options, Store};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 fn store() -> Arc<Store> {
@@ -137,4 +141,122 @@ async fn a_pending_watch_is_cancel_safe() {
     assert_eq!(waiting, None);
     put(&*store, "w/a", "1").await;
     assert_eq!(events(&mut *watcher).await.0, 2);
+}
+
+/// Follows a watch up to `last` and returns every event as (revision, key, value if not deleted).
+async fn follow(
+    store: Arc<Store>,
+    request: WatchRequest,
+    last: i64,
+    slow: bool,
+) -> Vec<(i64, bytes::Bytes, Option<bytes::Bytes>)> {
+    let mut watcher = store.watch(request).unwrap();
+    let mut seen = Vec::new();
+    let mut before = 0;
+    loop {
+        match watcher.next().await.unwrap() {
+            WatchEvent::Events { revision, events } => {
+                assert!(revision > before, "{revision} after {before}");
+                before = revision;
+                for event in events.iter() {
+                    assert_eq!(event.kv.mod_revision, revision);
+                    let value = (!event.deleted).then(|| event.kv.value.clone());
+                    seen.push((revision, event.kv.key.clone(), value));
+                }
+                if slow && revision % 50 == 0 {
+                    for _ in 0..100 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                watcher.request_progress();
+            }
+            WatchEvent::Progress(revision) => {
+                assert!(revision >= before);
+                before = revision;
+                if revision >= last {
+                    return seen;
+                }
+                tokio::task::yield_now().await;
+                watcher.request_progress();
+            }
+            WatchEvent::Compacted(revision) => panic!("compacted at {revision}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_writers_and_watchers_agree_on_one_history() {
+    const WRITERS: i64 = 8;
+    const WRITES: i64 = 500;
+    let last = 1 + WRITERS * WRITES;
+    let options =
+        Options { segment_bytes: 64 << 10, checkpoint_bytes: 100_000, ..Options::default() };
+    let store =
+        Store::open_on(Arc::new(Memory::new()), Path::new("/data"), System::shared(), options)
+            .unwrap();
+    let spans = [Span::From("".into()), Span::prefix("k3"), Span::Key("k5".into())];
+    let mut watchers = Vec::new();
+    for n in 0..24 {
+        let span = spans[n % 3].clone();
+        let request = WatchRequest { span, start_revision: 2, prev_kv: n % 2 == 0 };
+        watchers.push((n % 3, tokio::spawn(follow(store.clone(), request, last, n % 4 == 0))));
+    }
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                for n in 0..WRITES {
+                    // A put and a delete of another key, so that every write has its revision.
+                    let ops = vec![
+                        Op::put(format!("k{}", n % 10), format!("{writer} {n}")),
+                        Op::delete(format!("k{}", (n + 5) % 10)),
+                    ];
+                    run(&*store, ops).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    let reader = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            // Whatever a read sees is a revision that the store says it has.
+            while store.revision() < last {
+                let found = store.range(Range::all(Span::From("".into()))).await.unwrap();
+                assert!(found.kvs.iter().all(|kv| kv.mod_revision <= found.revision));
+                assert_eq!(found.count as usize, found.kvs.len());
+                let again = Range { revision: found.revision, ..Range::all(Span::From("".into())) };
+                assert_eq!(store.range(again).await.unwrap().kvs, found.kvs);
+                tokio::task::yield_now().await;
+            }
+        })
+    };
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    reader.await.unwrap();
+    assert_eq!(store.revision(), last);
+    let mut histories: BTreeMap<usize, Vec<_>> = BTreeMap::new();
+    for (span, watcher) in watchers {
+        let seen = watcher.await.unwrap();
+        let first = histories.entry(span).or_insert_with(|| seen.clone());
+        assert_eq!(*first, seen);
+    }
+    // The watches of parts saw what the watch of everything saw of them.
+    for (n, span) in spans.iter().enumerate() {
+        let part: Vec<_> =
+            histories[&0].iter().filter(|(_, key, _)| span.contains(key)).cloned().collect();
+        assert_eq!(histories[&n], part);
+    }
+    // Replaying the history gives the state.
+    let mut state = BTreeMap::new();
+    for (_, key, value) in &histories[&0] {
+        match value {
+            Some(value) => state.insert(key.clone(), value.clone()),
+            None => state.remove(key),
+        };
+    }
+    let found = store.range(Range::all(Span::From("".into()))).await.unwrap();
+    let found: BTreeMap<_, _> = found.kvs.into_iter().map(|kv| (kv.key, kv.value)).collect();
+    assert_eq!(found, state);
+    store.shutdown().await;
 }
