@@ -283,7 +283,8 @@ impl Cache {
             return Err(Status::expired(format!("too old resource version: {since} ({floor})")));
         }
         let cache = inner.kind_mut(kind);
-        let (mut watcher, mut watch) = Watcher::new(namespace, &options, revision.max(since), now);
+        let (mut watcher, mut watch) =
+            Watcher::new(kind, namespace, &options, revision.max(since), now);
         if initial_all {
             for (_, object) in range(&cache.objects, namespace) {
                 if watcher.selects(object) {

@@ -79,7 +79,7 @@ impl State {
             check_preconditions(kind, name, &old, options)?;
             let stamp = self.cause_stamp(actor);
             let (value, claims) = match self.next_step(target, &old, options)? {
-                Step::Leave => return Ok(Deleted::Marked(shown(kind, current))),
+                Step::Leave => return Ok(Deleted::Marked(shown(kind, &current))),
                 Step::Remove => (None, admission::release(target, &old)),
                 Step::Mark(new) => {
                     (Some(codec::encode(target, &new, Some(&stamp))), Claims::default())
@@ -88,11 +88,11 @@ impl State {
             let result = |revision: u64| match &value {
                 Some(bytes) => {
                     let marked = Self::written(target, namespace, name, bytes, revision);
-                    Deleted::Marked(shown(kind, marked))
+                    Deleted::Marked(shown(kind, &marked))
                 }
                 None => {
-                    let last = Arc::new(codec::with_revision(&current, revision));
-                    Deleted::Gone(shown(kind, last))
+                    let last = codec::with_revision(&current, revision);
+                    Deleted::Gone(shown(kind, &last))
                 }
             };
             if options.dry_run {

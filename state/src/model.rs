@@ -6,6 +6,7 @@ use dhow_objects::Status;
 use dhow_objects::kinds::{self, Kind};
 use dhow_objects::schema::{Type, schema, strict};
 use dhow_objects::selectors::{FieldSelector, LabelSelector};
+use serde::Deserialize;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, OnceLock, PoisonError};
@@ -38,9 +39,10 @@ pub(crate) fn to_stored(kind: &'static Kind, mut value: Value) -> Value {
     value
 }
 
-/// A stored object as `kind` shows it.
-pub(crate) fn shown(kind: &'static Kind, object: Arc<Object>) -> Arc<Object> {
-    let Some(rewrite) = kind.from_storage else { return object };
+/// A stored object as `kind` shows it. Always a copy of its own: who parses it pays for it and
+/// nobody keeps that in the cache.
+pub(crate) fn shown(kind: &'static Kind, object: &Object) -> Arc<Object> {
+    let Some(rewrite) = kind.from_storage else { return Arc::new(object.copy()) };
     let mut value = object.to_value();
     rewrite(&mut value);
     Arc::new(Object {
@@ -53,10 +55,42 @@ pub(crate) fn shown(kind: &'static Kind, object: Arc<Object>) -> Arc<Object> {
     })
 }
 
-/// Whether both selectors hold for an object. Parses the object only when a selector asks.
+/// As much of an object as a label selector asks about.
+#[derive(Deserialize)]
+struct Labelled {
+    metadata: LabelledMeta,
+}
+
+#[derive(Deserialize)]
+struct LabelledMeta {
+    #[serde(default)]
+    labels: Option<serde_json::Map<String, Value>>,
+}
+
+/// Whether both selectors hold for an object. Parses only what a selector asks about, and keeps
+/// nothing: cached objects stay bytes.
 pub(crate) fn selects(labels: &LabelSelector, fields: &FieldSelector, object: &Object) -> bool {
-    (labels.is_empty() || labels.matches_object(object.value()))
-        && (fields.is_empty() || fields.matches(object.value()))
+    let mut others = false;
+    for term in fields.terms() {
+        let actual = match term.label.as_str() {
+            "metadata.name" => &object.name,
+            "metadata.namespace" => &object.namespace,
+            _ => {
+                others = true;
+                continue;
+            }
+        };
+        if (*actual == term.value) == term.negated {
+            return false;
+        }
+    }
+    if !labels.is_empty() {
+        let parsed = serde_json::from_slice::<Labelled>(&object.bytes).ok();
+        if !labels.matches_map(parsed.and_then(|p| p.metadata.labels).as_ref()) {
+            return false;
+        }
+    }
+    !others || fields.matches(&object.to_value())
 }
 
 /// The refusal for an object that is not there.

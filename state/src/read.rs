@@ -85,7 +85,7 @@ impl State {
     /// see the newest state sooner or later anyway.
     pub fn cached(&self, kind: &'static Kind, namespace: &str, name: &str) -> Option<Arc<Object>> {
         let found = self.shared.cache.peek(stored_kind(kind), namespace, name)?;
-        Some(shown(kind, found))
+        Some(shown(kind, &found))
     }
 
     /// Many objects; `namespace` `None` means all namespaces.
@@ -127,9 +127,7 @@ impl State {
                 list.items.push(object);
             }
         }
-        if kind.from_storage.is_some() {
-            list.items = list.items.into_iter().map(|o| shown(kind, o)).collect();
-        }
+        list.items = list.items.iter().map(|o| shown(kind, o)).collect();
         Ok(list)
     }
 

@@ -28,6 +28,18 @@ pub struct Object {
 }
 
 impl Object {
+    /// The same object over the same bytes, not parsed.
+    pub(crate) fn copy(&self) -> Self {
+        Self {
+            kind: self.kind,
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            revision: self.revision,
+            bytes: self.bytes.clone(),
+            parsed: OnceLock::new(),
+        }
+    }
+
     /// The bytes parsed; done at the first call and kept from then on.
     pub fn value(&self) -> &Value {
         self.parsed.get_or_init(|| self.to_value())

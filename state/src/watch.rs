@@ -21,22 +21,22 @@ pub struct Watch {
     receiver: mpsc::Receiver<WatchEvent>,
     end: Arc<OnceLock<Status>>,
     ended: bool,
-    /// Set when the objects are shown as another kind than they are stored.
-    kind: Option<&'static Kind>,
+    /// What the objects are shown as; may differ from the kind that is stored.
+    kind: &'static Kind,
 }
 
 impl Watch {
     /// Shows the objects as `kind`.
     pub(crate) fn shown_as(&mut self, kind: &'static Kind) {
-        self.kind = kind.from_storage.is_some().then_some(kind);
+        self.kind = kind;
     }
 
     fn show(&self, event: WatchEvent) -> WatchEvent {
-        let Some(kind) = self.kind else { return event };
+        let kind = self.kind;
         match event {
-            WatchEvent::Added(o) => WatchEvent::Added(shown(kind, o)),
-            WatchEvent::Modified(o) => WatchEvent::Modified(shown(kind, o)),
-            WatchEvent::Deleted(o) => WatchEvent::Deleted(shown(kind, o)),
+            WatchEvent::Added(o) => WatchEvent::Added(shown(kind, &o)),
+            WatchEvent::Modified(o) => WatchEvent::Modified(shown(kind, &o)),
+            WatchEvent::Deleted(o) => WatchEvent::Deleted(shown(kind, &o)),
             other => other,
         }
     }
@@ -76,6 +76,7 @@ pub(crate) struct Watcher {
 
 impl Watcher {
     pub(crate) fn new(
+        kind: &'static Kind,
         namespace: Option<&str>,
         options: &WatchOptions,
         revision: u64,
@@ -93,7 +94,7 @@ impl Watcher {
             sent: revision,
             bookmarked: now,
         };
-        (watcher, Watch { initial: VecDeque::new(), receiver, end, ended: false, kind: None })
+        (watcher, Watch { initial: VecDeque::new(), receiver, end, ended: false, kind })
     }
 
     /// Whether the selectors hold for an object.

@@ -214,7 +214,7 @@ impl State {
         let target = stored_kind(kind);
         let value = to_stored(kind, value);
         let made = self.create_stored(actor, target, namespace, value, options, false).await?;
-        Ok(shown(kind, made))
+        Ok(shown(kind, &made))
     }
 
     /// `owned`: managedFields are settled (by an apply).
@@ -364,7 +364,7 @@ impl State {
         let make = |_: &Value| Ok(value.clone());
         let done =
             self.replace(actor, target, namespace, name, subresource, &make, options).await?;
-        Ok(shown(kind, done))
+        Ok(shown(kind, &done))
     }
 
     /// Patches an object or its subresource; retries on conflict when the patch carries no
@@ -412,7 +412,7 @@ impl State {
         };
         let done =
             self.replace(actor, target, namespace, name, subresource, &make, options).await?;
-        let done = if scale { subresource::scale_object(&done)? } else { shown(kind, done) };
+        let done = if scale { subresource::scale_object(&done)? } else { shown(kind, &done) };
         Ok((done, false))
     }
 
@@ -552,7 +552,7 @@ impl State {
             }
             new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
             if apply::same(&new, &old) {
-                return Ok(current);
+                return Ok(Arc::new(current.copy()));
             }
             let stamp = self.cause_stamp(actor);
             let bytes = codec::encode(kind, &new, Some(&stamp));
