@@ -375,12 +375,13 @@ fn protect(owner: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Makes a directory and its parents; symbolic links on the way are followed, in the container.
+/// Makes a directory and its parents; symbolic links on the way are followed, in the container,
+/// also where they lead to nothing yet.
 pub(super) fn directory(path: &Path) -> io::Result<()> {
     if std::fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
         return Ok(());
     }
-    let path = follow(path);
+    let path = follow(path)?;
     std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 
@@ -389,22 +390,59 @@ fn file(path: &Path) -> io::Result<()> {
     if std::fs::metadata(path).is_ok() {
         return Ok(());
     }
-    let path = follow(path);
+    let path = follow(path)?;
     if let Some(parent) = path.parent() {
         directory(parent)?;
     }
-    let open =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(path);
-    open.map(|_| ())
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o644).open(path).map(|_| ())
 }
 
-/// Where a dangling symbolic link leads.
-fn follow(path: &Path) -> PathBuf {
-    let mut path = path.to_owned();
-    // As many as the kernel follows.
-    for _ in 0..40 {
-        let Ok(target) = std::fs::read_link(&path) else { break };
-        path = path.parent().unwrap_or(Path::new("/")).join(target);
+/// The path without symbolic links, whether it exists or not.
+fn follow(path: &Path) -> io::Result<PathBuf> {
+    use std::path::Component;
+    let split = |path: &Path| -> Vec<PathBuf> {
+        path.components().rev().map(|part| PathBuf::from(part.as_os_str())).collect()
+    };
+    let mut found = PathBuf::from("/");
+    let mut rest = split(path);
+    let mut links = 0;
+    while let Some(part) = rest.pop() {
+        match part.components().next() {
+            Some(Component::RootDir) => found = PathBuf::from("/"),
+            Some(Component::ParentDir) => drop(found.pop()),
+            Some(Component::Normal(name)) => match std::fs::read_link(found.join(name)) {
+                Ok(target) => {
+                    links += 1;
+                    // As many as the kernel follows.
+                    if links > 40 {
+                        return Err(rustix::io::Errno::LOOP.into());
+                    }
+                    rest.extend(split(&target));
+                }
+                Err(_) => found.push(name),
+            },
+            _ => {}
+        }
     }
-    path
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_followed_to_where_nothing_is_yet() {
+        let dir = std::env::temp_dir().canonicalize().unwrap();
+        let dir = dir.join(format!("dhow-follow-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("real")).unwrap();
+        std::os::unix::fs::symlink("../new/place", dir.join("real/dangling")).unwrap();
+        std::os::unix::fs::symlink("loop", dir.join("loop")).unwrap();
+        assert_eq!(follow(&dir.join("real/dangling/x")).unwrap(), dir.join("new/place/x"));
+        assert!(follow(&dir.join("loop")).is_err());
+        directory(&dir.join("real/dangling/x")).unwrap();
+        assert!(dir.join("new/place/x").is_dir());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }

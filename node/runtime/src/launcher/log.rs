@@ -7,7 +7,7 @@
 use crate::spec::LogSpec;
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Longest text of one line.
 const LONGEST: usize = 16 * 1024;
@@ -86,26 +86,33 @@ impl Log {
         }
     }
 
-    fn put(&mut self, batch: &[u8]) {
-        if batch.is_empty() {
-            return;
+    /// Writes lines, rotating wherever the size would be gone over.
+    fn put(&mut self, mut batch: &[u8]) {
+        while !batch.is_empty() {
+            let room = match self.spec.max_size {
+                0 => batch.len(),
+                max => usize::try_from(max.saturating_sub(self.size)).unwrap_or(usize::MAX),
+            };
+            let end = |bytes: &[u8]| bytes.iter().rposition(|byte| *byte == b'\n');
+            let fitting = match end(&batch[..room.min(batch.len())]) {
+                Some(last) => last + 1,
+                None if self.size > 0 && self.rotate() => continue,
+                // One line that is longer than a whole file, or a file that cannot be rotated.
+                None => {
+                    batch.iter().position(|byte| *byte == b'\n').map_or(batch.len(), |at| at + 1)
+                }
+            };
+            self.put_piece(&batch[..fitting]);
+            batch = &batch[fitting..];
         }
+    }
+
+    fn put_piece(&mut self, batch: &[u8]) {
         let length = batch.len() as u64;
-        if self.spec.max_size > 0 && self.size > 0 && self.size + length > self.spec.max_size {
-            self.rotate();
-        }
-        let written = match &mut self.file {
-            Some(file) => dhow_fault::point("runtime::log_write")
-                .map_err(io::Error::from)
-                .and_then(|()| file.write_all(batch)),
-            None => self.reopen().and_then(|()| match &mut self.file {
-                Some(file) => file.write_all(batch),
-                None => Ok(()),
-            }),
-        };
-        match written {
-            Ok(()) => {
-                self.size += length;
+        let (written, error) = self.append(batch);
+        self.size += written as u64;
+        match error {
+            None => {
                 if std::mem::take(&mut self.failing) {
                     tracing::info!(
                         "log {} is written again; {} bytes were dropped",
@@ -114,12 +121,8 @@ impl Log {
                     );
                 }
             }
-            Err(error) => {
-                self.dropped += length;
-                // A part may have been written: lines are whole or absent.
-                if let Some(file) = &self.file {
-                    let _ = file.set_len(self.size);
-                }
+            Some(error) => {
+                self.dropped += length - written as u64;
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::warn!(
                         "log {} cannot be written, output is dropped: {error}",
@@ -130,7 +133,39 @@ impl Log {
         }
     }
 
-    fn rotate(&mut self) {
+    /// Writes as many whole lines as the disk takes.
+    fn append(&mut self, batch: &[u8]) -> (usize, Option<io::Error>) {
+        if let Err(injected) = dhow_fault::point("runtime::log_write") {
+            return (0, Some(injected.into()));
+        }
+        if self.file.is_none()
+            && let Err(error) = self.reopen()
+        {
+            return (0, Some(error));
+        }
+        let Some(file) = &mut self.file else { return (0, None) };
+        let mut written = 0;
+        while written < batch.len() {
+            match file.write(&batch[written..]) {
+                Ok(count) if count > 0 => written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                failed => {
+                    let whole = batch[..written].iter().rposition(|byte| *byte == b'\n');
+                    let whole = whole.map_or(0, |end| end + 1);
+                    let error = failed.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into());
+                    // Lines are whole or absent.
+                    if let Err(error) = file.set_len(self.size + whole as u64) {
+                        tracing::warn!("log {}: {error}", self.spec.path.display());
+                    }
+                    return (whole, Some(error));
+                }
+            }
+        }
+        (written, None)
+    }
+
+    /// Whether a new, empty file is there.
+    fn rotate(&mut self) -> bool {
         let path = &self.spec.path;
         let numbered = |number: u32| -> PathBuf {
             let mut name = path.as_os_str().to_owned();
@@ -149,16 +184,15 @@ impl Log {
         };
         if let Err(error) = moved {
             tracing::warn!("log {} cannot be rotated: {error}", path.display());
-            return;
+            return false;
         }
         self.file = None;
         if let Err(error) = self.reopen() {
             tracing::warn!("log {} cannot be opened: {error}", self.spec.path.display());
+            // What was counted belongs to the file that has gone.
+            self.size = 0;
         }
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.spec.path
+        true
     }
 }
 
@@ -231,7 +265,7 @@ mod tests {
         log.write(0, &long, NOW);
         log.write(0, b"\nend", NOW);
         log.finish(0, NOW);
-        let text = std::fs::read_to_string(log.path()).unwrap();
+        let text = std::fs::read_to_string(&log.spec.path).unwrap();
         let lines: Vec<&str> = text.lines().map(|line| &line[31..]).collect();
         assert_eq!(lines[..3], ["stdout F one", "stderr F err", "stdout F two"]);
         assert_eq!(lines[3].len(), "stdout P ".len() + LONGEST);

@@ -96,8 +96,20 @@ pub fn process(args: &[&str]) -> ProcessSpec {
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         env: vec!["PATH=/bin".to_owned()],
         capabilities: [
-            "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-            "NET_BIND_SERVICE", "NET_RAW", "SYS_CHROOT", "MKNOD", "AUDIT_WRITE", "SETFCAP",
+            "CHOWN",
+            "DAC_OVERRIDE",
+            "FOWNER",
+            "FSETID",
+            "KILL",
+            "SETGID",
+            "SETUID",
+            "SETPCAP",
+            "NET_BIND_SERVICE",
+            "NET_RAW",
+            "SYS_CHROOT",
+            "MKNOD",
+            "AUDIT_WRITE",
+            "SETFCAP",
         ]
         .map(str::to_owned)
         .to_vec(),
@@ -139,23 +151,27 @@ pub async fn read_all(fd: Option<OwnedFd>) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// Reads until the text holds `needle`.
+/// Reads until the text holds `needle`; the descriptor may be a terminal.
 pub async fn read_until(fd: &OwnedFd, needle: &str) -> String {
-    let fd = tokio::io::unix::AsyncFd::register(fd.try_clone().unwrap()).unwrap();
-    let mut text = String::new();
-    let work = async {
-        while !text.contains(needle) {
-            let mut ready = fd.readable().await.unwrap();
+    let (fd, wanted) = (fd.try_clone().unwrap(), needle.to_owned());
+    let read = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        while !text.contains(&wanted) {
+            let mut fds = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
+            let limit = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+            let ready = rustix::event::poll(&mut fds, Some(&limit)).unwrap();
+            assert!(ready > 0, "waited too long for {wanted:?}: {text:?}");
             let mut chunk = [0; 4096];
-            match ready.try_io(|fd| Ok(rustix::io::read(fd, &mut chunk)?)) {
-                Ok(Ok(0)) => panic!("ended before {needle:?}: {text:?}"),
-                Ok(read) => text.push_str(&String::from_utf8_lossy(&chunk[..read.unwrap()])),
-                Err(_) => {}
+            match rustix::io::read(&fd, &mut chunk) {
+                Ok(0) => panic!("ended before {wanted:?}: {text:?}"),
+                Ok(count) => text.push_str(&String::from_utf8_lossy(&chunk[..count])),
+                Err(rustix::io::Errno::AGAIN) => {}
+                Err(error) => panic!("{error} before {wanted:?}: {text:?}"),
             }
         }
-    };
-    within(work, needle).await;
-    text
+        text
+    });
+    within(read, needle).await.unwrap()
 }
 
 fn build_lower(lower: &Path) {
@@ -166,9 +182,10 @@ fn build_lower(lower: &Path) {
     let busybox = busybox.expect("busybox is missing: apt install busybox-static");
     std::fs::copy(busybox, lower.join("bin/busybox")).unwrap();
     for name in [
-        "sh", "true", "false", "cat", "echo", "sleep", "id", "hostname", "ls", "mount", "ip", "stty",
-        "dd", "head", "yes", "wc", "grep", "kill", "touch", "unshare", "mkdir", "ps", "seq", "tr",
-        "stat", "readlink", "pwd", "test", "awk", "sysctl", "env", "nc", "tail", "usleep",
+        "sh", "true", "false", "cat", "echo", "sleep", "id", "hostname", "ls", "mount", "ip",
+        "stty", "dd", "head", "yes", "wc", "grep", "kill", "touch", "unshare", "mkdir", "ps",
+        "seq", "tr", "stat", "readlink", "pwd", "test", "awk", "sysctl", "env", "nc", "tail",
+        "usleep",
     ] {
         let _ = std::os::unix::fs::symlink("busybox", lower.join("bin").join(name));
     }
@@ -253,8 +270,11 @@ pub fn run_all(tests: &[Test], wanted: impl Fn(&str) -> bool) -> i32 {
     for (path, test) in tests.iter().filter(|(name, _)| wanted(name)) {
         let name = path.strip_prefix("containers::").unwrap_or(path);
         let started = Instant::now();
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
         let local = tokio::task::LocalSet::new();
         let result = runtime.block_on(local.run_until(async {
             let world = Rc::new(world(&name.replace("::", "-")).await);
