@@ -133,3 +133,14 @@ async fn a_token_lives_ten_minutes_at_least() {
     let refusal = state.issue_token("default", "default", request).await.unwrap_err();
     assert!(refusal.message.contains("may not specify a duration less than 10 minutes"));
 }
+
+#[tokio::test]
+async fn a_token_expires() {
+    let clock = common::Manual::shared();
+    let state = State::open(common::kv(), clock.clone(), common::config()).await.unwrap();
+    let request = TokenRequest { expiration_seconds: 600, ..TokenRequest::default() };
+    let issued = state.issue_token("default", "default", request).await.unwrap();
+    assert!(state.authenticate_token(&issued.token, &[]).await.is_ok());
+    clock.forward(601);
+    assert_eq!(state.authenticate_token(&issued.token, &[]).await.unwrap_err().code, 401);
+}

@@ -210,3 +210,64 @@ async fn events_are_one_kind_in_two_groups() {
     assert_eq!(other.value()["regarding"]["name"], "a");
     assert_eq!(other.value()["note"], "went well");
 }
+
+#[tokio::test]
+async fn an_idle_watch_gets_a_bookmark_about_once_a_minute_when_something_moved() {
+    let clock = common::Manual::shared();
+    let state = State::open(kv(), clock.clone(), common::config()).await.unwrap();
+    let asks = WatchOptions { bookmarks: true, ..WatchOptions::default() };
+    let mut watch = state.watch(&kinds::SECRET, None, asks).await.unwrap();
+    let mut silent = state.watch(&kinds::SECRET, None, WatchOptions::default()).await.unwrap();
+    create(&state, &kinds::CONFIG_MAP, config_map("a", &json!({}))).await.unwrap();
+    clock.forward(61);
+    let moved = create(&state, &kinds::CONFIG_MAP, config_map("b", &json!({}))).await.unwrap();
+    create(&state, &kinds::CONFIG_MAP, config_map("c", &json!({}))).await.unwrap();
+    let WatchEvent::Bookmark { revision, initial_end: false } = next(&mut watch).await else {
+        panic!("a bookmark");
+    };
+    assert_eq!(revision, moved.revision);
+    make(&state, "s").await;
+    assert_eq!(short(&next(&mut watch).await), "+s");
+    assert_eq!(short(&next(&mut silent).await), "+s");
+}
+
+#[tokio::test]
+async fn a_revision_that_has_not_happened_is_waited_for_and_then_refused() {
+    let clock = common::Manual::shared();
+    let state = State::open(kv(), clock, common::config()).await.unwrap();
+    let options = ListOptions { revision: Some(1_000_000), ..ListOptions::default() };
+    let refusal = state.list(&kinds::SECRET, None, &options).await.unwrap_err();
+    assert_eq!((refusal.code, refusal.reason), (504, "Timeout"));
+    assert!(refusal.message.starts_with("Too large resource version: 1000000, current: "));
+}
+
+#[tokio::test]
+async fn all_watchers_see_the_same_order() {
+    let state = state().await;
+    let mut watches = Vec::new();
+    for _ in 0..4 {
+        watches.push(state.watch(&kinds::SECRET, None, WatchOptions::default()).await.unwrap());
+    }
+    let writers: Vec<_> = (0..4)
+        .map(|w| {
+            let state = state.clone();
+            tokio::spawn(async move {
+                for n in 0..20 {
+                    make(&state, &format!("s{w}-{n}")).await;
+                }
+            })
+        })
+        .collect();
+    let mut orders = Vec::new();
+    for watch in &mut watches {
+        let mut order = Vec::new();
+        for _ in 0..80 {
+            order.push(short(&next(watch).await));
+        }
+        orders.push(order);
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert!(orders.windows(2).all(|w| w[0] == w[1]));
+}

@@ -80,3 +80,35 @@ pub fn short(event: &WatchEvent) -> String {
         WatchEvent::Error(e) => format!("!{}", e.reason),
     }
 }
+
+/// A clock that stands still until it is moved.
+#[derive(Debug)]
+pub struct Manual(std::sync::atomic::AtomicU64, System);
+
+impl Manual {
+    pub fn shared() -> Arc<Self> {
+        Arc::new(Self(1_800_000_000.into(), System::new()))
+    }
+
+    pub fn forward(&self, seconds: u64) {
+        self.0.fetch_add(seconds, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+impl dhow_clock::Clock for Manual {
+    fn now(&self) -> Duration {
+        Duration::from_secs(self.0.load(std::sync::atomic::Ordering::SeqCst))
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.now()
+    }
+
+    fn sleep(&self, _period: Duration) -> dhow_clock::BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn random(&self) -> u64 {
+        self.1.random()
+    }
+}
