@@ -87,7 +87,8 @@ impl Authority {
     }
 
     fn soa(&self) -> Record {
-        let sub = |label: &str| self.apex.prepend_label(label).unwrap_or_else(|_| self.apex.clone());
+        let sub =
+            |label: &str| self.apex.prepend_label(label).unwrap_or_else(|_| self.apex.clone());
         let server = sub("dns").prepend_label("ns").unwrap_or_else(|_| self.apex.clone());
         let soa = SOA::new(server, sub("hostmaster"), 1, 7200, 1800, 86400, TTL);
         Record::from_rdata(self.apex.clone(), TTL, RData::SOA(soa))
@@ -222,7 +223,9 @@ impl Authority {
             for data in &hits {
                 self.add_target(zone, answer, data);
             }
-            answer.add_answers(hits.into_iter().map(|d| Record::from_rdata(owner.clone(), TTL, d.clone())));
+            answer.add_answers(
+                hits.into_iter().map(|d| Record::from_rdata(owner.clone(), TTL, d.clone())),
+            );
             return None;
         }
         answer.metadata.response_code = ResponseCode::ServFail;
@@ -339,4 +342,102 @@ pub(crate) fn question_end(packet: &[u8]) -> Option<usize> {
     }
     let end = at + 5;
     (end <= packet.len()).then_some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dhow_intents::{NameIntent, NameRecord, Owner};
+    use proptest::prelude::*;
+
+    fn world() -> (Authority, Zone) {
+        let authority =
+            Authority::new("cluster.local.", &["10.0.0.0/8".into(), "fd00::/8".into()], vec![]);
+        let owner =
+            Owner { kind: "svc".into(), namespace: "a".into(), name: "b".into(), revision: 1 };
+        let mut zone = Zone::default();
+        let names = vec![
+            ("b.a.svc.cluster.local".into(), vec![NameRecord::Address([10, 0, 0, 1].into())]),
+            ("c.a.svc.cluster.local".into(), vec![NameRecord::Alias("example.com".into())]),
+        ];
+        zone.set(&NameIntent { owner, names });
+        (authority.unwrap(), zone)
+    }
+
+    fn packet(name: &str) -> Vec<u8> {
+        let mut message = Message::query();
+        message.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+        message.set_edns(Edns::new());
+        message.to_vec().unwrap()
+    }
+
+    #[test]
+    fn only_our_names_are_ours() {
+        let (authority, _) = world();
+        for name in ["cluster.local", "x.cluster.local", "4.3.2.10.in-addr.arpa"] {
+            assert!(authority.is_ours(name), "{name}");
+        }
+        let six = format!("{}d.f.ip6.arpa", "0.".repeat(30));
+        assert!(authority.is_ours(&six));
+        for name in [
+            "",
+            "xcluster.local",
+            "local",
+            "4.3.2.11.in-addr.arpa",
+            "2.10.in-addr.arpa",
+            "d.f.ip6.arpa",
+        ] {
+            assert!(!authority.is_ours(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_question_is_not_answered_as_one() {
+        let (authority, zone) = world();
+        let decide = |packet: &[u8]| authority.decide(&zone, packet, true, 0);
+        assert_eq!(decide(&[]), Outcome::Ignore);
+        let good = packet("b.a.svc.cluster.local.");
+        let mut answer = good.clone();
+        answer[2] |= 0x80;
+        assert_eq!(decide(&answer), Outcome::Ignore);
+        let code = |packet: &[u8]| match decide(packet) {
+            Outcome::Reply(reply) => reply[3] & 0xf,
+            other => panic!("{other:?}"),
+        };
+        let mut update = good.clone();
+        update[2] |= 5 << 3;
+        assert_eq!(code(&update), 4);
+        let mut two = good.clone();
+        two[5] = 2;
+        assert_eq!(code(&two), 1);
+        assert_eq!(code(&good[..good.len() - 3]), 1);
+        assert_eq!(code(&good), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn no_packet_makes_it_panic(packet in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let (authority, zone) = world();
+            let _ = authority.decide(&zone, &packet, true, 1);
+            let _ = failure(&packet);
+        }
+
+        #[test]
+        fn no_damaged_question_makes_it_panic(
+            name in "[a-zA-Z0-9_]{1,20}(\\.[a-z]{1,9}){0,3}\\.(svc\\.)?cluster\\.local\\.",
+            at in 0_usize..80, value: u8, cut in 0_usize..80, udp: bool,
+        ) {
+            let (authority, zone) = world();
+            let mut packet = packet(&name);
+            if let Some(byte) = packet.get_mut(at) {
+                *byte = value;
+            }
+            packet.truncate(packet.len().saturating_sub(cut / 4));
+            if let Outcome::Reply(reply) = authority.decide(&zone, &packet, udp, 1) {
+                prop_assert!(reply.len() >= 12 && reply[2] & 0x80 != 0);
+                prop_assert!(!udp || reply.len() <= usize::from(PAYLOAD));
+                prop_assert_eq!(&reply[..2], &packet[..2]);
+            }
+        }
+    }
 }

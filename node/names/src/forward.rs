@@ -85,7 +85,9 @@ fn fits(answer: &[u8], question: &[u8]) -> bool {
         && answer[..2] == question[..2]
         && answer[2] & 0x80 != 0
         && (answer[4..6] == [0, 0]
-            || answer.get(12..question.len()).is_some_and(|a| a.eq_ignore_ascii_case(&question[12..])))
+            || answer
+                .get(12..question.len())
+                .is_some_and(|a| a.eq_ignore_ascii_case(&question[12..])))
 }
 
 async fn ask_udp(upstream: SocketAddr, packet: &[u8], end: usize) -> io::Result<Vec<u8>> {

@@ -96,7 +96,10 @@ impl Names {
         let upstreams: Vec<SocketAddr> =
             config.upstreams.iter().copied().filter(|u| !is_self(u, &addresses)).collect();
         if upstreams.len() < config.upstreams.len() {
-            tracing::warn!(?addresses, "this DNS server is its own upstream; that entry is left out");
+            tracing::warn!(
+                ?addresses,
+                "this DNS server is its own upstream; that entry is left out"
+            );
         }
         let shared = Arc::new(Shared {
             authority,

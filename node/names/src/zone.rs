@@ -92,9 +92,8 @@ impl Zone {
 
     fn forget(&mut self, key: &Key) {
         let Some((_, names)) = self.intents.remove(key) else { return };
-        let mine = |owner: &Owner| {
-            owner.kind == key.0 && owner.namespace == key.1 && owner.name == key.2
-        };
+        let mine =
+            |owner: &Owner| owner.kind == key.0 && owner.namespace == key.1 && owner.name == key.2;
         for name in names {
             if let Some(node) = self.nodes.get_mut(&name) {
                 // One entry a time: the intent may have listed a name twice.
@@ -141,12 +140,8 @@ mod tests {
     use super::*;
 
     fn intent(name: &str, revision: u64, names: &[&str]) -> NameIntent {
-        let owner = Owner {
-            kind: "svc".into(),
-            namespace: "shop".into(),
-            name: name.into(),
-            revision,
-        };
+        let owner =
+            Owner { kind: "svc".into(), namespace: "shop".into(), name: name.into(), revision };
         let record = || vec![NameRecord::Address(IpAddr::from([10, 0, 0, 1]))];
         NameIntent { owner, names: names.iter().map(|n| ((*n).into(), record())).collect() }
     }
