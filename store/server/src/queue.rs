@@ -55,6 +55,13 @@ impl Queue {
         self.arrived.notify_one();
     }
 
+    /// Closes the queue and drops what nobody will answer any more.
+    pub(crate) fn abandon(&self) {
+        let mut pending = lock(&self.pending);
+        pending.closed = true;
+        pending.requests.clear();
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         lock(&self.pending).closed
     }

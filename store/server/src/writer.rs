@@ -41,6 +41,15 @@ pub(crate) struct Writer {
     physical: Vec<(Reply<Outcome>, Outcome)>,
 }
 
+/// However the writer ends, even by a panic, nobody waits for it in vain.
+struct Abandon<'a>(&'a Shared);
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        self.0.queue.abandon();
+    }
+}
+
 impl Writer {
     /// A writer into `journal`, or one that keeps nothing.
     pub(crate) fn new(journal: Option<Journal>) -> Self {
@@ -49,6 +58,7 @@ impl Writer {
 
     /// Works until the queue is closed.
     pub(crate) fn run(mut self, shared: &Arc<Shared>) {
+        let _abandon = Abandon(shared);
         let mut pending = VecDeque::new();
         let mut untidy = false;
         while shared.queue.take(&mut pending, !untidy) {

@@ -6,7 +6,7 @@ use common::*;
 use dhow_clock::System;
 use dhow_clock::disk::{Disk, DiskFile, Memory, Open};
 use dhow_kv::{Backend, Error, Op, Range, Span};
-use dhow_server::{OpenError, Options, Store};
+use dhow_server::{OpenError, Options, Retention, Store};
 use std::fmt::Debug;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
@@ -291,6 +291,44 @@ async fn a_lease_has_its_whole_time_again_after_a_restart_and_then_ends() {
     drop(watcher);
     drop(store);
     assert_eq!(open().leases().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn checkpoints_beside_writers_and_compaction_hold_everything() {
+    let disk = Memory::new();
+    let retention = Retention { newest: 50, age: Duration::ZERO, most: 600 };
+    let options =
+        Options { inline: false, checkpoint_bytes: 20_000, retention: Some(retention), ..small() };
+    let mut last = 1;
+    for round in 0..5 {
+        let store = open_on(&disk, options.clone()).unwrap();
+        assert_eq!(store.revision(), last);
+        let writers = (0..4).map(|writer| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                for n in 0..500 {
+                    put(&*store, &format!("k{writer}{}", n % 40), &format!("{round} {n}")).await;
+                }
+            })
+        });
+        for writer in futures::future::join_all(writers).await {
+            writer.unwrap();
+        }
+        last += 2000;
+        assert_eq!(store.revision(), last);
+        let from = store.status().compacted;
+        assert!(from > last - 1200, "compacted at {from} of {last}");
+        let before = picture(&*store, from).await;
+        store.shutdown().await;
+        drop(store);
+        let again = open_on(&disk, options.clone()).unwrap();
+        assert_eq!(again.status().compacted, from);
+        assert_eq!(picture(&*again, from).await, before);
+        let kv = get(&*again, "k00").await.unwrap();
+        assert_eq!((kv.version, kv.value), ((round + 1) * 13, format!("{round} 480").into()));
+    }
+    let names = disk.list(dir()).unwrap();
+    assert!(names.iter().any(|name| name.starts_with("checkpoint-")), "{names:?}");
 }
 
 /// Not a test of its own: what the next one kills.
