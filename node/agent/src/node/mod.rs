@@ -1,0 +1,100 @@
+//! The node itself: registered at the start, its status told every five minutes or when it changes,
+//! its lease renewed every ten seconds.
+
+pub mod observe;
+pub mod status;
+
+pub use observe::Facts;
+
+use crate::events::Level;
+use crate::images;
+use crate::world::World;
+use k8s_openapi::api::core::v1::Node;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How often the lease is renewed.
+const RENEW: Duration = Duration::from_secs(10);
+/// How often the status is told although nothing changed.
+const TELL: Duration = Duration::from_secs(300);
+/// Pause after the control plane could not be reached, doubled up to [`RENEW`].
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Registers the node and keeps its status and lease true. `images_changed` asks for a new look.
+pub async fn run(world: Arc<World>, images_changed: Arc<Notify>) {
+    let mut stored = register(&world).await;
+    world.events.node(Level::Normal, "Starting", "Starting dhow's agent.");
+    world.events.node(
+        Level::Normal,
+        "NodeReady",
+        format!("Node {} status is now: NodeReady", world.config.node_name),
+    );
+    let mut told_at = world.clock.monotonic();
+    loop {
+        let lease = status::lease(&world.config, Some(&stored), world.clock.now());
+        if let Err(error) = world.feed.renew_lease(lease).await {
+            tracing::warn!(%error, "lease not renewed");
+        }
+        let look = tokio::select! {
+            () = world.clock.sleep(RENEW) => false,
+            () = images_changed.notified() => true,
+        };
+        let due = world.clock.monotonic().saturating_sub(told_at) >= TELL;
+        let node = current(&world, Some(&stored), look || due).await;
+        if due || differs(&node, &stored) {
+            match world.feed.report_node(node).await {
+                Ok(node) => {
+                    stored = node;
+                    told_at = world.clock.monotonic();
+                }
+                Err(error) => tracing::warn!(%error, "node status not told"),
+            }
+        }
+    }
+}
+
+async fn register(world: &Arc<World>) -> Arc<Node> {
+    let mut pause = AGAIN;
+    loop {
+        let node = current(world, None, true).await;
+        match world.feed.report_node(node).await {
+            Ok(stored) => {
+                tracing::info!(node = world.config.node_name, "node registered");
+                return stored;
+            }
+            Err(error) => tracing::warn!(%error, "node not registered yet"),
+        }
+        world.clock.sleep(pause).await;
+        pause = (pause * 2).min(RENEW);
+    }
+}
+
+/// The node as it is now. Listing images reads the disk, so without `look` they are as before.
+async fn current(world: &Arc<World>, before: Option<&Node>, look: bool) -> Node {
+    let known = before.and_then(|n| n.status.as_ref()).and_then(|s| s.images.clone());
+    let known = known.filter(|_| !look);
+    let shared = world.clone();
+    let seen = tokio::task::spawn_blocking(move || {
+        let images = known.unwrap_or_else(|| images::listed(&shared.images));
+        (observe::pressure(&shared.config.data_dir), images)
+    });
+    let (pressure, images) = seen.await.unwrap_or_default();
+    status::node(&world.config, &world.facts, pressure, images, before, world.clock.now())
+}
+
+/// Whether the status says something new, other than that it is later.
+fn differs(node: &Node, stored: &Node) -> bool {
+    let essence = |node: &Node| {
+        let mut status = node.status.clone().unwrap_or_default();
+        for condition in status.conditions.iter_mut().flatten() {
+            condition.last_heartbeat_time = None;
+            condition.last_transition_time = None;
+        }
+        (status.conditions.unwrap_or_default(), status.images.unwrap_or_default())
+    };
+    let (own, images) = essence(node);
+    let (known, known_images) = essence(stored);
+    // Others may have conditions of theirs on the node.
+    own.iter().any(|c| !known.contains(c)) || images != known_images
+}

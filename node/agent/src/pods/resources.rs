@@ -1,0 +1,142 @@
+//! What containers may use: quality of service, limits, preference as out-of-memory victim.
+
+use super::observe::{Role, containers};
+use crate::quantity::{millis_of, units_of};
+use dhow_runtime::Limits;
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+/// The pod's quality of service class.
+pub fn qos(pod: &Pod) -> &'static str {
+    let mut any = false;
+    let mut guaranteed = true;
+    for (role, container) in containers(pod) {
+        if role == Role::Ephemeral {
+            continue;
+        }
+        for resource in ["cpu", "memory"] {
+            let of = container.resources.as_ref();
+            let limit = millis_of(of.and_then(|r| r.limits.as_ref()), resource);
+            let request = millis_of(of.and_then(|r| r.requests.as_ref()), resource);
+            any |= limit > 0 || request > 0;
+            // A request that is not given equals the limit.
+            guaranteed &= limit > 0 && (request == 0 || request == limit);
+        }
+    }
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+/// The limits of one container.
+pub fn limits(container: &Container) -> Limits {
+    let of = container.resources.as_ref();
+    let limits = of.and_then(|r| r.limits.as_ref());
+    let requests = of.and_then(|r| r.requests.as_ref());
+    let cpu_limit_millis = millis_of(limits, "cpu");
+    let asked = millis_of(requests, "cpu");
+    let named = requests.is_some_and(|r| r.contains_key("cpu"));
+    Limits {
+        cpu_request_millis: if named { asked } else { cpu_limit_millis },
+        cpu_limit_millis,
+        memory_limit: units_of(limits, "memory"),
+        pids_limit: 0,
+    }
+}
+
+/// The limits of the whole pod: the sum where every container has one.
+pub fn pod_limits(pod: &Pod) -> Limits {
+    let all: Vec<(Role, Limits)> =
+        containers(pod).iter().map(|(role, c)| (*role, limits(c))).collect();
+    let kept = |role: &Role| matches!(role, Role::Main | Role::Sidecar);
+    let sum = |field: fn(&Limits) -> u64, complete: bool| {
+        let lasting = all.iter().filter(|(role, _)| kept(role));
+        if complete && lasting.clone().any(|(_, l)| field(l) == 0) {
+            return 0;
+        }
+        let total: u64 = lasting.map(|(_, l)| field(l)).sum();
+        let init = all.iter().filter(|(role, _)| *role == Role::Init);
+        if complete && init.clone().any(|(_, l)| field(l) == 0) {
+            return 0;
+        }
+        total.max(init.map(|(_, l)| field(l)).max().unwrap_or(0))
+    };
+    Limits {
+        cpu_request_millis: sum(|l| l.cpu_request_millis, false),
+        cpu_limit_millis: sum(|l| l.cpu_limit_millis, true),
+        memory_limit: sum(|l| l.memory_limit, true),
+        pids_limit: 0,
+    }
+}
+
+/// How readily the kernel ends the container when memory runs out, as upstream computes it.
+/// `capacity` is the machine's memory in bytes.
+pub fn oom_score_adj(pod: &Pod, container: &Container, capacity: u64) -> i32 {
+    let critical = pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0) >= 2_000_000_000;
+    if critical {
+        return -997;
+    }
+    match qos(pod) {
+        "Guaranteed" => -997,
+        "BestEffort" => 1000,
+        _ => {
+            let of = container.resources.as_ref();
+            let requests = of.and_then(|r| r.requests.as_ref());
+            let limit = units_of(of.and_then(|r| r.limits.as_ref()), "memory");
+            let request = match units_of(requests, "memory") {
+                0 if !requests.is_some_and(|r| r.contains_key("memory")) => limit,
+                asked => asked,
+            };
+            let share = u128::from(request) * 1000 / u128::from(capacity.max(1));
+            let score = 1000 - i32::try_from(share).unwrap_or(1000);
+            score.clamp(3, 999)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(resources: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [
+            {"name": "a", "resources": resources},
+        ]}}))
+        .unwrap()
+    }
+
+    #[test]
+    fn quality_of_service_follows_requests_and_limits() {
+        assert_eq!(qos(&pod(json!({}))), "BestEffort");
+        assert_eq!(qos(&pod(json!({"requests": {"cpu": "1m"}}))), "Burstable");
+        let full = json!({"cpu": "500m", "memory": "64Mi"});
+        assert_eq!(qos(&pod(json!({"limits": full}))), "Guaranteed");
+        let pod = pod(json!({"limits": full, "requests": {"cpu": "100m", "memory": "64Mi"}}));
+        assert_eq!(qos(&pod), "Burstable");
+    }
+
+    #[test]
+    fn the_pods_limit_is_open_when_one_container_has_none() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [
+            {"name": "a", "resources": {"limits": {"memory": "64Mi", "cpu": "1"}}},
+            {"name": "b", "resources": {"limits": {"cpu": "500m"}}},
+        ]}}))
+        .unwrap();
+        let limits = pod_limits(&pod);
+        assert_eq!(limits.memory_limit, 0);
+        assert_eq!(limits.cpu_limit_millis, 1500);
+        assert_eq!(limits.cpu_request_millis, 1500);
+    }
+
+    #[test]
+    fn a_larger_request_makes_a_container_a_less_likely_victim() {
+        let capacity = 1 << 30;
+        let small = pod(json!({"requests": {"memory": "1Mi"}}));
+        let large = pod(json!({"requests": {"memory": "512Mi"}}));
+        let score = |p: &Pod| oom_score_adj(p, &p.spec.as_ref().unwrap().containers[0], capacity);
+        assert_eq!(score(&small), 999);
+        assert_eq!(score(&large), 500);
+    }
+}

@@ -1,0 +1,887 @@
+//! One pod's worker: takes news, plans, carries out, reports. It waits for news or for the next due
+//! moment, and for nothing else.
+
+use super::apply::{self, Order, StartFailure};
+use super::container;
+use super::diff::{self, Action, plan};
+use super::observe::{
+    self, Ended, Failure, Hook, Instance, Net, Observed, Role, Step, Stopping, containers,
+    field_path,
+};
+use super::status;
+use crate::env::{self, Trouble};
+use crate::events::Level;
+use crate::images;
+use crate::probes::{self, Kind, Outcome, Verdict};
+use crate::registry::PodEntry;
+use crate::volumes;
+use crate::world::World;
+use dhow_intents::FeedError;
+use dhow_runtime::Exit;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// A status that is neither a new phase nor new readiness is held back this long, so that a start
+/// that goes well is told once.
+const SETTLE: Duration = Duration::from_millis(30);
+/// When to try again after the control plane could not be reached.
+const REACH_AGAIN: Duration = Duration::from_secs(1);
+/// What a container keeps after its `preStop` hook used up the grace period, as upstream.
+const AFTER_HOOK: Duration = Duration::from_secs(2);
+
+/// News for a worker.
+#[derive(Debug)]
+pub enum Message {
+    /// The pod changed.
+    Pod(Arc<Pod>),
+    /// The pod is gone from the store.
+    Gone,
+    /// A container ended.
+    Exit(String, Exit),
+    /// A ConfigMap (or Secret) changed.
+    Config {
+        /// Its namespace.
+        namespace: String,
+        /// It is a Secret.
+        secret: bool,
+        /// Its name.
+        name: String,
+    },
+    /// There are other images than before.
+    Images,
+}
+
+/// How a step ended.
+enum Done {
+    Sandbox(Result<Net, String>),
+    Volumes(Result<volumes::Prepared, Trouble>),
+    Started {
+        name: String,
+        id: String,
+        attempt: u32,
+        backoff: Duration,
+        result: Box<Result<Instance, StartFailure>>,
+    },
+    Hooked {
+        name: String,
+        id: String,
+        result: Result<(), String>,
+    },
+    Stopped {
+        name: String,
+        id: String,
+        hooked: bool,
+        result: Result<(), String>,
+    },
+    Killed(Result<(), String>),
+    Probed {
+        name: String,
+        id: String,
+        kind: Kind,
+        began: Duration,
+        outcome: Outcome,
+    },
+    Reported(Box<PodStatus>, Result<(), FeedError>),
+    Torn(Result<(), String>),
+    Finished(Result<(), FeedError>),
+    Forgotten,
+}
+
+/// The worker of one pod.
+pub struct Worker {
+    world: Arc<World>,
+    pod: Arc<Pod>,
+    seen: Observed,
+    inbox: mpsc::UnboundedReceiver<Message>,
+    work: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// The status that was computed last.
+    current: PodStatus,
+    /// The status that was stored last.
+    stored: Option<PodStatus>,
+    reporting: bool,
+    /// When the status that is to be stored was first seen.
+    report_since: Option<Duration>,
+    report_again: Option<Duration>,
+    /// Exits that came before their start was known to have succeeded.
+    early: HashMap<String, Exit>,
+    refresh_at: Option<Duration>,
+    refresh: bool,
+    refreshing: bool,
+    finish_at: Option<Duration>,
+    /// Containers whose sources changed while they were being started.
+    nudged: HashSet<String>,
+    /// Everything is over; the worker may end.
+    over: bool,
+}
+
+impl Worker {
+    /// A worker that goes on from what was observed.
+    pub fn new(
+        world: Arc<World>,
+        pod: Arc<Pod>,
+        seen: Observed,
+        inbox: mpsc::UnboundedReceiver<Message>,
+    ) -> Self {
+        let current = pod.status.clone().unwrap_or_default();
+        Self {
+            world,
+            current,
+            stored: pod.status.clone(),
+            pod,
+            seen,
+            inbox,
+            work: FuturesUnordered::new(),
+            reporting: false,
+            report_since: None,
+            report_again: None,
+            early: HashMap::new(),
+            refresh_at: None,
+            refresh: false,
+            refreshing: false,
+            finish_at: None,
+            nudged: HashSet::new(),
+            over: false,
+        }
+    }
+
+    fn namespace(&self) -> &str {
+        self.pod.metadata.namespace.as_deref().unwrap_or("")
+    }
+
+    fn name(&self) -> &str {
+        self.pod.metadata.name.as_deref().unwrap_or("")
+    }
+
+    fn uid(&self) -> &str {
+        self.pod.metadata.uid.as_deref().unwrap_or("")
+    }
+
+    /// Works until nothing of the pod is left.
+    pub async fn run(mut self) {
+        self.note();
+        while !self.over {
+            let now = self.world.clock.now();
+            let next = plan(&self.pod, &self.seen, now);
+            let mut again = false;
+            for action in next.actions {
+                again |= self.begin(action, now);
+            }
+            if again {
+                continue;
+            }
+            let mut due = next.due;
+            let mut at = |moment: Option<Duration>| due = [due, moment].into_iter().flatten().min();
+            at(self.refresh_volumes(now));
+            at(self.report(now));
+            at(self.finish_at.filter(|at| *at > now));
+            if self.seen.gone.is_some() && self.seen.torn {
+                break;
+            }
+            let clock = self.world.clock.clone();
+            let wait = async move {
+                match due {
+                    // Timers have a grain: without it the last microseconds would be waited for in
+                    // turns.
+                    Some(at) => {
+                        clock.sleep(at.saturating_sub(now) + Duration::from_millis(1)).await
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                message = self.inbox.recv() => match message {
+                    Some(message) => self.hear(message),
+                    None => return,
+                },
+                Some(done) = self.work.next(), if !self.work.is_empty() => self.settle(done),
+                () = wait => {}
+            }
+            while let Ok(message) = self.inbox.try_recv() {
+                self.hear(message);
+            }
+        }
+        self.world.registry.remove_pod(self.namespace(), self.name(), self.uid());
+    }
+
+    /// Tells the registry what there is to connect to.
+    fn note(&self) {
+        let all = containers(&self.pod);
+        let entry = PodEntry {
+            uid: self.uid().to_owned(),
+            containers: all
+                .iter()
+                .filter(|(r, _)| *r == Role::Main)
+                .map(|(_, c)| c.name.clone())
+                .collect(),
+            all: all.iter().map(|(_, c)| c.name.clone()).collect(),
+            netns: self.seen.sandbox.ready().map(|n| n.netns.clone()),
+        };
+        self.world.registry.set_pod(self.namespace(), self.name(), entry);
+    }
+
+    fn hear(&mut self, message: Message) {
+        match message {
+            Message::Pod(pod) => {
+                let meta = |p: &Pod| (p.metadata.labels.clone(), p.metadata.annotations.clone());
+                if meta(&pod) != meta(&self.pod) && volumes::tells_of_itself(&pod) {
+                    self.refresh = true;
+                }
+                self.pod = pod;
+                self.note();
+            }
+            Message::Gone => {
+                // Whoever removed it by force does not wait; others had their grace period.
+                let soon = self.world.clock.now() + Duration::from_secs(1);
+                self.seen.gone.get_or_insert(soon);
+            }
+            Message::Exit(id, exit) => self.exited(&id, exit),
+            Message::Config { namespace, .. } if namespace != self.namespace() => {}
+            Message::Config { secret, name, .. } => {
+                if volumes::shows(&self.pod, secret, &name) {
+                    self.refresh = true;
+                    if let Step::Failed(failure) = &mut self.seen.volumes {
+                        failure.retry_at = Duration::ZERO;
+                    }
+                }
+                let pod = self.pod.clone();
+                for (_, container) in containers(&pod) {
+                    let (maps, secrets) = env::references(&container);
+                    let named = if secret { secrets } else { maps };
+                    if named.contains(&name) {
+                        self.retry(&container.name, |_| true);
+                    }
+                }
+            }
+            Message::Images => {
+                let names: Vec<String> = self.seen.containers.keys().cloned().collect();
+                for name in names {
+                    self.retry(&name, |f| images::is_about_image(&f.reason));
+                }
+            }
+        }
+    }
+
+    fn retry(&mut self, name: &str, which: impl Fn(&Failure) -> bool) {
+        let Some(track) = self.seen.containers.get_mut(name) else { return };
+        if track.starting {
+            self.nudged.insert(name.to_owned());
+        }
+        if let Some(failure) = track.failure.as_mut().filter(|f| which(f)) {
+            failure.retry_at = Duration::ZERO;
+        }
+    }
+
+    fn container(&self, name: &str) -> Option<(Role, Container)> {
+        let all = containers(&self.pod);
+        all.into_iter().find(|(_, c)| c.name == name).map(|(role, c)| (role, c.into_owned()))
+    }
+
+    fn event(&self, name: &str, level: Level, reason: &str, message: impl Into<String>) {
+        let field =
+            self.container(name).map_or(String::new(), |(role, c)| field_path(role, &c.name));
+        self.world.events.pod(&self.pod, &field, level, reason, message);
+    }
+
+    fn push(&mut self, step: impl Future<Output = Done> + Send + 'static) {
+        self.work.push(Box::pin(step));
+    }
+
+    fn ip(&self) -> String {
+        let net = self.seen.sandbox.ready();
+        net.map_or(String::new(), |net| container::pod_ip(&self.world, &self.pod, net))
+    }
+
+    /// Begins a step. Returns whether the plan has to be made anew at once.
+    fn begin(&mut self, action: Action, now: Duration) -> bool {
+        let world = self.world.clone();
+        let pod = self.pod.clone();
+        match action {
+            Action::MakeSandbox => {
+                self.seen.sandbox.begin();
+                self.push(async move { Done::Sandbox(apply::make_sandbox(&world, &pod).await) });
+            }
+            Action::PrepareVolumes => {
+                self.seen.volumes.begin();
+                self.refresh = false;
+                self.push(async move { Done::Volumes(volumes::prepare(&world, &pod).await) });
+            }
+            Action::Start { name, attempt, backoff } => self.start(&name, attempt, backoff),
+            Action::TellBackOff { name, .. } => {
+                if let Some(track) = self.seen.containers.get_mut(&name) {
+                    track.told = track.last().map_or(0, |i| i.attempt + 1);
+                }
+                let id = self.uid().to_owned();
+                let whole = format!("{}_{}({id})", self.name(), self.namespace());
+                let message = format!("Back-off restarting failed container {name} in pod {whole}");
+                self.event(&name, Level::Warning, "BackOff", message);
+                return true;
+            }
+            Action::PostStart { name } => {
+                let Some((_, container)) = self.container(&name) else { return false };
+                let handler = container.lifecycle.as_ref().and_then(|l| l.post_start.clone());
+                let ip = self.ip();
+                let Some(instance) = self.running(&name) else { return false };
+                let Some(handler) = handler else {
+                    instance.hook = Hook::Done;
+                    return true;
+                };
+                instance.hook = Hook::Running;
+                let id = instance.id.clone();
+                self.push(async move {
+                    let result = apply::hook(&world, &id, &container, &handler, &ip).await;
+                    Done::Hooked { name, id, result }
+                });
+            }
+            Action::Stop { name, grace, message } => self.stop(name, grace, message, now),
+            Action::Kill { name } => {
+                let Some(instance) = self.running(&name) else { return false };
+                if let Some(stopping) = &mut instance.stopping {
+                    stopping.killed = true;
+                }
+                let id = instance.id.clone();
+                self.push(async move {
+                    Done::Killed(world.runtime.kill(&id, 9, true).await.map_err(|e| e.to_string()))
+                });
+            }
+            Action::Probe { name, kind } => self.probe(name, kind, now),
+            Action::Forget { name, id } => {
+                let Some(track) = self.seen.containers.get_mut(&name) else { return false };
+                let Some(at) = track.instances.iter().position(|i| i.id == id) else {
+                    return false;
+                };
+                let instance = track.instances.remove(at);
+                self.push(async move {
+                    apply::forget(&world, &pod, &name, &instance).await;
+                    Done::Forgotten
+                });
+            }
+            Action::Expire => {
+                let message = "Pod was active on the node longer than the specified deadline";
+                self.seen.verdict = Some(("DeadlineExceeded".into(), message.into()));
+                self.event("", Level::Normal, "DeadlineExceeded", message);
+                return true;
+            }
+            Action::TearDown => {
+                self.seen.tearing = true;
+                let ids: Vec<String> = self
+                    .seen
+                    .containers
+                    .values()
+                    .flat_map(|t| &t.instances)
+                    .filter(|i| i.recorded)
+                    .map(|i| i.id.clone())
+                    .collect();
+                let uid = self.uid().to_owned();
+                self.push(async move { Done::Torn(apply::tear_down(&world, &uid, &ids).await) });
+            }
+            Action::Finish => {
+                if self.finish_at.is_some_and(|at| now < at) {
+                    return false;
+                }
+                self.seen.finished = true;
+                let (namespace, name, uid) =
+                    (self.namespace().to_owned(), self.name().to_owned(), self.uid().to_owned());
+                self.push(async move {
+                    Done::Finished(world.feed.finish_pod(&namespace, &name, &uid).await)
+                });
+            }
+        }
+        false
+    }
+
+    fn running(&mut self, name: &str) -> Option<&mut Instance> {
+        self.seen.containers.get_mut(name)?.instances.last_mut().filter(|i| i.running())
+    }
+
+    fn start(&mut self, name: &str, attempt: u32, backoff: Duration) {
+        let (Some((role, container)), Some(net)) =
+            (self.container(name), self.seen.sandbox.ready().cloned())
+        else {
+            return;
+        };
+        let pid_of = self.shares_processes_of(role, name);
+        let track = self.seen.containers.entry(name.to_owned()).or_default();
+        track.starting = true;
+        let missed = track.failure.as_ref().is_some_and(|f| images::is_about_image(&f.reason));
+        let order = Order {
+            pod: self.pod.clone(),
+            role,
+            container,
+            attempt,
+            backoff,
+            id: self.world.new_id(),
+            net,
+            pid_of,
+            missed,
+        };
+        let world = self.world.clone();
+        let name = name.to_owned();
+        let id = order.id.clone();
+        self.push(async move {
+            let result = Box::new(apply::start(&world, order).await);
+            Done::Started { name, id, attempt, backoff, result }
+        });
+    }
+
+    /// The container whose process namespace a new one joins.
+    fn shares_processes_of(&self, role: Role, name: &str) -> Option<String> {
+        let spec = self.pod.spec.as_ref()?;
+        let target = spec
+            .ephemeral_containers
+            .iter()
+            .flatten()
+            .find(|c| role == Role::Ephemeral && c.name == name)
+            .and_then(|c| c.target_container_name.clone())
+            .filter(|t| !t.is_empty());
+        let running =
+            |name: &str| self.seen.track(name).and_then(|t| t.running()).map(|i| i.id.clone());
+        if let Some(target) = target {
+            return running(&target);
+        }
+        if spec.share_process_namespace != Some(true) {
+            return None;
+        }
+        containers(&self.pod).iter().find_map(|(_, c)| running(&c.name))
+    }
+
+    fn stop(&mut self, name: String, grace: Duration, message: String, now: Duration) {
+        let container = self.container(&name).map(|(_, c)| c);
+        let ip = self.ip();
+        let Some(instance) = self.running(&name) else { return };
+        instance.stopping = Some(Stopping { deadline: now + grace, killed: false });
+        let instance = instance.clone();
+        self.event(&name, Level::Normal, "Killing", message);
+        let world = self.world.clone();
+        self.push(async move {
+            let (hooked, result) =
+                apply::stop(&world, &instance, container.as_ref(), grace, &ip).await;
+            Done::Stopped { name, id: instance.id, hooked, result }
+        });
+    }
+
+    fn probe(&mut self, name: String, kind: Kind, now: Duration) {
+        let Some((_, container)) = self.container(&name) else { return };
+        let ip = self.ip();
+        let world = self.world.clone();
+        let Some(instance) = self.running(&name) else { return };
+        let (Some(probe), Some(live)) =
+            (kind.of(&container).cloned(), world.registry.get(&instance.id))
+        else {
+            instance.probes.remove(&kind);
+            return;
+        };
+        if let Some(state) = instance.probes.get_mut(&kind) {
+            state.running = true;
+        }
+        let id = instance.id.clone();
+        self.push(async move {
+            let timeout = probes::diff::timeout(&probe);
+            let patience = world.clock.sleep(timeout);
+            let outcome = probes::observe::ask(
+                &world.runtime,
+                &live,
+                &container,
+                &probe,
+                &ip,
+                patience,
+                timeout,
+            )
+            .await;
+            Done::Probed { name, id, kind, began: now, outcome }
+        });
+    }
+
+    fn exited(&mut self, id: &str, exit: Exit) {
+        let found = self.seen.containers.iter().find_map(|(name, track)| {
+            let instance = track.instances.iter().find(|i| i.id == id)?;
+            Some((name.clone(), instance.attempt, instance.running()))
+        });
+        let Some((name, attempt, running)) = found else {
+            self.early.insert(id.to_owned(), exit);
+            return;
+        };
+        if !running {
+            return;
+        }
+        let mut ended = observe::ended(&exit);
+        if let Some((_, container)) = self.container(&name) {
+            let failed = ended.code != 0;
+            ended.message =
+                container::termination_message(&self.world, &self.pod, &container, attempt, failed);
+        }
+        tracing::info!(
+            namespace = self.namespace(),
+            pod = self.name(),
+            container = name,
+            code = ended.code,
+            reason = ended.reason,
+            "container ended"
+        );
+        if let Some(instance) = self.seen.instance_mut(id) {
+            instance.ended = Some(ended);
+            instance.probes.clear();
+        }
+    }
+
+    fn settle(&mut self, done: Done) {
+        let now = self.world.clock.now();
+        match done {
+            Done::Sandbox(Ok(net)) => {
+                self.seen.sandbox = Step::Ready(net);
+                self.note();
+            }
+            Done::Sandbox(Err(why)) => {
+                let message = format!("Failed to create pod sandbox: {why}");
+                self.event("", Level::Warning, "FailedCreatePodSandBox", message.clone());
+                self.seen.sandbox.fail("FailedCreatePodSandBox", message, now);
+            }
+            Done::Volumes(Ok(prepared)) => {
+                self.seen.volumes = Step::Ready(());
+                self.refreshing = false;
+                self.refresh_at = prepared.refresh_at;
+            }
+            Done::Volumes(Err(trouble)) => self.volumes_failed(&trouble, now),
+            Done::Started { name, id, attempt, backoff, result } => {
+                self.started(&name, &id, attempt, backoff, *result, now);
+            }
+            Done::Hooked { name, id, result } => {
+                if let Err(why) = &result {
+                    self.event(
+                        &name,
+                        Level::Warning,
+                        "FailedPostStartHook",
+                        format!("PostStartHook failed: {why}"),
+                    );
+                }
+                if let Some(instance) = self.seen.instance_mut(&id) {
+                    instance.hook = Hook::Done;
+                    if result.is_err() {
+                        instance.condemned = Some(("FailedPostStartHook".into(), None));
+                    }
+                }
+            }
+            Done::Stopped { name, id, hooked, result } => {
+                if let Err(why) = result {
+                    let reason = if hooked { "FailedPreStopHook" } else { "FailedKillPod" };
+                    self.event(&name, Level::Warning, reason, why);
+                }
+                let stopping = self.seen.instance_mut(&id).and_then(|i| i.stopping.as_mut());
+                if let Some(stopping) = stopping.filter(|_| hooked) {
+                    stopping.deadline = stopping.deadline.max(now + AFTER_HOOK);
+                }
+            }
+            Done::Killed(Ok(())) | Done::Forgotten => {}
+            Done::Killed(Err(error)) => {
+                tracing::warn!(
+                    namespace = self.namespace(),
+                    pod = self.name(),
+                    error,
+                    "container not killed"
+                );
+            }
+            Done::Probed { name, id, kind, began, outcome } => {
+                self.probed(&name, &id, kind, began, outcome, now)
+            }
+            Done::Reported(status, result) => self.reported(*status, result, now),
+            Done::Torn(Ok(())) => {
+                self.seen.tearing = false;
+                self.seen.tear_failure = None;
+                self.seen.torn = true;
+                for instance in
+                    self.seen.containers.values_mut().flat_map(|t| t.instances.iter_mut())
+                {
+                    instance.recorded = false;
+                }
+                self.seen.sandbox = Step::Absent;
+                self.seen.volumes = Step::Absent;
+                self.note();
+                tracing::info!(
+                    namespace = self.namespace(),
+                    pod = self.name(),
+                    "pod removed from this machine"
+                );
+                if self.seen.gone.is_some() || self.pod.metadata.deletion_timestamp.is_some() {
+                    self.remove_logs();
+                }
+            }
+            Done::Torn(Err(why)) => {
+                self.seen.tearing = false;
+                self.event(
+                    "",
+                    Level::Warning,
+                    "FailedKillPod",
+                    format!("error killing pod: {why}"),
+                );
+                let times = self.seen.tear_failure.as_ref().map_or(0, |f| f.times) + 1;
+                let retry_at = now + observe::pause(times);
+                self.seen.tear_failure =
+                    Some(Failure { reason: "FailedKillPod".into(), message: why, retry_at, times });
+            }
+            Done::Finished(Err(FeedError::Unreachable(why))) => {
+                tracing::debug!(pod = self.name(), why, "end of pod not told yet");
+                self.seen.finished = false;
+                self.finish_at = Some(now + REACH_AGAIN);
+            }
+            Done::Finished(Err(error @ FeedError::Refused(_))) => {
+                tracing::debug!(pod = self.name(), %error, "end of pod told to nobody");
+            }
+            Done::Finished(Ok(())) => {}
+        }
+    }
+
+    /// Logs go with the pod; those of a pod that only has ended stay for people to read.
+    fn remove_logs(&self) {
+        let dir = self.world.log_dir(self.namespace(), self.name(), self.uid());
+        if let Err(error) = volumes::apply::remove_dir(&dir) {
+            tracing::warn!(%error, "logs of a removed pod are left");
+        }
+    }
+
+    fn volumes_failed(&mut self, trouble: &Trouble, now: Duration) {
+        self.event("", Level::Warning, "FailedMount", trouble.to_string());
+        if std::mem::take(&mut self.refreshing) {
+            // The containers run on with what they have.
+            self.refresh_at = Some(now + observe::BACKOFF_FIRST);
+            return;
+        }
+        self.seen.volumes.fail("FailedMount", trouble.to_string(), now);
+        if self.refresh
+            && let Step::Failed(failure) = &mut self.seen.volumes
+        {
+            // It changed while it was being read.
+            failure.retry_at = now;
+        }
+    }
+
+    fn started(
+        &mut self,
+        name: &str,
+        id: &str,
+        attempt: u32,
+        backoff: Duration,
+        result: Result<Instance, StartFailure>,
+        now: Duration,
+    ) {
+        let image = self.container(name).and_then(|(_, c)| c.image).unwrap_or_default();
+        let early = self.early.remove(id);
+        let nudged = self.nudged.remove(name);
+        let events = match &result {
+            Ok(_) => vec![
+                (
+                    Level::Normal,
+                    "Pulled",
+                    format!("Container image {image:?} already present on machine"),
+                ),
+                (Level::Normal, "Created", format!("Created container: {name}")),
+                (Level::Normal, "Started", format!("Started container {name}")),
+            ],
+            Err(StartFailure::Waiting(reason, message)) => {
+                let event = match *reason {
+                    "ImagePullBackOff" => (Level::Normal, "BackOff"),
+                    "InvalidImageName" => (Level::Warning, "InspectFailed"),
+                    "ErrImageNeverPull" => (Level::Warning, "ErrImageNeverPull"),
+                    _ => (Level::Warning, "Failed"),
+                };
+                let text = if *reason == "CreateContainerConfigError" {
+                    format!("Error: {message}")
+                } else {
+                    message.clone()
+                };
+                vec![(event.0, event.1, text)]
+            }
+            Err(StartFailure::CannotStart(_, why)) => {
+                vec![(Level::Warning, "Failed", format!("Error: {why}"))]
+            }
+        };
+        for (level, reason, message) in events {
+            self.event(name, level, reason, message);
+        }
+        let hash = self.container(name).map(|(_, c)| diff::hash(&c)).unwrap_or_default();
+        let track = self.seen.containers.entry(name.to_owned()).or_default();
+        track.starting = false;
+        match result {
+            Ok(instance) => {
+                track.failure = None;
+                track.instances.push(instance);
+                tracing::info!(
+                    namespace = self.namespace(),
+                    pod = self.name(),
+                    container = name,
+                    attempt,
+                    "container started"
+                );
+            }
+            Err(StartFailure::Waiting(reason, message)) => {
+                let times = track.failure.as_ref().map_or(0, |f| f.times) + 1;
+                let retry_at = if nudged { now } else { now + observe::pause(times) };
+                track.failure = Some(Failure { reason: reason.into(), message, retry_at, times });
+            }
+            Err(StartFailure::CannotStart(image_id, why)) => {
+                track.failure = None;
+                track.instances.push(Instance {
+                    id: id.to_owned(),
+                    attempt,
+                    hash,
+                    image,
+                    image_id,
+                    started_at: now,
+                    ended: Some(Ended {
+                        code: 128,
+                        signal: 0,
+                        reason: "StartError".into(),
+                        message: why,
+                        at: now,
+                    }),
+                    backoff,
+                    hook: Hook::Done,
+                    stopping: None,
+                    condemned: None,
+                    probes: std::collections::BTreeMap::new(),
+                    recorded: false,
+                    stop_signal: 15,
+                });
+            }
+        }
+        if let Some(exit) = early {
+            self.exited(id, exit);
+        }
+    }
+
+    fn probed(
+        &mut self,
+        name: &str,
+        id: &str,
+        kind: Kind,
+        began: Duration,
+        outcome: Outcome,
+        now: Duration,
+    ) {
+        let Some((_, container)) = self.container(name) else { return };
+        let Some(probe) = kind.of(&container).cloned() else { return };
+        let Some(instance) = self.seen.instance_mut(id).filter(|i| i.running()) else { return };
+        let Some(state) = instance.probes.get_mut(&kind) else { return };
+        let counted = state.counts(began);
+        let verdict = state.take(kind, &probe, &outcome, began, now);
+        if verdict == Verdict::Condemned {
+            let grace = probe.termination_grace_period_seconds.map(crate::time::seconds);
+            let message =
+                format!("Container {name} failed {} probe, will be restarted", kind.word());
+            instance.condemned = Some((message, grace));
+        }
+        // Readiness is asked as soon as the container counts as started.
+        if kind == Kind::Startup && verdict == Verdict::Changed {
+            for other in instance.probes.values_mut().filter(|p| !p.passed) {
+                other.due = other.due.min(now);
+                other.counted = other.counted.min(now);
+            }
+        }
+        if let (Outcome::Failure(why), true) = (outcome, counted) {
+            self.event(
+                name,
+                Level::Warning,
+                "Unhealthy",
+                format!("{} probe failed: {}", kind.title(), why.trim_end()),
+            );
+        }
+    }
+
+    /// Brings volumes up to date when what they show has changed or a token ages. Returns when to
+    /// look again.
+    fn refresh_volumes(&mut self, now: Duration) -> Option<Duration> {
+        if self.seen.volumes.ready().is_none()
+            || self.refreshing
+            || diff::ending(&self.pod, &self.seen).is_some()
+        {
+            return None;
+        }
+        if !self.refresh && self.refresh_at.is_none_or(|at| now < at) {
+            return self.refresh_at;
+        }
+        self.refresh = false;
+        self.refresh_at = None;
+        self.refreshing = true;
+        let (world, pod) = (self.world.clone(), self.pod.clone());
+        self.push(async move { Done::Volumes(volumes::prepare(&world, &pod).await) });
+        None
+    }
+
+    /// Has the status stored when it is new: at most one write is under way, and the newest wins.
+    /// Returns when to look again.
+    fn report(&mut self, now: Duration) -> Option<Duration> {
+        if self.seen.gone.is_some() {
+            return None;
+        }
+        let host_ip = self.world.config.host_ip();
+        let status = status::status(&self.pod, &self.seen, &self.current, host_ip, now);
+        self.current = status;
+        if self.stored.as_ref() == Some(&self.current) {
+            self.report_since = None;
+            self.seen.reported = !self.reporting;
+            return None;
+        }
+        self.seen.reported = false;
+        if self.reporting {
+            return None;
+        }
+        if let Some(at) = self.report_again.filter(|at| now < *at) {
+            return Some(at);
+        }
+        let since = *self.report_since.get_or_insert(now);
+        let urgent = match &self.stored {
+            None => false,
+            Some(stored) => notable(stored) != notable(&self.current),
+        };
+        if !urgent && now < since + SETTLE {
+            return Some(since + SETTLE);
+        }
+        self.report_since = None;
+        self.report_again = None;
+        self.reporting = true;
+        let world = self.world.clone();
+        let (namespace, name, uid) =
+            (self.namespace().to_owned(), self.name().to_owned(), self.uid().to_owned());
+        let status = self.current.clone();
+        self.push(async move {
+            let result = world.feed.report_pod(&namespace, &name, &uid, status.clone()).await;
+            Done::Reported(Box::new(status), result)
+        });
+        None
+    }
+
+    fn reported(&mut self, status: PodStatus, result: Result<(), FeedError>, now: Duration) {
+        self.reporting = false;
+        match result {
+            Ok(()) => self.stored = Some(status),
+            Err(FeedError::Unreachable(why)) => {
+                tracing::debug!(pod = self.name(), why, "status not stored yet");
+                self.report_again = Some(now + REACH_AGAIN);
+            }
+            Err(FeedError::Refused(refusal)) => {
+                // The pod is gone or another has its name; its end is on its way here.
+                tracing::debug!(pod = self.name(), refusal = refusal.message, "status refused");
+                if refusal.code == 404 || refusal.code == 409 {
+                    self.stored = Some(status);
+                } else {
+                    self.report_again = Some(now + observe::BACKOFF_FIRST);
+                }
+            }
+        }
+        if self.stored.as_ref() == Some(&self.current) {
+            self.seen.reported = true;
+        }
+    }
+}
+
+/// What of a status others wait for: phase, readiness, address.
+fn notable(status: &PodStatus) -> (Option<&str>, Vec<(&str, &str)>) {
+    let conditions = status.conditions.iter().flatten();
+    let ready =
+        conditions.filter(|c| c.type_ == "Ready").map(|c| (c.type_.as_str(), c.status.as_str()));
+    let phase = status.phase.as_deref().filter(|p| *p != "Pending");
+    (phase, ready.filter(|(_, status)| *status == "True").collect())
+}

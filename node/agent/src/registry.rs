@@ -1,0 +1,104 @@
+//! Which containers run for which pods: who is told of their exits, and who may connect to them.
+
+use dhow_runtime::{Exit, ProcessSpec};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::watch;
+
+/// One instance of a container that the runtime knows.
+#[derive(Debug)]
+pub struct Live {
+    /// The runtime's identifier.
+    pub id: String,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The pod's uid.
+    pub uid: String,
+    /// The container's name.
+    pub container: String,
+    /// How often the container was restarted before.
+    pub attempt: u32,
+    /// What runs in it: further processes take its user, rights and environment.
+    pub process: ProcessSpec,
+    /// Whether its standard input was kept open.
+    pub stdin: bool,
+    /// How it ended, once it has.
+    pub exit: watch::Sender<Option<Exit>>,
+}
+
+/// A pod as the registry knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PodEntry {
+    /// Its uid.
+    pub uid: String,
+    /// Its ordinary containers, in order.
+    pub containers: Vec<String>,
+    /// All its containers.
+    pub all: Vec<String>,
+    /// Its network namespace, once there is one; `None` inside when it is the machine's.
+    pub netns: Option<Option<std::path::PathBuf>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    instances: HashMap<String, Arc<Live>>,
+    pods: HashMap<(String, String), PodEntry>,
+}
+
+/// Everything that lives on this machine, by identifier and by pod.
+#[derive(Debug, Default)]
+pub struct Registry {
+    inner: Mutex<Inner>,
+}
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic while the lock was held leaves maps that are still whole.
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Adds an instance, before it is started.
+    pub fn add(&self, live: Live) -> Arc<Live> {
+        let live = Arc::new(live);
+        self.lock().instances.insert(live.id.clone(), live.clone());
+        live
+    }
+
+    /// Forgets an instance.
+    pub fn remove(&self, id: &str) {
+        self.lock().instances.remove(id);
+    }
+
+    /// An instance by identifier.
+    pub fn get(&self, id: &str) -> Option<Arc<Live>> {
+        self.lock().instances.get(id).cloned()
+    }
+
+    /// The newest instance of a pod's container.
+    pub fn newest(&self, uid: &str, container: &str) -> Option<Arc<Live>> {
+        let inner = self.lock();
+        let own = inner.instances.values().filter(|l| l.uid == uid && l.container == container);
+        own.max_by_key(|l| l.attempt).cloned()
+    }
+
+    /// Notes what is known of a pod; of two with one name the one that was noted last counts.
+    pub fn set_pod(&self, namespace: &str, name: &str, entry: PodEntry) {
+        self.lock().pods.insert((namespace.to_owned(), name.to_owned()), entry);
+    }
+
+    /// Forgets a pod, if it still is the one with this uid.
+    pub fn remove_pod(&self, namespace: &str, name: &str, uid: &str) {
+        let key = (namespace.to_owned(), name.to_owned());
+        let mut inner = self.lock();
+        if inner.pods.get(&key).is_some_and(|p| p.uid == uid) {
+            inner.pods.remove(&key);
+        }
+    }
+
+    /// A pod by name.
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<PodEntry> {
+        self.lock().pods.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+}
