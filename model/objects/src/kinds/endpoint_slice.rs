@@ -28,7 +28,6 @@ pub static ENDPOINT_SLICE: Kind = Kind {
         status: StatusOnCreate::Keep,
         generation: Generation::Fields(&["addressType", "endpoints", "ports"]),
         status_writes_metadata: false,
-        carry: None,
     },
     ..BASE
 };

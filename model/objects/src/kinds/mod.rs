@@ -43,6 +43,7 @@ pub use secret::SECRET;
 pub use service::SERVICE;
 pub use service_account::SERVICE_ACCOUNT;
 
+use crate::schema::shape::normalise;
 use crate::schema::{Type, schema};
 use crate::status::StatusCause;
 use serde_json::Value;
@@ -191,11 +192,11 @@ impl Kind {
         schema().kind(self.group, self.version, self.kind)
     }
 
-    /// Brings an object into normal form (no nulls, no empty optional values, canonical
-    /// quantities) and fills in the defaults: to call on everything that a client sends.
+    /// Brings an object into the form that Go's structs give it and fills in the defaults: to
+    /// call on everything that a client sends.
     pub fn complete(&self, object: &mut Value) {
         if let Some(ty) = self.schema_type() {
-            fill::normalize(object, ty);
+            normalise(object, ty);
         }
         (self.default)(object);
     }

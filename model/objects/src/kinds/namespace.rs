@@ -49,7 +49,6 @@ pub static NAMESPACE: Kind = Kind {
         status: StatusOnCreate::Reset(|_| json!({"phase": "Active"})),
         generation: Generation::None,
         status_writes_metadata: false,
-        carry: None,
     },
     ..BASE
 };

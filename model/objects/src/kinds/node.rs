@@ -62,7 +62,6 @@ pub static NODE: Kind = Kind {
         status: StatusOnCreate::Keep,
         generation: Generation::None,
         status_writes_metadata: true,
-        carry: None,
     },
     ..BASE
 };

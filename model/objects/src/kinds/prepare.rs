@@ -32,8 +32,6 @@ pub struct Prepare {
     pub generation: Generation,
     /// Whether a status update may also change labels and annotations (pods and nodes).
     pub status_writes_metadata: bool,
-    /// Carries over what the platform allotted and an update left out: new, old.
-    pub carry: Option<fn(&mut Value, &Value)>,
 }
 
 pub(crate) fn empty_status(_: &Value) -> Value {
@@ -46,7 +44,6 @@ impl Prepare {
         status: StatusOnCreate::Keep,
         generation: Generation::None,
         status_writes_metadata: false,
-        carry: None,
     };
 
     /// A kind with an empty status at first and generations that follow its spec.
@@ -54,7 +51,6 @@ impl Prepare {
         status: StatusOnCreate::Reset(empty_status),
         generation: Generation::Fields(&["spec"]),
         status_writes_metadata: false,
-        carry: None,
     };
 }
 
@@ -94,9 +90,6 @@ impl Kind {
     pub fn prepare_update(&self, new: &mut Value, old: &Value) {
         if self.has_status() {
             copy_field(new, old, "status");
-        }
-        if let Some(carry) = self.prepare.carry {
-            carry(new, old);
         }
         let generation = old.pointer("/metadata/generation").and_then(Value::as_i64);
         let changed = match self.prepare.generation {

@@ -48,7 +48,6 @@ pub static SERVICE: Kind = Kind {
         status: StatusOnCreate::Reset(|_| json!({"loadBalancer": {}})),
         generation: Generation::None,
         status_writes_metadata: false,
-        carry: Some(carry),
     },
     ..BASE
 };
@@ -97,68 +96,6 @@ fn ports(service: &Value) -> String {
         })
         .collect();
     if all.is_empty() { "<none>".to_owned() } else { all.join(",") }
-}
-
-/// What the platform allotted stays when an update does not name it, and goes when the new type
-/// has no use for it.
-fn carry(new: &mut Value, old: &Value) {
-    let needs = |v: &Value, kinds: &[&str]| kinds.contains(&text(v, "/spec/type"));
-    let (addressed, on_nodes) =
-        (["ClusterIP", "NodePort", "LoadBalancer"], ["NodePort", "LoadBalancer"]);
-    let was = (needs(old, &addressed), needs(old, &on_nodes));
-    let is = (needs(new, &addressed), needs(new, &on_nodes));
-    let unnamed =
-        text(new, "/spec/clusterIP").is_empty() && items(new, "/spec/clusterIPs").is_empty();
-    let Some(spec) = object_at(new, &["spec"]) else { return };
-    let before = |field: &str| old.pointer(&format!("/spec/{field}")).cloned();
-    let allotted = ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"];
-    match (was.0, is.0) {
-        (true, true) => {
-            for field in if unnamed { &allotted[..] } else { &allotted[2..] } {
-                if let Some(value) = before(field) {
-                    set(spec, field, value);
-                }
-            }
-        }
-        (true, false) if spec.get("clusterIP") == before("clusterIP").as_ref() => {
-            for field in allotted {
-                spec.remove(field);
-            }
-        }
-        _ => {}
-    }
-    let old_ports = items(old, "/spec/ports");
-    let taken: Vec<Value> =
-        each(spec, "ports").filter_map(|p| p.get("nodePort").cloned()).collect();
-    for port in each(spec, "ports") {
-        let same = old_ports.iter().find(|o| {
-            o.get("port") == port.get("port") && o.get("protocol") == port.get("protocol")
-        });
-        let allotted = same.and_then(|o| o.get("nodePort")).filter(|n| n.as_i64() != Some(0));
-        match (was.1, is.1, allotted) {
-            (true, true, Some(number)) if !taken.contains(number) => {
-                set(port, "nodePort", number.clone());
-            }
-            (true, false, Some(number)) if port.get("nodePort") == Some(number) => {
-                port.remove("nodePort");
-            }
-            _ => {}
-        }
-    }
-    if was.1 && !is.1 {
-        for field in ["externalTrafficPolicy", "healthCheckNodePort"] {
-            if spec.get(field) == before(field).as_ref() {
-                spec.remove(field);
-            }
-        }
-    }
-    if text(old, "/spec/type") == "LoadBalancer" && !needs_load_balancer(spec) {
-        spec.remove("allocateLoadBalancerNodePorts");
-    }
-}
-
-fn needs_load_balancer(spec: &serde_json::Map<String, Value>) -> bool {
-    spec.get("type").and_then(Value::as_str) == Some("LoadBalancer")
 }
 
 /// Three hours.

@@ -48,7 +48,6 @@ pub static POD: Kind = Kind {
         status: StatusOnCreate::Reset(first_status),
         generation: Generation::Fields(&["spec"]),
         status_writes_metadata: true,
-        carry: None,
     },
     graceful: Some(grace),
     ..BASE
