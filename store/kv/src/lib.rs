@@ -80,7 +80,14 @@ pub struct Range {
 impl Range {
     /// A read of everything in `span`, now.
     pub fn all(span: Span) -> Self {
-        Self { span, revision: 0, limit: 0, keys_only: false, count_only: false, serializable: false }
+        Self {
+            span,
+            revision: 0,
+            limit: 0,
+            keys_only: false,
+            count_only: false,
+            serializable: false,
+        }
     }
 }
 
