@@ -247,11 +247,7 @@ fn differ(
         (None, None) => return,
         (None, Some(_)) => out.added.insert(path),
         (Some(_), None) => out.removed.insert(path),
-        (Some(old), Some(new)) if leaf => {
-            if old != new {
-                out.modified.insert(path);
-            }
-        }
+        (Some(old), Some(new)) if leaf && old != new => out.modified.insert(path),
         _ => {}
     }
     if leaf {

@@ -4,7 +4,7 @@ use super::check::Checks;
 use super::column::{AGE, Column, NAME, containers, number, selector};
 use super::fill::{object_at, set};
 use super::pod::{defaults, validate as pods};
-use super::{BASE, Kind, Prepare, STATUS_VERBS, SelectableField, Subresource};
+use super::{BASE, Kind, Prepare, STATUS_VERBS, Subresource};
 use crate::status::StatusCause;
 use serde_json::{Value, json};
 
@@ -36,7 +36,6 @@ pub static REPLICA_SET: Kind = Kind {
             verbs: STATUS_VERBS,
         },
     ],
-    fields: &[SelectableField { label: "status.replicas", path: "status.replicas", absent: "0" }],
     columns: &[
         NAME,
         Column::number("Desired", "Replicas that are wanted.", |v, _| {
