@@ -108,20 +108,11 @@ impl Group {
         Ok(Some(rustix::fs::open(&part.dir, flags, Mode::empty())?))
     }
 
-    /// Moves the calling process into the group's version 1 directories (and version 2 ones if
-    /// `v2`). The first move after a pause takes the kernel about 12 ms.
-    ///
-    /// # Errors
-    /// The first write that failed.
-    pub fn join(&self, v2: bool) -> Result<(), Error> {
-        for part in &self.parts {
-            if part.version == Version::V2 && !v2 {
-                continue;
-            }
-            let procs = part.dir.join("cgroup.procs");
-            std::fs::write(&procs, "0").map_err(|e| Error::io(&procs, "joining it", e))?;
-        }
-        Ok(())
+    /// The files into which a process writes `0` to join the version 1 parts. The first move after a
+    /// pause takes the kernel about 12 ms.
+    pub fn joinable(&self) -> Vec<PathBuf> {
+        let v1 = self.parts.iter().filter(|part| part.version == Version::V1);
+        v1.map(|part| part.dir.join("cgroup.procs")).collect()
     }
 }
 

@@ -117,7 +117,8 @@ pub(crate) fn report(sync: &OwnedFd, report: &Report, fds: &[OwnedFd]) {
 /// The life of a container's first process until its exec.
 pub(crate) fn container(start: Start<'_>, sync: &OwnedFd) -> Result<Infallible, Fault> {
     let spec = start.spec;
-    prepare_process(spec.oom_score_adj, start.group, start.device_guard, sync)?;
+    prepare_process(spec.oom_score_adj, sync)?;
+    let groups = open_groups(start.group, start.device_guard)?;
     if let Some((dir, sandbox)) = &start.sandbox {
         for (name, own) in
             [("net", !sandbox.host_network), ("ipc", !sandbox.host_ipc), ("uts", true)]
@@ -136,7 +137,6 @@ pub(crate) fn container(start: Start<'_>, sync: &OwnedFd) -> Result<Infallible, 
         }
         dhow_kernel::netns::loopback_up().map_err(at("bringing the loopback link up"))?;
     }
-    new_cgroup_namespace(sync);
     let shm = start
         .sandbox
         .as_ref()
@@ -147,12 +147,16 @@ pub(crate) fn container(start: Start<'_>, sync: &OwnedFd) -> Result<Infallible, 
         _ => shm,
     };
     rootfs::enter(spec, start.staging, shm.as_deref(), start.group)?;
+    groups.join()?;
+    // Its root is where this process stands now.
+    new_cgroup_namespace(sync);
     become_program(&spec.process, spec.privileged, start.stdio, true, sync)
 }
 
 /// The life of a further process until its exec.
 pub(crate) fn exec(exec: Exec<'_>, sync: &OwnedFd) -> Result<Infallible, Fault> {
-    prepare_process(exec.oom_score_adj, exec.group, exec.device_guard, sync)?;
+    prepare_process(exec.oom_score_adj, sync)?;
+    open_groups(exec.group, exec.device_guard)?.join()?;
     // One call enters all of them; the process namespace was set before this process was made.
     let kinds = libc::CLONE_NEWNS
         | libc::CLONE_NEWNET
@@ -217,20 +221,10 @@ fn sysctl_path(name: &str, spec: &SandboxSpec) -> Result<PathBuf, String> {
     }
 }
 
-/// What every new process does first: signals, cgroup, preference for out-of-memory victims, an own
-/// session.
-fn prepare_process(
-    oom_score_adj: i32,
-    group: &Group,
-    device_guard: Option<&Group>,
-    sync: &OwnedFd,
-) -> Result<(), Fault> {
+/// What every new process does first: signals, preference for out-of-memory victims, an own session.
+fn prepare_process(oom_score_adj: i32, sync: &OwnedFd) -> Result<(), Fault> {
     reset_signals();
     rustix::process::umask(Mode::empty());
-    for group in [Some(group), device_guard].into_iter().flatten() {
-        // The version 2 part was joined at birth.
-        group.join(false).map_err(|error| Fault::new("joining the cgroup", error.to_string()))?;
-    }
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", oom_score_adj.to_string()) {
         // Lowering it needs CAP_SYS_RESOURCE, which a machine may withhold even from root.
         let fault = at(format!("setting oom_score_adj to {oom_score_adj}"))(error);
@@ -240,15 +234,39 @@ fn prepare_process(
     Ok(())
 }
 
-/// Signals as a program expects them: none blocked, none ignored (Rust ignores SIGPIPE).
-fn reset_signals() {
-    for signal in 1..=64 {
-        // SAFETY: the default action is installed for each; the C library refuses its own two and
-        // the two that cannot be changed.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+/// Directories that are joined, opened while the machine's file systems can be reached.
+struct Groups(Vec<(PathBuf, OwnedFd)>);
+
+/// Opens the version 1 groups (the version 2 one was joined at birth).
+fn open_groups(group: &Group, device_guard: Option<&Group>) -> Result<Groups, Fault> {
+    let mut groups = Vec::new();
+    for group in [Some(group), device_guard].into_iter().flatten() {
+        for path in group.joinable() {
+            let file = rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+            let file = file.map_err(at(format!("opening {}", path.display())))?;
+            groups.push((path, file));
+        }
     }
-    // SAFETY: both calls work on a local set.
+    Ok(Groups(groups))
+}
+
+impl Groups {
+    /// Moves this process. It is done late: the kernel needs some 12 ms for the first move after a
+    /// pause, which the launcher has provoked when this process was born.
+    fn join(self) -> Result<(), Fault> {
+        for (path, file) in self.0 {
+            rustix::io::write(&file, b"0").map_err(at(format!("joining {}", path.display())))?;
+        }
+        Ok(())
+    }
+}
+
+/// Signals as a program expects them: none blocked, none ignored. The launcher blocks what it hears
+/// and ignores only SIGPIPE; what was handled is reset by the exec.
+fn reset_signals() {
+    // SAFETY: the default action is installed, and the calls on the mask work on a local set.
     unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());

@@ -81,6 +81,8 @@ struct Launcher {
     /// Groups that wait for their last process to be gone.
     dying: Vec<Dying>,
     ending: Option<Ending>,
+    /// When a process was last moved between version 1 groups.
+    moved: Duration,
 }
 
 /// How the launcher is about to end.
@@ -178,6 +180,7 @@ fn open_log(dir: &Path) -> io::Result<std::fs::File> {
 /// Leaves the session, the terminal and the working directory of whoever started this.
 fn detach(output: std::fs::File) -> io::Result<()> {
     rustix::process::setsid()?;
+    reset_signals();
     rustix::process::chdir("/")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
@@ -189,6 +192,14 @@ fn detach(output: std::fs::File) -> io::Result<()> {
     // Orphans of containers that share the machine's process namespace come here.
     rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
     Ok(())
+}
+
+/// Undoes what whoever started this has ignored: containers would inherit it.
+fn reset_signals() {
+    for signal in (1..=64).filter(|signal| *signal != libc::SIGPIPE) {
+        // SAFETY: only the default action is installed; the kernel refuses the two that have none.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
 
 /// Blocks the signals that the launcher hears and makes a descriptor for them.
@@ -241,6 +252,7 @@ impl Launcher {
             next_exec: 1,
             dying: Vec::new(),
             ending: None,
+            moved: Duration::ZERO,
         })
     }
 
@@ -376,7 +388,7 @@ impl Launcher {
     /// Whether the loop is to end; does the last things if so.
     fn is_over(&mut self) -> bool {
         let Some(ending) = &self.ending else { return false };
-        if !self.births.is_empty() || !self.dying.is_empty() {
+        if !self.births.is_empty() || !self.dying.is_empty() || self.has_helpers() {
             return false;
         }
         match ending {

@@ -43,6 +43,8 @@ impl Launcher {
             step: step.to_owned(),
             cause: cause.to_string(),
         };
+        // The pod's first container comes soon.
+        self.provoke_move();
         let limits = super::containers::limits(&spec.limits);
         let group = self
             .cgroups
