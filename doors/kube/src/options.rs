@@ -3,6 +3,7 @@
 use crate::codec;
 use crate::handle::Call;
 use bytes::Bytes;
+use dhow_objects::kinds::Kind;
 use dhow_objects::selectors::{FieldSelector, LabelSelector};
 use dhow_objects::{Status, StatusCause};
 use dhow_state::{DeleteOptions, FieldValidation, ListOptions, WatchOptions, WriteOptions};
@@ -74,7 +75,7 @@ fn revision(call: &Call) -> Result<Option<u64>, Status> {
         .transpose()
 }
 
-fn selectors(call: &Call) -> Result<(LabelSelector, FieldSelector), Status> {
+fn selectors(call: &Call, kind: &Kind) -> Result<(LabelSelector, FieldSelector), Status> {
     let labels = LabelSelector::parse(call.query.get("labelSelector").unwrap_or(""))?;
     let mut fields = call.query.get("fieldSelector").unwrap_or("").to_owned();
     // A name in the address of a watch or of a list narrows it to that object.
@@ -85,15 +86,15 @@ fn selectors(call: &Call) -> Result<(LabelSelector, FieldSelector), Status> {
         fields.push_str("metadata.name=");
         fields.push_str(name);
     }
-    Ok((labels, FieldSelector::parse(&fields)?))
+    Ok((labels, FieldSelector::parse(&fields)?.for_kind(kind)?))
 }
 
 /// Options of list and deletecollection.
 ///
 /// # Errors
 /// 400 or 422 for what cannot be understood.
-pub fn list(call: &Call) -> Result<ListOptions, Status> {
-    let (labels, fields) = selectors(call)?;
+pub fn list(call: &Call, kind: &Kind) -> Result<ListOptions, Status> {
+    let (labels, fields) = selectors(call, kind)?;
     let limit = match call.query.get("limit") {
         None => 0,
         Some(text) => {
@@ -133,8 +134,8 @@ pub fn list(call: &Call) -> Result<ListOptions, Status> {
 ///
 /// # Errors
 /// 400 or 422 for what cannot be understood.
-pub fn watch(call: &Call) -> Result<WatchOptions, Status> {
-    let (labels, fields) = selectors(call)?;
+pub fn watch(call: &Call, kind: &Kind) -> Result<WatchOptions, Status> {
+    let (labels, fields) = selectors(call, kind)?;
     let send_initial_events = call.query.flag("sendInitialEvents");
     let matching = call.query.get("resourceVersionMatch").unwrap_or("");
     let refusal = |told: &str| Err(invalid("ListOptions", "resourceVersionMatch", told.to_owned()));

@@ -142,7 +142,7 @@ fn show_list(call: &Call, form: Form, kind: &Kind, list: &List) -> Reply {
 
 async fn list(call: &Call, kind: &'static Kind) -> Reply {
     let form = negotiate::objects(&call.head.headers)?;
-    let options = options::list(call)?;
+    let options = options::list(call, kind)?;
     let list = call.door.state.list(kind, call.path.namespace.as_deref(), &options).await?;
     show_list(call, form, kind, &list)
 }
@@ -282,7 +282,7 @@ async fn delete_collection(call: &Call, kind: &'static Kind, body: Incoming) -> 
     let form = negotiate::objects(&call.head.headers)?;
     let bytes = codec::read(body).await?;
     let options = options::delete(call, &bytes)?;
-    let selection = options::list(call)?;
+    let selection = options::list(call, kind)?;
     let namespace = call.path.namespace.as_deref();
     let list = call
         .door

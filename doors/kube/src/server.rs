@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// How long a client may take for its TLS handshake or for one request's header.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long running requests may take to end after a shutdown was asked for.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Pause after the kernel refused a connection, which is nearly always a lack of descriptors.

@@ -50,7 +50,7 @@ pub async fn serve(call: &Call, kind: &'static Kind) -> Reply {
     if form.yaml {
         return Err(Status::not_acceptable("a watch is served as application/json"));
     }
-    let options = options::watch(call)?;
+    let options = options::watch(call, kind)?;
     let clock = call.door.config.clock.clone();
     let lasts = duration(&call.query, &clock)?;
     let wants_bookmarks = options.bookmarks;

@@ -113,6 +113,15 @@ impl Platform {
             let (chain, key) = certificate(&ca, user, group, false);
             platform.write_kubeconfig(user, &chain, &key);
         }
+        let nobody = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "dhow",
+            "clusters": [{"name": "dhow", "cluster": {
+                "server": format!("https://{}", platform.address),
+                "certificate-authority": platform.directory.path().join("ca.pem"),
+            }}],
+            "contexts": [{"name": "dhow", "context": {"cluster": "dhow", "user": ""}}],
+        });
+        std::fs::write(platform.kubeconfig("nobody"), nobody.to_string()).unwrap();
         platform
     }
 

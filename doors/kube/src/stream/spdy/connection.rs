@@ -6,6 +6,8 @@
 use super::frame::{Decoder, Encoder, Frame, Headers, MAX_DATA};
 use bytes::{Bytes, BytesMut};
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -18,11 +20,19 @@ const OUTGOING: usize = 64;
 const MAX_STREAMS: usize = 1024;
 
 /// Writes the bytes of one direction of a stream.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Writer {
     stream: u32,
     outgoing: mpsc::Sender<Frame>,
     gone: CancellationToken,
+    /// Tells the reading side that this side is done.
+    done: Arc<AtomicBool>,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Release);
+    }
 }
 
 impl Writer {
@@ -49,6 +59,7 @@ impl Writer {
 
     async fn send(&self, frame: Frame) -> bool {
         tokio::select! {
+            biased;
             () = self.gone.cancelled() => false,
             sent = self.outgoing.send(frame) => sent.is_ok(),
         }
@@ -187,11 +198,28 @@ async fn write_frames<W: AsyncWrite>(
     let _ = write.shutdown().await;
 }
 
+/// A stream as the reading side knows it.
+struct Open {
+    /// Where its bytes go; `None` when the client has sent all.
+    queue: Option<mpsc::Sender<Bytes>>,
+    gone: CancellationToken,
+    /// Our side is done.
+    done: Arc<AtomicBool>,
+}
+
+impl Open {
+    /// Whether nobody needs the stream any more.
+    fn over(&self) -> bool {
+        let heard = self.queue.as_ref().is_none_or(mpsc::Sender::is_closed);
+        heard && self.done.load(Ordering::Acquire)
+    }
+}
+
 /// The reading side.
 struct Input {
     outgoing: mpsc::Sender<Frame>,
     opened: mpsc::Sender<Stream>,
-    streams: HashMap<u32, (Option<mpsc::Sender<Bytes>>, CancellationToken)>,
+    streams: HashMap<u32, Open>,
     gone: CancellationToken,
     decoder: Decoder,
 }
@@ -224,24 +252,27 @@ impl Input {
     async fn take(&mut self, frame: Frame) -> bool {
         match frame {
             Frame::SynStream { stream, headers, fin, .. } => {
+                self.streams.retain(|_, open| !open.over());
                 if self.streams.len() >= MAX_STREAMS || self.streams.contains_key(&stream) {
                     return self.outgoing.send(Frame::Reset { stream, status: 3 }).await.is_ok();
                 }
                 let gone = self.gone.child_token();
                 let (sender, receiver) = mpsc::channel(QUEUE);
-                let sender = (!fin).then_some(sender);
-                self.streams.insert(stream, (sender, gone.clone()));
+                let done = Arc::new(AtomicBool::new(false));
+                let queue = (!fin).then_some(sender);
+                let open = Open { queue, gone: gone.clone(), done: done.clone() };
+                self.streams.insert(stream, open);
                 let reply = Frame::SynReply { stream, headers: Vec::new(), fin: false };
                 if self.outgoing.send(reply).await.is_err() {
                     return false;
                 }
-                let writer = Writer { stream, outgoing: self.outgoing.clone(), gone };
+                let writer = Writer { stream, outgoing: self.outgoing.clone(), gone, done };
                 self.opened.send(Stream { headers, reader: Reader(receiver), writer }).await.is_ok()
             }
             Frame::Data { stream, bytes, fin } => {
-                if let Some((sender, gone)) = self.streams.get_mut(&stream) {
+                if let Some(Open { queue, gone, .. }) = self.streams.get_mut(&stream) {
                     if !bytes.is_empty()
-                        && let Some(queue) = sender
+                        && let Some(queue) = queue
                     {
                         // Whoever stopped reading wants no more; the bytes are dropped.
                         tokio::select! {
@@ -250,21 +281,21 @@ impl Input {
                         }
                     }
                     if fin {
-                        *sender = None;
+                        *queue = None;
                     }
                 }
                 true
             }
             Frame::Headers { stream, fin: true, .. }
             | Frame::SynReply { stream, fin: true, .. } => {
-                if let Some((sender, _)) = self.streams.get_mut(&stream) {
-                    *sender = None;
+                if let Some(open) = self.streams.get_mut(&stream) {
+                    open.queue = None;
                 }
                 true
             }
             Frame::Reset { stream, .. } => {
-                if let Some((_, gone)) = self.streams.remove(&stream) {
-                    gone.cancel();
+                if let Some(open) = self.streams.remove(&stream) {
+                    open.gone.cancel();
                 }
                 true
             }
@@ -345,6 +376,28 @@ mod tests {
         stream.writer.gone().await;
         assert_eq!(stream.reader.read().await, None);
         assert!(!stream.writer.write(Bytes::from_static(b"late")).await);
+    }
+
+    #[tokio::test]
+    async fn streams_that_are_over_make_room() {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let mut connection = Connection::serve(ours);
+        let (mut reading, mut writing) = tokio::io::split(theirs);
+        let drain = tokio::spawn(async move {
+            let mut all = Vec::new();
+            let _ = reading.read_to_end(&mut all).await;
+        });
+        let mut encoder = Encoder::default();
+        for number in 0..2 * MAX_STREAMS as u32 {
+            let stream = 2 * number + 1;
+            send(&mut writing, &mut encoder, syn(stream)).await;
+            let last = Frame::Data { stream, bytes: Bytes::new(), fin: true };
+            send(&mut writing, &mut encoder, last).await;
+            let stream = connection.accept().await.unwrap();
+            assert!(stream.writer.close().await);
+        }
+        drop(connection);
+        drain.await.unwrap();
     }
 
     #[tokio::test]
