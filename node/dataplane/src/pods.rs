@@ -196,9 +196,10 @@ impl Pods {
         make.dress_link(link, alias, true);
         make.get_link(link);
         let made = match self.socket.transact_link(&make) {
-            // A link of an earlier life that is still being deleted, or was left behind.
+            // A link of an earlier life that is still being deleted, at either end.
             Err(error) if error.is(Errno::EXIST) => {
                 self.delete_now(link)?;
+                self.graves.dig();
                 self.socket.transact_link(&make)?
             }
             other => other?,
@@ -282,6 +283,7 @@ impl Graves {
         }
     }
 
+    /// Deletes what is queued, after whoever does so already.
     fn dig(&self) {
         let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         loop {

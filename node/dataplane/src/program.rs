@@ -57,8 +57,17 @@ pub(crate) enum Step {
     Drop,
     /// Picks a backend, all alike.
     Balance { protocol: u8, targets: Vec<SocketAddrV4> },
-    /// The same, but a client keeps its backend while the map remembers it.
-    Stick { protocol: u8, map: String, targets: Vec<SocketAddrV4> },
+    /// Picks a backend's chain, all alike, but a client that is in a backend's set goes there.
+    Stick(Vec<Sticky>),
+    /// Puts the client into a set, or keeps it there for longer.
+    Remember(String),
+}
+
+/// A backend that remembers its clients: the set of them, and the chain that leads to it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Sticky {
+    pub(crate) clients: String,
+    pub(crate) chain: String,
 }
 
 /// A service, identified without its revision.
@@ -93,8 +102,8 @@ pub(crate) struct Program {
     pub(crate) chains: BTreeMap<String, Vec<Step>>,
     /// Which chain an element leads to.
     pub(crate) elements: BTreeMap<(Map, Vec<u8>), String>,
-    /// Maps that remember clients, with seconds and the backends that still exist.
-    pub(crate) memories: BTreeMap<String, (u32, Vec<SocketAddrV4>)>,
+    /// Sets that remember clients, with seconds.
+    pub(crate) memories: BTreeMap<String, u32>,
     /// Where UDP flows come in.
     pub(crate) doors: Vec<Door>,
 }
@@ -158,24 +167,33 @@ fn compile_port(
         return;
     }
 
-    let mut spread = |targets: &[SocketAddrV4], kind: &str| -> Step {
+    // A backend that remembers has a chain of its own, shared by all who lead there.
+    let (mut own_chains, mut memories) = (BTreeMap::new(), BTreeMap::new());
+    let mut spread = |targets: &[SocketAddrV4]| -> Step {
         if targets.is_empty() {
             // Backends elsewhere do not count under a local policy; none at all is a refusal.
             return if all.is_empty() { Step::Go(REFUSE.into()) } else { Step::Drop };
         }
-        let targets = targets.to_vec();
-        if intent.affinity_seconds == 0 {
-            return Step::Balance { protocol, targets };
+        let seconds = intent.affinity_seconds;
+        if seconds == 0 {
+            return Step::Balance { protocol, targets: targets.to_vec() };
         }
-        // A map's time-out is fixed for its life, so the name carries it.
-        let map = format!("{kind}/{tail}/{}", intent.affinity_seconds);
-        program.memories.insert(map.clone(), (intent.affinity_seconds, targets.clone()));
-        Step::Stick { protocol, map, targets }
+        let sticky = targets.iter().map(|target| {
+            let place = format!("{}/{}", target.ip(), target.port());
+            // A set's time-out is fixed for its life, so the name carries it.
+            let clients = format!("affinity/{tail}/{seconds}/{place}");
+            let chain = format!("ep/{tail}/{place}");
+            let go = Step::Balance { protocol, targets: vec![*target] };
+            own_chains.insert(chain.clone(), vec![Step::Remember(clients.clone()), go]);
+            memories.insert(clients.clone(), seconds);
+            Sticky { clients, chain }
+        });
+        Step::Stick(sticky.collect())
     };
 
     let inner = format!("svc/{tail}");
     let inner_targets = if intent.internal_local { &local } else { &all };
-    let inner_step = spread(inner_targets, "affinity");
+    let inner_step = spread(inner_targets);
     let outer = format!("ext/{tail}");
     let outer_targets = if intent.external_local { &local } else { &all };
     if outside {
@@ -190,11 +208,13 @@ fn compile_port(
         if intent.external_local == intent.internal_local {
             steps.push(Step::Go(inner.clone()));
         } else {
-            steps.push(spread(outer_targets, "affinity-ext"));
+            steps.push(spread(outer_targets));
         }
         program.chains.insert(outer.clone(), steps);
     }
     program.chains.insert(inner.clone(), vec![inner_step]);
+    program.chains.append(&mut own_chains);
+    program.memories.append(&mut memories);
 
     let mut enter = |map: Map, address: Option<Ipv4Addr>, number: u16, chain: &str| {
         let port = number.to_be_bytes();
@@ -275,21 +295,22 @@ pub(crate) fn emit(to: &mut nft::Transaction, chain: &str, steps: &[Step], owner
                 pick(to, &mut e, targets, owner);
                 e.translate(0, 1);
             }
-            Step::Stick { protocol, map, targets } => {
-                // A known client: refresh, then go where it went before.
-                e.source(0).source(4).lookup(map, None, 4, 4).remember(map, 0, 4);
-                to.rule(chain, &e, owner, print);
-                e = nft::Expressions::new();
-                e.only_protocol(*protocol).source(0).lookup(map, None, 0, 0).translate(0, 1);
-                to.rule(chain, &e, owner, print);
-                // A new one: choose and remember, then go there.
-                e = nft::Expressions::new();
-                e.source(4);
-                pick(to, &mut e, targets, owner);
-                e.remember(map, 4, 0);
-                to.rule(chain, &e, owner, print);
-                e = nft::Expressions::new();
-                e.only_protocol(*protocol).source(0).lookup(map, None, 0, 0).translate(0, 1);
+            Step::Stick(backends) => {
+                for Sticky { clients, chain: other } in backends {
+                    e.source(0).contained(clients, 0).goto(other);
+                    to.rule(chain, &e, owner, print);
+                    e = nft::Expressions::new();
+                }
+                if let [only] = backends.as_slice() {
+                    e.goto(&only.chain);
+                } else {
+                    let values = backends.iter().map(|b| nft::Value::Goto(b.chain.clone()));
+                    let (name, id) = numbered(to, nft::Values::Verdict, values, owner);
+                    e.random(0, backends.len() as u32).follow(name, Some(id), 0);
+                }
+            }
+            Step::Remember(clients) => {
+                e.source(0).remember(clients, 0);
             }
         }
         to.rule(chain, &e, owner, print);
@@ -312,23 +333,25 @@ fn pick(
         e.load(0, &only.ip().octets()).load(1, &only.port().to_be_bytes());
         return;
     }
-    let elements: Vec<_> = targets
-        .iter()
-        .enumerate()
-        .map(|(index, target)| nft::Element {
-            key: (index as u32).to_ne_bytes().to_vec(),
-            value: nft::Value::Data(target_data(*target)),
-            comment: owner.to_owned(),
-        })
-        .collect();
-    let (name, id) = to.anonymous(
-        &nft::Set {
-            key: &[nft::Type::Integer],
-            values: nft::Values::Data(&[nft::Type::Address, nft::Type::Port]),
-            timeout: None,
-            comment: "",
-        },
-        &elements,
-    );
+    let types = nft::Values::Data(&[nft::Type::Address, nft::Type::Port]);
+    let values = targets.iter().map(|t| nft::Value::Data(target_data(*t)));
+    let (name, id) = numbered(to, types, values, owner);
     e.random(0, targets.len() as u32).lookup(name, Some(id), 0, 0);
+}
+
+/// An anonymous map from 0, 1, 2... to values.
+fn numbered(
+    to: &mut nft::Transaction,
+    types: nft::Values<'_>,
+    values: impl Iterator<Item = nft::Value>,
+    owner: &str,
+) -> (&'static str, u32) {
+    let element = |(index, value)| nft::Element {
+        key: (index as u32).to_ne_bytes().to_vec(),
+        value,
+        comment: owner.to_owned(),
+    };
+    let elements: Vec<_> = values.enumerate().map(element).collect();
+    let set = nft::Set { key: &[nft::Type::Integer], values: types, timeout: None, comment: "" };
+    to.anonymous(&set, &elements)
 }

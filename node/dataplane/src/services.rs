@@ -3,11 +3,10 @@
 use crate::program::{self, Door, Key, Map, Program, Step};
 use crate::{Config, Error};
 use dhow_intents::ServiceIntent;
+use dhow_kernel::net::Socket;
 use dhow_kernel::net::conntrack::Flow;
 use dhow_kernel::net::nft::{Element, Set, Transaction, Type, Value, Values};
-use dhow_kernel::net::{Socket, nft};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 /// What one service holds in the kernel.
@@ -48,7 +47,7 @@ fn parse_owner(text: &str) -> Option<Key> {
 fn service_of(object: &str) -> Option<Key> {
     let mut parts = object.split('/');
     let kind = parts.next()?;
-    matches!(kind, "svc" | "ext" | "affinity" | "affinity-ext").then_some(())?;
+    matches!(kind, "svc" | "ext" | "ep" | "affinity").then_some(())?;
     Some(Key { kind: "svc".into(), namespace: parts.next()?.into(), name: parts.next()?.into() })
 }
 
@@ -149,7 +148,7 @@ impl Services {
                     "two services want the same address and port");
             }
         }
-        let Change { doors, memories, .. } = change.commit(socket)?;
+        let Change { doors, .. } = change.commit(socket)?;
         for (key, programmed) in next {
             match programmed {
                 Some(programmed) => _ = self.programmed.insert(key, programmed),
@@ -164,7 +163,6 @@ impl Services {
             }
         }
         // From here on the new state holds; what follows only forgets the past.
-        forget_clients(socket, config, &memories)?;
         forget_flows(socket, &doors)
     }
 
@@ -220,7 +218,6 @@ struct Change<'a> {
     remove_chains: Vec<String>,
     remove_memories: Vec<String>,
     doors: Vec<Door>,
-    memories: Vec<(String, Vec<SocketAddrV4>)>,
 }
 
 impl<'a> Change<'a> {
@@ -233,20 +230,18 @@ impl<'a> Change<'a> {
             remove_chains: Vec::new(),
             remove_memories: Vec::new(),
             doors: Vec::new(),
-            memories: Vec::new(),
         }
     }
 
     /// Plans the chains and maps of one service; gives what it will hold.
     fn service(&mut self, old: &Programmed, program: &Program, owner: &str) -> Programmed {
-        for (name, (seconds, targets)) in &program.memories {
+        for (name, seconds) in &program.memories {
             if old.memories.contains(name) {
-                self.memories.push((name.clone(), targets.clone()));
                 continue;
             }
             let set = Set {
                 key: &[Type::Address],
-                values: Values::Data(&[Type::Address, Type::Port]),
+                values: Values::None,
                 timeout: Some(*seconds),
                 comment: owner,
             };
@@ -337,32 +332,6 @@ fn closed_door(map: Map, key: &[u8]) -> Option<Door> {
     };
     let port = u16::from_be_bytes(rest.get(4..6)?.try_into().ok()?);
     (rest[0] == 17).then(|| Door { address, port, protocol: rest[0], targets: Vec::new() })
-}
-
-/// Removes remembered clients whose backend is no more.
-fn forget_clients(
-    socket: &mut Socket,
-    config: &Config,
-    memories: &[(String, Vec<SocketAddrV4>)],
-) -> Result<(), Error> {
-    for (name, targets) in memories {
-        let wrap = |e| Error::kernel(format!("forget clients in {name}"), &e);
-        let live: Vec<Vec<u8>> = targets.iter().map(|t| program::target_data(*t)).collect();
-        let elements = socket.nft_elements(&config.name, name).map_err(wrap)?;
-        for element in elements {
-            let Value::Data(data) = &element.value else { continue };
-            if !live.contains(data) {
-                let mut change = nft::Transaction::new(&config.name);
-                change.delete_elements(name, &[element.key]);
-                match change.commit(socket) {
-                    Err(error) if !error.is(rustix::io::Errno::NOENT) => return Err(wrap(error)),
-                    // Its time ran out meanwhile.
-                    _ => {}
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Forgets UDP flows that still go to backends that are no more: without a connection that ends,

@@ -88,15 +88,15 @@ fn services(config: &Config) -> Vec<Expressions> {
     vec![
         rule(|e| {
             e.destination(0).protocol(1).destination_port(2);
-            e.follow(Map::ClusterIps.name(), 0);
+            e.follow(Map::ClusterIps.name(), None, 0);
         }),
         rule(|e| {
             e.destination(0).protocol(1).destination_port(2);
-            e.follow(Map::ExternalIps.name(), 0);
+            e.follow(Map::ExternalIps.name(), None, 0);
         }),
         rule(|e| {
             e.destination_type(0).equal(0, &LOCAL).protocol(0).destination_port(1);
-            e.follow(Map::NodePorts.name(), 0);
+            e.follow(Map::NodePorts.name(), None, 0);
         }),
         rule(|e| {
             e.destination_type(0).equal(0, &LOCAL).protocol(0).destination_port(1);

@@ -7,7 +7,7 @@ use dhow_kernel::net::{Batch, namespace, route};
 use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,6 +82,14 @@ impl Pod {
         namespace::within(&self.namespace, || Ok(work())).unwrap()
     }
 
+    /// A datagram socket in the pod with a time-out, connected.
+    pub fn udp(&self, to: SocketAddrV4) -> UdpSocket {
+        let socket = self.within(|| UdpSocket::bind(("0.0.0.0", 0)).unwrap());
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.connect(to).unwrap();
+        socket
+    }
+
     pub fn at(&self, port: u16) -> SocketAddrV4 {
         SocketAddrV4::new(self.address, port)
     }
@@ -127,6 +135,14 @@ pub fn serve(listener: TcpListener, name: String) {
             });
         }
     });
+}
+
+/// Who answers a datagram.
+pub fn ask_udp(socket: &UdpSocket) -> std::io::Result<String> {
+    socket.send(b"?")?;
+    let mut buffer = [0; 64];
+    let length = socket.recv(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
 /// A connection that was greeted.
@@ -193,6 +209,60 @@ pub fn service(
 
 pub async fn set(plane: &Dataplane, intent: ServiceIntent) {
     plane.apply(&[Arc::new(intent)], &[]).await.unwrap();
+}
+
+/// A client outside of the cluster: a namespace on a link of its own to the machine, with the
+/// machine as its router. The machine's address there is the configured node address.
+pub struct Stranger {
+    namespace: OwnedFd,
+    pub address: Ipv4Addr,
+}
+
+impl Stranger {
+    pub fn new() -> Self {
+        let namespace = namespace::create().unwrap();
+        let address = Ipv4Addr::new(192, 0, 2, 2);
+        let node = config().node_ip;
+        let mut make = Batch::new();
+        let macs = ([0x0a, 0, 0, 0, 0, 1], [0x0a, 0, 0, 0, 0, 2]);
+        make.create_veth("wan", macs.0, "wan", macs.1, namespace.as_fd());
+        make.dress_link("wan", "test", false);
+        make.get_link("wan");
+        let mut socket = route::open().unwrap();
+        let wan = socket.transact_link(&make).unwrap();
+        let mut dress = Batch::new();
+        dress.add_address(wan.index, node, 24);
+        socket.transact(&dress).unwrap();
+        namespace::within(&namespace, || {
+            let mut socket = route::open()?;
+            let mut look = Batch::new();
+            look.get_link("wan");
+            let wan = socket.transact_link(&look)?;
+            let mut dress = Batch::new();
+            dress.link_up(1);
+            dress.link_up(wan.index);
+            dress.add_address(wan.index, address, 24);
+            dress.set_route((Ipv4Addr::UNSPECIFIED, 0), wan.index, Some(node), None, 4);
+            socket.transact(&dress).map(|_| ())
+        })
+        .unwrap();
+        Self { namespace, address }
+    }
+
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        namespace::within(&self.namespace, || Ok(work())).unwrap()
+    }
+
+    pub fn connect(&self, to: impl Into<SocketAddr>) -> std::io::Result<Client> {
+        let to = to.into();
+        self.within(|| Client::new(to))
+    }
+
+    /// Answers like a pod.
+    pub fn serve(&self, port: u16) {
+        let listener = self.within(|| TcpListener::bind(("0.0.0.0", port)).unwrap());
+        serve(listener, "stranger".into());
+    }
 }
 
 /// What a program prints in the calling thread's namespace.

@@ -293,10 +293,13 @@ impl Expressions {
             a.be32(2, 3).be32(3, register(0));
         })
     }
-    /// Follows a verdict map; goes on if nothing is found.
-    pub fn follow(&mut self, set: &str, from: u32) -> &mut Self {
+    /// Follows a verdict map; goes on if nothing is found. An anonymous map is named by `id`.
+    pub fn follow(&mut self, set: &str, id: Option<u32>, from: u32) -> &mut Self {
         self.push("lookup", |a| {
             a.text(1, set).be32(2, register(from)).be32(3, 0);
+            if let Some(id) = id {
+                a.be32(4, id);
+            }
         })
     }
     /// Goes on only if the key is in the set.
@@ -328,10 +331,10 @@ impl Expressions {
             });
         })
     }
-    /// Adds or refreshes an element of a map with time-out.
-    pub fn remember(&mut self, set: &str, key: u32, data: u32) -> &mut Self {
+    /// Adds or refreshes an element of a set with time-out.
+    pub fn remember(&mut self, set: &str, key: u32) -> &mut Self {
         self.push("dynset", |a| {
-            a.text(1, set).be32(3, 1).be32(4, register(key)).be32(5, register(data));
+            a.text(1, set).be32(3, 1).be32(4, register(key));
         })
     }
     /// Translates the destination to the address and port in two registers.

@@ -1,0 +1,254 @@
+//! Making, adopting after a restart, sweeping, purging: what stands in the kernel, and when.
+
+mod lab;
+
+use dhow_dataplane::{Dataplane, Error};
+use dhow_intents::Protocol::{Tcp, Udp};
+use dhow_intents::ServiceIntent;
+use lab::{Client, NAME, Pod, config, ip, machine, open, output, owner, path, service, set};
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Everything of the network that dhow could leave behind.
+fn picture() -> [String; 4] {
+    [
+        output("nft", &["list", "ruleset"]),
+        output("ip", &["-br", "link"]),
+        output("ip", &["route", "show", "table", "all"]),
+        output("ip", &["neigh"]),
+    ]
+}
+
+fn many(count: u16) -> Vec<Arc<ServiceIntent>> {
+    let one = |n: u16| {
+        let [high, low] = n.to_be_bytes();
+        let backend = |b: u8| SocketAddrV4::new([10, 200, 200, b].into(), 8080);
+        let mut intent = service(&format!("s{n}"), 0, Tcp, 80, &[backend(1), backend(2)]);
+        intent.cluster_ips = vec![Ipv4Addr::new(10, 201, 100 + high, low).into()];
+        Arc::new(intent)
+    };
+    (0..count).map(one).collect()
+}
+
+#[test]
+fn an_attached_pod_carries_its_owner_and_leaves_nothing_when_detached() {
+    machine(|| async {
+        let plane = open().await;
+        let before = picture();
+        let pod = Pod::new(&plane, "a").await;
+        assert_eq!(pod.address, Ipv4Addr::new(10, 200, 1, 2));
+        let links = output("ip", &["-d", "link"]);
+        assert!(links.contains("alias pod:shop/a@7 uid-a"), "{links}");
+        let inside = pod.within(|| output("ip", &["-br", "addr"]));
+        assert!(inside.contains("eth0") && inside.contains("10.200.1.2/32"), "{inside}");
+        // Again is the same.
+        let again = plane.attach(&pod.id, &owner("pod", "a", 8), &path(&pod.namespace), None).await;
+        assert_eq!(again.unwrap(), pod.address);
+
+        plane.detach(&pod.id).await.unwrap();
+        plane.detach(&pod.id).await.unwrap();
+        // The link goes in the background.
+        let start = Instant::now();
+        while picture() != before {
+            assert!(start.elapsed() < lab::PATIENCE, "{:?}", picture());
+        }
+        let next = Pod::new(&plane, "b").await;
+        assert_ne!(next.address, pod.address, "a freed address rests");
+    });
+}
+
+#[test]
+fn a_pod_whose_sandbox_is_new_keeps_its_address() {
+    machine(|| async {
+        let plane = open().await;
+        let mut pod = Pod::new(&plane, "a").await;
+        let peer = Pod::new(&plane, "b").await;
+        pod.namespace = dhow_kernel::net::namespace::create().unwrap();
+        let again = plane
+            .attach(&pod.id, &owner("pod", "a", 9), &path(&pod.namespace), None)
+            .await
+            .unwrap();
+        assert_eq!(again, pod.address);
+        pod.serve(80);
+        assert_eq!(peer.connect(pod.at(80)).unwrap().server, "a");
+    });
+}
+
+#[test]
+fn addresses_run_out_with_a_clear_error_and_wishes_are_checked() {
+    machine(|| async {
+        let mut small = config();
+        small.pod_cidr = "10.200.1.0/29".parse().unwrap();
+        let plane = Dataplane::open(small).await.unwrap();
+        let mut pods = Vec::new();
+        for n in 0..5 {
+            pods.push(Pod::new(&plane, &format!("p{n}")).await);
+        }
+        let space = dhow_kernel::net::namespace::create().unwrap();
+        let attach = |id: &'static str, wanted| {
+            let (plane, space) = (plane.clone(), path(&space));
+            async move { plane.attach(id, &owner("pod", id, 1), &space, wanted).await }
+        };
+        assert!(matches!(attach("more", None).await, Err(Error::Exhausted(_))));
+        let taken = attach("more", Some(pods[0].address)).await.unwrap_err();
+        assert!(taken.to_string().contains("10.200.1.2"), "{taken}");
+        plane.detach(&pods[3].id).await.unwrap();
+        assert_eq!(attach("more", Some(pods[3].address)).await.unwrap(), pods[3].address);
+        // A namespace that does not exist leaves nothing half made.
+        plane.detach("more").await.unwrap();
+        let nowhere = plane
+            .attach("gone", &owner("pod", "gone", 1), "/proc/self/fd/9999".as_ref(), None)
+            .await
+            .unwrap_err();
+        assert!(nowhere.to_string().contains("gone"), "{nowhere}");
+        assert_eq!(attach("again", None).await.unwrap(), pods[3].address);
+    });
+}
+
+#[test]
+fn a_restart_interrupts_nothing_and_sends_nothing_that_stands() {
+    machine(|| async {
+        let plane = open().await;
+        let (client, server) = (Pod::new(&plane, "c").await, Pod::new(&plane, "s").await);
+        server.serve(8080);
+        let mut web = service("web", 1, Tcp, 80, &[server.at(8080)]);
+        web.ports[0].node_port = 30080;
+        web.affinity_seconds = 60;
+        let dns = service("dns", 2, Udp, 53, &[server.at(53)]);
+        plane.apply(&[Arc::new(web.clone()), Arc::new(dns)], &[]).await.unwrap();
+        plane
+            .map_host_port(&server.id, &owner("pod", "s", 7), Tcp, 8000, server.at(8080))
+            .await
+            .unwrap();
+        let mut open_connection = client.connect(SocketAddrV4::new(ip(1), 80)).unwrap();
+        let handles = || output("nft", &["-a", "list", "chain", "ip", NAME, "svc/shop/web/tcp/80"]);
+        let before = handles();
+        drop(plane);
+
+        let plane = open().await;
+        assert_eq!(open_connection.echo("x"), "x");
+        client.connect(SocketAddrV4::new(ip(1), 80)).unwrap();
+        Client::new(SocketAddrV4::new([10, 200, 1, 1].into(), 8000).into()).unwrap();
+        assert_eq!(plane.drift().await.unwrap(), Vec::<String>::new());
+        // The same again, compiled from a later revision: not one rule is touched.
+        web.owner.revision = 99;
+        plane.apply(&[Arc::new(web)], &[]).await.unwrap();
+        assert_eq!(handles(), before);
+        let again = plane
+            .attach(
+                &client.id,
+                &owner("pod", "c", 7),
+                &path(&client.namespace),
+                Some(client.address),
+            )
+            .await
+            .unwrap();
+        assert_eq!(again, client.address);
+        assert!(Pod::new(&plane, "new").await.address > server.address);
+
+        // What nobody knows any more goes.
+        plane.sweep(&[owner("svc", "web", 1)], std::slice::from_ref(&client.id)).await.unwrap();
+        let rules = output("nft", &["list", "ruleset"]);
+        assert!(rules.contains("svc/shop/web") && !rules.contains("shop/dns"), "{rules}");
+        assert!(!rules.contains("pod:shop/s@") && rules.contains("pod:shop/c@"), "{rules}");
+        assert_eq!(plane.drift().await.unwrap(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn drift_is_told() {
+    machine(|| async {
+        let plane = open().await;
+        let pod = Pod::new(&plane, "a").await;
+        set(&plane, service("web", 1, Tcp, 80, &[pod.at(80)])).await;
+        assert!(plane.drift().await.unwrap().is_empty());
+        output("nft", &["flush", "map", "ip", NAME, "cluster_ips"]);
+        output("nft", &["flush", "chain", "ip", NAME, "svc/shop/web/tcp/80"]);
+        output("nft", &["add", "chain", "ip", NAME, "svc/shop/ghost/tcp/80"]);
+        let drift = plane.drift().await.unwrap();
+        assert_eq!(drift.len(), 3, "{drift:?}");
+        assert!(drift.iter().any(|d| d.contains("ghost")));
+    });
+}
+
+#[test]
+fn purge_leaves_nothing_and_can_be_repeated() {
+    machine(|| async {
+        output("nft", &["add", "table", "ip", "bystander"]);
+        output("ip", &["link", "add", "other", "type", "bridge"]);
+        let before = picture();
+        let plane = open().await;
+        let (a, b) = (Pod::new(&plane, "a").await, Pod::new(&plane, "b").await);
+        let mut web = service("web", 1, Tcp, 80, &[a.at(80), b.at(80)]);
+        web.affinity_seconds = 5;
+        web.ports[0].node_port = 30000;
+        set(&plane, web).await;
+        plane.apply(&many(20), &[]).await.unwrap();
+        drop(plane);
+        Dataplane::purge(NAME).await.unwrap();
+        assert_eq!(picture(), before);
+        Dataplane::purge(NAME).await.unwrap();
+        // And everything can be made again.
+        let plane = open().await;
+        plane.apply(&many(2), &[]).await.unwrap();
+    });
+}
+
+#[test]
+fn every_rule_chain_and_element_names_its_owner() {
+    machine(|| async {
+        let plane = open().await;
+        let pod = Pod::new(&plane, "a").await;
+        let mut web = service("web", 1, Tcp, 80, &[pod.at(80), pod.at(81)]);
+        web.affinity_seconds = 5;
+        web.external_local = true;
+        web.ports[0].node_port = 30000;
+        set(&plane, web).await;
+        plane.map_host_port(&pod.id, &owner("pod", "a", 7), Tcp, 8000, pod.at(80)).await.unwrap();
+        let rules = output("nft", &["list", "ruleset"]);
+        let block = |line: &str| {
+            let opens = line.ends_with('{') || line.trim() == "}" || line.is_empty();
+            opens || ["type ", "flags ", "timeout "].iter().any(|k| line.trim().starts_with(k))
+        };
+        for line in rules.lines().filter(|l| !block(l)) {
+            assert!(line.contains("comment \"") || line.contains("size "), "{line}\n{rules}");
+        }
+    });
+}
+
+#[test]
+fn a_thousand_services_take_one_transaction_and_one_more_takes_almost_nothing() {
+    machine(|| async {
+        let plane = open().await;
+        let all = many(1000);
+        let start = Instant::now();
+        plane.apply(&all, &[]).await.unwrap();
+        let first = start.elapsed();
+        let start = Instant::now();
+        plane.apply(&all, &[]).await.unwrap();
+        let same = start.elapsed();
+        let mut changes = Vec::new();
+        for n in 0..20_u8 {
+            let backends = [SocketAddrV4::new([10, 200, 200, n].into(), 80)];
+            let intent = service("one", 1, Tcp, 80, &backends);
+            let start = Instant::now();
+            set(&plane, intent).await;
+            changes.push(start.elapsed());
+        }
+        changes.sort();
+        println!("1000 services {first:?}, the same again {same:?}, one change {:?}", changes[10]);
+        assert!(first < Duration::from_secs(5), "{first:?}");
+        assert!(changes[10] < first / 10, "a change costs {:?}, everything {first:?}", changes[10]);
+        let chains: BTreeSet<String> = output("nft", &["list", "chains"])
+            .lines()
+            .filter(|l| l.contains("svc/"))
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(chains.len(), 1001);
+        let gone: Vec<_> = all.iter().map(|i| i.owner.clone()).collect();
+        plane.apply(&[], &gone).await.unwrap();
+        assert_eq!(plane.drift().await.unwrap(), Vec::<String>::new());
+    });
+}
