@@ -134,16 +134,18 @@ impl Door {
             .contains_key(http::header::UPGRADE)
             .then(|| hyper::upgrade::on(&mut request));
         let (head, body) = request.into_parts();
+        let (method, uri) = (head.method.clone(), head.uri.clone());
         let target = path::parse(head.uri.path());
         let query = Query::parse(head.uri.query().unwrap_or(""));
-        let is_head = head.method == Method::HEAD;
-        let label = self.metrics.label(&head.method, &target, &query);
+        let is_head = method == Method::HEAD;
+        let label = self.metrics.label(&method, &target, &query);
         let answered = self.answer(identity, head, body, target, query, upgrade, shutdown).await;
         let mut response = answered.unwrap_or_else(|status| respond::refusal(&status));
         if is_head {
             *response.body_mut() = respond::full("");
         }
         let took = self.config.clock.monotonic().saturating_sub(started);
+        tracing::debug!(%method, %uri, code = response.status().as_u16(), ?took, "answered");
         self.metrics.answered(label, response.status().as_u16(), took);
         response
     }
@@ -214,10 +216,18 @@ impl Door {
         if !call.path.subresource.is_empty() && kind.subresource(&call.path.subresource).is_none() {
             return Err(catalog::no_such_resource());
         }
-        if stream::is_stream(&call) {
-            return stream::serve(call).await;
-        }
-        match tokio::time::timeout(REQUEST_TIMEOUT, resources::serve(call, kind, body)).await {
+        let answer = async {
+            if stream::is_stream(&call) {
+                // Whoever may only read must not run commands because WebSockets begin with GET.
+                if call.verb == Verb::Get && call.path.subresource != "log" {
+                    authorize::resource(&call.door.state, &call.user, Verb::Create, &call.path)?;
+                }
+                return stream::serve(call).await;
+            }
+            resources::serve(call, kind, body).await
+        };
+        // Watches and streams are answered within the time as well; what they send takes longer.
+        match tokio::time::timeout(REQUEST_TIMEOUT, answer).await {
             Ok(reply) => reply,
             Err(_) => Err(Status::new(
                 504,

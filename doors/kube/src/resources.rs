@@ -303,17 +303,19 @@ async fn subresource(call: Call, kind: &'static Kind, body: Incoming) -> Reply {
         ("binding", _) => return bind(&call, body).await,
         _ => {}
     }
-    let mut form = negotiate::objects(&call.head.headers)?;
-    if below.kind == "Scale" && form.view == View::Table {
-        // Without a row of its own a Scale has no columns; clients then print it themselves.
-        form.view = View::Object;
-    }
+    let form = negotiate::objects(&call.head.headers)?;
+    let show = |code: u16, object: &Object| {
+        if below.kind == "Scale" && form.view == View::Table {
+            return show_value(form, code, &table::scale(&call, form, object));
+        }
+        show(&call, form, code, object)
+    };
     let name = call.name()?;
     let state = &call.door.state;
     match call.verb {
         Verb::Get => {
             let object = state.get_subresource(kind, call.namespace(), name, below.name).await?;
-            show(&call, form, 200, &object)
+            show(200, &object)
         }
         Verb::Update => {
             let options = options::write(&call, "UpdateOptions")?;
@@ -328,7 +330,7 @@ async fn subresource(call: Call, kind: &'static Kind, body: Incoming) -> Reply {
                     state.update(&actor, kind, namespace, name, below, value, &options).await?
                 }
             };
-            warned(show(&call, form, 200, &object), &options)
+            warned(show(200, &object), &options)
         }
         Verb::Patch => {
             let options = options::write(&call, "PatchOptions")?;
@@ -336,7 +338,7 @@ async fn subresource(call: Call, kind: &'static Kind, body: Incoming) -> Reply {
             let (object, _) = state
                 .patch(&call.actor(), kind, call.namespace(), name, below.name, patch, &options)
                 .await?;
-            warned(show(&call, form, 200, &object), &options)
+            warned(show(200, &object), &options)
         }
         _ => Err(Status::not_implemented(format!(
             "{}/{} is known but {} on it is not built yet",

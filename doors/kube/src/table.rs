@@ -4,6 +4,7 @@ use crate::catalog::value;
 use crate::handle::Call;
 use crate::negotiate::Form;
 use crate::resources::list_meta;
+use dhow_clock::SharedClock;
 use dhow_objects::kinds::Kind;
 use dhow_state::{List, Object};
 use jiff::Timestamp;
@@ -47,8 +48,8 @@ pub fn metadata(object: &Value, beta: bool) -> Value {
 }
 
 /// Now, as cells show ages.
-pub fn now(call: &Call) -> Timestamp {
-    let since_epoch = call.door.config.clock.now();
+pub fn now(clock: &SharedClock) -> Timestamp {
+    let since_epoch = clock.now();
     // Half a billion years fit; a clock beyond that shows 1970.
     i64::try_from(since_epoch.as_millis())
         .ok()
@@ -97,14 +98,46 @@ fn table(form: Form, meta: Value, kind: &Kind, rows: Vec<Value>) -> Value {
 /// A table of one object.
 pub fn one(call: &Call, form: Form, object: &Object) -> Value {
     let meta = json!({ "resourceVersion": object.revision.to_string() });
-    let row = row(object.kind, value(object), Include::of(call), form.beta, now(call));
+    let row =
+        row(object.kind, value(object), Include::of(call), form.beta, now(&call.door.config.clock));
     table(form, meta, object.kind, vec![row])
 }
 
 /// A table of a list.
 pub fn many(call: &Call, form: Form, kind: &Kind, list: &List) -> Value {
-    let (include, now) = (Include::of(call), now(call));
+    let (include, now) = (Include::of(call), now(&call.door.config.clock));
     let rows =
         list.items.iter().map(|object| row(kind, value(object), include, form.beta, now)).collect();
     table(form, list_meta(list), kind, rows)
+}
+
+/// A table of the Scale of an object, with upstream's columns.
+pub fn scale(call: &Call, form: Form, scale: &Object) -> Value {
+    let value = value(scale);
+    let now = now(&call.door.config.clock);
+    let age = value
+        .pointer("/metadata/creationTimestamp")
+        .and_then(Value::as_str)
+        .and_then(|stamp| stamp.parse::<Timestamp>().ok())
+        .map_or_else(
+            || "<unknown>".to_owned(),
+            |made| dhow_objects::time::human(now.duration_since(made)),
+        );
+    let count = |pointer: &str| value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    let column = |name: &str, kind: &str, format: &str| json!({"name": name, "type": kind, "format": format, "description": "", "priority": 0});
+    json!({
+        "kind": "Table",
+        "apiVersion": meta_version(form.beta),
+        "metadata": { "resourceVersion": scale.revision.to_string() },
+        "columnDefinitions": [
+            column("Name", "string", "name"),
+            column("Desired", "integer", ""),
+            column("Available", "integer", ""),
+            column("Age", "string", ""),
+        ],
+        "rows": [{
+            "cells": [scale.name, count("/spec/replicas"), count("/status/replicas"), age],
+            "object": metadata(value, form.beta),
+        }],
+    })
 }

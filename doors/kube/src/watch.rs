@@ -117,10 +117,7 @@ impl Feed {
         match event {
             None => self.over = true,
             Some(event) => {
-                let now = i64::try_from(self.clock.now().as_millis())
-                    .ok()
-                    .and_then(|milliseconds| Timestamp::from_millisecond(milliseconds).ok())
-                    .unwrap_or(Timestamp::UNIX_EPOCH);
+                let now = table::now(&self.clock);
                 self.over = matches!(event, WatchEvent::Error(_));
                 self.encoder.encode(&event, now, out);
             }

@@ -173,6 +173,8 @@ async fn workloads_are_scaled_explained_and_listed() {
     assert!(k(&["get", "deploy", "shop", "-o", "wide"]).await.contains("shop:1"));
     let scale = k(&["get", "deploy", "shop", "--subresource=scale", "-o", "yaml"]).await;
     assert!(scale.contains("kind: Scale"), "{scale}");
+    let scale = k(&["get", "deploy", "shop", "--subresource=scale"]).await;
+    assert!(scale.starts_with("NAME   DESIRED   AVAILABLE   AGE\nshop   3         0"), "{scale}");
     k(&["set", "image", "deployment/shop", "shop=shop:2"]).await;
     assert!(k(&["rollout", "history", "deployment/shop"]).await.contains("shop"));
     let told = k(&["explain", "deployment.spec.replicas"]).await;

@@ -223,3 +223,35 @@ async fn what_cannot_be_reached_says_so() {
     let proxied = platform.try_kubectl(&["get", "--raw", proxy]).await;
     assert!(!proxied.ok, "{proxied:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_ends_with_its_client() {
+    let platform = Platform::start().await;
+    platform.running_pod("web", &["main"]).await;
+    for sockets in TRANSPORTS {
+        let mut exec = platform.command("kubernetes-admin");
+        exec.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", sockets);
+        exec.args(["exec", "web", "--", "sh", "-c", "echo begun; exec sleep 1000"]);
+        let mut exec = exec.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(exec.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next_line().await.unwrap().unwrap(), "begun");
+        exec.kill().await.unwrap();
+        let limit = std::time::Duration::from_secs(20);
+        let left = platform.machine.left.notified();
+        tokio::time::timeout(limit, left).await.expect("the process is told");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reading_pods_does_not_run_commands_in_them() {
+    let platform = Platform::start().await;
+    platform.running_pod("web", &["main"]).await;
+    let resources = "--resource=pods,pods/log,pods/exec";
+    platform.kubectl(&["create", "role", "look", "--verb=get,list", resources]).await;
+    platform.kubectl(&["create", "rolebinding", "look", "--role=look", "--user=guest"]).await;
+    let log = platform.kubectl_as("guest", &["logs", "web"]).await;
+    assert!(log.ok, "{log:?}");
+    let exec = platform.kubectl_as("guest", &["exec", "web", "--", "true"]).await;
+    let told = "User \"guest\" cannot create resource \"pods/exec\"";
+    assert!(exec.err.contains(told), "{exec:?}");
+}

@@ -14,6 +14,8 @@ use std::sync::Arc;
 use tokio::net::{TcpStream, UnixStream};
 
 type Client = SendRequest<Full<Bytes>>;
+/// Method, path, headers, body, expected code.
+type Case = (Method, &'static str, &'static [(&'static str, &'static str)], Vec<u8>, u16);
 
 async fn local(platform: &Platform) -> Client {
     let path = platform.directory.path().join("kube.sock");
@@ -225,7 +227,7 @@ async fn bad_requests_are_statuses() {
     let platform = Platform::start().await;
     let mut client = local(&platform).await;
     let large = vec![b' '; 3 * 1024 * 1024 + 1];
-    let cases: Vec<(Method, &str, &[(&str, &str)], Vec<u8>, u16)> = vec![
+    let cases: Vec<Case> = vec![
         (Method::POST, MAPS, &[], b"{".to_vec(), 400),
         (Method::POST, MAPS, &[], b"[]".to_vec(), 400),
         (Method::POST, MAPS, &[], large, 413),

@@ -42,6 +42,8 @@ const OPENING: Duration = Duration::from_secs(30);
 /// After a process ended, its output is over when nothing came for this long: something that it
 /// left behind may hold the pipe open for ever.
 const LINGER: Duration = Duration::from_millis(500);
+/// While a process does not read its input, the client is asked this often whether it is there.
+const PROBE: Duration = Duration::from_secs(10);
 /// Pieces that may wait for the process or for the client.
 const QUEUE: usize = 64;
 /// How much output is read at once, in bytes.
@@ -307,13 +309,17 @@ async fn serve_websocket<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) {
     let (mut sink, mut source) = socket.split();
     let (outgoing, mut queued) = mpsc::channel::<Message>(QUEUE);
+    let broken = CancellationToken::new();
+    let writer_broken = broken.clone();
     let writer = async move {
         while let Some(message) = queued.recv().await {
-            if sink.feed(message).await.is_err() {
-                return;
-            }
             // Flush once there is nothing more to send.
-            if queued.is_empty() && sink.flush().await.is_err() {
+            let sent = match sink.feed(message).await {
+                Ok(()) if queued.is_empty() => sink.flush().await,
+                other => other,
+            };
+            if sent.is_err() {
+                writer_broken.cancel();
                 return;
             }
         }
@@ -324,17 +330,31 @@ async fn serve_websocket<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     };
     let (to_stdin, stdin) = mpsc::channel(QUEUE);
     let (to_resize, resize) = mpsc::channel(QUEUE);
-    let pongs = outgoing.downgrade();
+    let back = outgoing.downgrade();
+    let probe_clock = clock.clone();
     let reader = async move {
-        let mut to_stdin = wanted_sender(to_stdin, true);
+        let mut to_stdin = Some(to_stdin);
         while let Some(Ok(message)) = source.next().await {
             match message {
                 Message::Binary(bytes) => {
-                    take(bytes, &mut to_stdin, &to_resize).await;
+                    let taken = take(bytes, &mut to_stdin, &to_resize);
+                    tokio::pin!(taken);
+                    loop {
+                        tokio::select! {
+                            () = &mut taken => break,
+                            // Nothing is read from the client now; only a failed write would
+                            // show that it has gone.
+                            () = probe_clock.sleep(PROBE) => {
+                                if let Some(outgoing) = back.upgrade() {
+                                    let _ = outgoing.try_send(Message::Ping(Bytes::new()));
+                                }
+                            }
+                        }
+                    }
                 }
                 Message::Close(_) => return,
                 Message::Ping(payload) => {
-                    if let Some(outgoing) = pongs.upgrade() {
+                    if let Some(outgoing) = back.upgrade() {
                         let _ = outgoing.send(Message::Pong(payload)).await;
                     }
                 }
@@ -366,14 +386,11 @@ async fn serve_websocket<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             () = run(&wanted, remote, &clock) => {}
             // The client went: whoever serves the session sees its ends dropped.
             () = reader => {}
+            () = broken.cancelled() => {}
         }
     };
     // When the session is over, the last sender is gone; the writer then says good-bye.
     tokio::join!(session, writer);
-}
-
-fn wanted_sender<T>(sender: mpsc::Sender<T>, wanted: bool) -> Option<mpsc::Sender<T>> {
-    wanted.then_some(sender)
 }
 
 /// Handles one message of a client.

@@ -18,6 +18,8 @@ use tokio::sync::{mpsc, oneshot};
 pub struct Machine {
     /// Terminal sizes that arrived.
     pub sizes: std::sync::Arc<Mutex<Vec<(u16, u16)>>>,
+    /// Told when a session was left by its client before its process ended.
+    pub left: std::sync::Arc<tokio::sync::Notify>,
     /// What was asked of logs.
     pub asked: Mutex<Vec<LogRequest>>,
 }
@@ -60,7 +62,7 @@ impl Streams for Machine {
         _pod: PodRef,
         request: ExecRequest,
     ) -> BoxFuture<'_, Result<Session, StreamError>> {
-        let sizes = self.sizes.clone();
+        let (sizes, left) = (self.sizes.clone(), self.left.clone());
         Box::pin(async move {
             let pipe = |wanted: bool| if wanted { Stdio::piped() } else { Stdio::null() };
             let (program, arguments) = request.command.split_first().unwrap();
@@ -83,6 +85,7 @@ impl Streams for Machine {
                     status = child.wait() => status,
                     () = done.closed() => {
                         let _ = child.kill().await;
+                        left.notify_one();
                         return;
                     }
                 };

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -16,6 +17,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 const QUEUE: usize = 64;
 /// Frames that may wait for the socket.
 const OUTGOING: usize = 64;
+/// While a stream is not read, the client is asked this often whether it is there.
+const PROBE: Duration = Duration::from_secs(10);
 /// Streams that may be open at once; more are refused.
 const MAX_STREAMS: usize = 1024;
 
@@ -275,9 +278,18 @@ impl Input {
                         && let Some(queue) = queue
                     {
                         // Whoever stopped reading wants no more; the bytes are dropped.
-                        tokio::select! {
-                            () = gone.cancelled() => {}
-                            _ = queue.send(bytes) => {}
+                        let sending = queue.send(bytes);
+                        tokio::pin!(sending);
+                        loop {
+                            tokio::select! {
+                                () = gone.cancelled() => break,
+                                _ = &mut sending => break,
+                                // Nothing is read from the client now; only a failed write
+                                // would show that it has gone.
+                                () = tokio::time::sleep(PROBE) => {
+                                    let _ = self.outgoing.try_send(Frame::Ping(2));
+                                }
+                            }
                         }
                     }
                     if fin {
@@ -299,7 +311,7 @@ impl Input {
                 }
                 true
             }
-            // Even numbers would answer pings of ours, of which there are none.
+            // Even numbers answer pings of ours.
             Frame::Ping(id) if id % 2 == 1 => self.outgoing.send(Frame::Ping(id)).await.is_ok(),
             Frame::GoAway
             | Frame::Ping(_)
