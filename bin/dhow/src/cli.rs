@@ -40,7 +40,9 @@ pub enum Output {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start the platform on this machine: control plane and node
-    #[command(after_help = "Example: dhow up --detach && eval \"$(dhow env)\" && kubectl get nodes")]
+    #[command(
+        after_help = "Example: dhow up --detach && eval \"$(dhow env)\" && kubectl get nodes"
+    )]
     Up {
         #[command(flatten)]
         target: Target,

@@ -68,7 +68,8 @@ impl Client {
         body: Bytes,
     ) -> Result<http::Response<Incoming>> {
         let stream = self.connect().await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // Ends by itself when the sender and the answer's body are gone.
         tokio::spawn(connection);
         let request = Request::builder()
@@ -79,7 +80,8 @@ impl Client {
             .header("content-type", content_type)
             .header("user-agent", concat!("dhow/", env!("CARGO_PKG_VERSION")))
             .body(Full::new(body))?;
-        let response = sender.send_request(request).await.context("the platform closed the connection")?;
+        let response =
+            sender.send_request(request).await.context("the platform closed the connection")?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -92,7 +94,13 @@ impl Client {
         Err(Refused { code, message }.into())
     }
 
-    async fn json(&self, method: Method, path: &str, content_type: &str, body: Bytes) -> Result<Value> {
+    async fn json(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Bytes,
+    ) -> Result<Value> {
         let response = self.send(method, path, content_type, body).await?;
         let body = response.into_body().collect().await?.to_bytes();
         serde_json::from_slice(&body).with_context(|| format!("the answer to {path} is no JSON"))
@@ -129,7 +137,8 @@ impl Client {
     /// # Errors
     /// As [`Client::send`].
     pub async fn delete(&self, path: &str, options: &Value) -> Result<Value> {
-        self.json(Method::DELETE, path, "application/json", serde_json::to_vec(options)?.into()).await
+        self.json(Method::DELETE, path, "application/json", serde_json::to_vec(options)?.into())
+            .await
     }
 
     /// A table, as the API prints it for people.
@@ -138,7 +147,8 @@ impl Client {
     /// As [`Client::send`].
     pub async fn table(&self, path: &str) -> Result<Value> {
         let stream = self.connect().await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         let request = Request::get(path)
             .header("host", "localhost")
@@ -146,7 +156,8 @@ impl Client {
             .body(Full::new(Bytes::new()))?;
         let response = sender.send_request(request).await?;
         let code = response.status();
-        let value: Value = serde_json::from_slice(&response.into_body().collect().await?.to_bytes())?;
+        let value: Value =
+            serde_json::from_slice(&response.into_body().collect().await?.to_bytes())?;
         if !code.is_success() {
             let message = value["message"].as_str().unwrap_or("refused").to_owned();
             return Err(Refused { code, message }.into());
@@ -159,7 +170,11 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::send`]; also when the watch ends before `each` is content.
-    pub async fn watch<T>(&self, path: &str, mut each: impl FnMut(&str, &Value) -> Option<T>) -> Result<T> {
+    pub async fn watch<T>(
+        &self,
+        path: &str,
+        mut each: impl FnMut(&str, &Value) -> Option<T>,
+    ) -> Result<T> {
         let response = self.send(Method::GET, path, "application/json", Bytes::new()).await?;
         let mut body = response.into_body();
         let mut pending = Vec::new();

@@ -53,8 +53,9 @@ impl Config {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .with_context(|| format!("cannot read the configuration {}", path.display()))?;
-                serde_saphyr::from_str(&text)
-                    .with_context(|| format!("configuration {} is not understood", path.display()))?
+                serde_saphyr::from_str(&text).with_context(|| {
+                    format!("configuration {} is not understood", path.display())
+                })?
             }
             None => File::default(),
         };
@@ -96,7 +97,8 @@ impl Config {
                 version.format
             );
         }
-        serde_json::from_slice(bytes).with_context(|| format!("{} is not understood", path.display()))
+        serde_json::from_slice(bytes)
+            .with_context(|| format!("{} is not understood", path.display()))
     }
 
     fn first(data: &Path, wanted: &File) -> Result<Self> {
@@ -113,8 +115,12 @@ impl Config {
             name: wanted.name.clone().unwrap_or(host),
             advertise: wanted.advertise,
             listen: wanted.listen.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 6443))),
-            cluster_cidr: wanted.cluster_cidr.unwrap_or(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16)),
-            service_cidr: wanted.service_cidr.unwrap_or(Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16)),
+            cluster_cidr: wanted
+                .cluster_cidr
+                .unwrap_or(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16)),
+            service_cidr: wanted
+                .service_cidr
+                .unwrap_or(Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16)),
             domain: wanted.domain.clone().unwrap_or_else(|| "cluster.local".into()),
             network,
             cgroup,
@@ -127,8 +133,16 @@ impl Config {
         config.listen = wanted.listen.unwrap_or(config.listen);
         let fixed = [
             ("--name", wanted.name.clone(), self.name.clone()),
-            ("--cluster-cidr", wanted.cluster_cidr.map(|c| c.to_string()), self.cluster_cidr.to_string()),
-            ("--service-cidr", wanted.service_cidr.map(|c| c.to_string()), self.service_cidr.to_string()),
+            (
+                "--cluster-cidr",
+                wanted.cluster_cidr.map(|c| c.to_string()),
+                self.cluster_cidr.to_string(),
+            ),
+            (
+                "--service-cidr",
+                wanted.service_cidr.map(|c| c.to_string()),
+                self.service_cidr.to_string(),
+            ),
             ("--domain", wanted.domain.clone(), self.domain.clone()),
         ];
         for (flag, wanted, stored) in fixed {
@@ -151,7 +165,10 @@ impl Config {
                 && !text.ends_with('-')
         };
         if self.name.len() > 253 || !self.name.split('.').all(label) {
-            bail!("--name {:?} is not a DNS name: use lower-case letters, digits, '-' and '.'", self.name);
+            bail!(
+                "--name {:?} is not a DNS name: use lower-case letters, digits, '-' and '.'",
+                self.name
+            );
         }
         if !self.domain.split('.').all(label) {
             bail!("--domain {:?} is not a DNS name", self.domain);
@@ -162,8 +179,14 @@ impl Config {
         if self.service_cidr.prefix_len() > 24 {
             bail!("--service-cidr {} is too small: it must be /24 or larger", self.service_cidr);
         }
-        if self.cluster_cidr.contains(&self.service_cidr) || self.service_cidr.contains(&self.cluster_cidr) {
-            bail!("--cluster-cidr {} and --service-cidr {} overlap", self.cluster_cidr, self.service_cidr);
+        if self.cluster_cidr.contains(&self.service_cidr)
+            || self.service_cidr.contains(&self.cluster_cidr)
+        {
+            bail!(
+                "--cluster-cidr {} and --service-cidr {} overlap",
+                self.cluster_cidr,
+                self.service_cidr
+            );
         }
         Ok(())
     }

@@ -70,7 +70,9 @@ fn log(platform: bool) {
 async fn run(command: Command) -> Result<i32> {
     match command {
         Command::Up { target, flags: _, detach: true } => platform::up_detached(&target.data_dir)?,
-        Command::Up { target, flags, detach: false } => platform::up(&target.data_dir, &flags).await?,
+        Command::Up { target, flags, detach: false } => {
+            platform::up(&target.data_dir, &flags).await?
+        }
         Command::Down { target, purge } => platform::down(&target.data_dir, purge).await?,
         Command::Env { target } => platform::env(&target)?,
         Command::Status { target, output } => platform::status(&target, output).await?,

@@ -149,7 +149,10 @@ impl Pki {
         {
             return Ok(Identity { certificate, key });
         }
-        let issuer = Issuer::from_ca_cert_pem(&self.authority()?, KeyPair::from_pem(&self.read("ca.key")?)?)?;
+        let issuer = Issuer::from_ca_cert_pem(
+            &self.authority()?,
+            KeyPair::from_pem(&self.read("ca.key")?)?,
+        )?;
         let key = KeyPair::generate()?;
         let certificate = make()?.signed_by(&key, &issuer)?.pem();
         let key = key.serialize_pem();
@@ -168,9 +171,12 @@ impl Pki {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.authority()?.as_bytes())?)?;
-        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-            .allow_unauthenticated()
-            .build()?;
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+            Arc::new(roots),
+            provider.clone(),
+        )
+        .allow_unauthenticated()
+        .build()?;
         let chain = vec![CertificateDer::from_pem_slice(identity.certificate.as_bytes())?];
         let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
@@ -182,7 +188,12 @@ impl Pki {
     }
 }
 
-fn params(name: &str, group: Option<&str>, now: Duration, life: Duration) -> Result<CertificateParams> {
+fn params(
+    name: &str,
+    group: Option<&str>,
+    now: Duration,
+    life: Duration,
+) -> Result<CertificateParams> {
     let mut params = CertificateParams::default();
     let mut subject = DistinguishedName::new();
     subject.push(DnType::CommonName, name);
@@ -217,7 +228,9 @@ fn is_fresh(pem: &str, names: Option<&ServerNames>, now: Duration) -> bool {
     }
     let Some(names) = names else { return true };
     let Ok(Some(present)) = certificate.subject_alternative_name() else { return false };
-    let has = |wanted: &x509_parser::extensions::GeneralName<'_>| present.value.general_names.contains(wanted);
+    let has = |wanted: &x509_parser::extensions::GeneralName<'_>| {
+        present.value.general_names.contains(wanted)
+    };
     use x509_parser::extensions::GeneralName;
     names.names.iter().all(|n| has(&GeneralName::DNSName(n)))
         && names.addresses.iter().all(|a| match a {

@@ -26,7 +26,8 @@ pub async fn run(run: Run) -> Result<i32> {
     let client = Client::new(&run.target.data_dir);
     let pod = pod(&run)?;
     let made = client.post(&format!("/api/v1/namespaces/{}/pods", run.namespace), &pod).await?;
-    let name = made["metadata"]["name"].as_str().context("the platform made a pod without a name")?;
+    let name =
+        made["metadata"]["name"].as_str().context("the platform made a pod without a name")?;
     if run.detach {
         println!("{name}");
         return Ok(0);
@@ -55,7 +56,9 @@ fn look(pod: &Value) -> Option<Seen> {
     let status = &pod["status"];
     let state = &status["containerStatuses"][0]["state"];
     if let Some(code) = state["terminated"]["exitCode"].as_i64() {
-        if state["terminated"]["reason"] == "StartError" || state["terminated"]["reason"] == "ContainerCannotRun" {
+        if state["terminated"]["reason"] == "StartError"
+            || state["terminated"]["reason"] == "ContainerCannotRun"
+        {
             let why = state["terminated"]["message"].as_str().unwrap_or("it cannot start");
             return Some(Seen::Stuck(why.to_owned()));
         }
@@ -65,15 +68,26 @@ fn look(pod: &Value) -> Option<Seen> {
         return Some(Seen::Running);
     }
     let reason = state["waiting"]["reason"].as_str().unwrap_or_default();
-    if ["ErrImagePull", "ErrImageNeverPull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError", "RunContainerError"]
-        .contains(&reason)
+    if [
+        "ErrImagePull",
+        "ErrImageNeverPull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+    ]
+    .contains(&reason)
     {
         let message = state["waiting"]["message"].as_str().unwrap_or(reason);
         return Some(Seen::Stuck(message.to_owned()));
     }
     match status["phase"].as_str() {
         Some("Failed") => {
-            let why = status["message"].as_str().or(status["reason"].as_str()).unwrap_or("the pod failed");
+            let why = status["message"]
+                .as_str()
+                .or(status["reason"].as_str())
+                .unwrap_or("the pod failed");
             Some(Seen::Stuck(why.to_owned()))
         }
         _ => None,
@@ -87,7 +101,11 @@ async fn follow(client: &Client, run: &Run, path: &str, made: &Value) -> Result<
         "/api/v1/namespaces/{}/pods?watch=true&fieldSelector=metadata.name%3D{name}&resourceVersion={revision}",
         run.namespace
     );
-    let first = client.watch(&watch, |kind, pod| if kind == "DELETED" { Some(Seen::Stuck("it was deleted".into())) } else { look(pod) }).await?;
+    let first = client
+        .watch(&watch, |kind, pod| {
+            if kind == "DELETED" { Some(Seen::Stuck("it was deleted".into())) } else { look(pod) }
+        })
+        .await?;
     let first = match first {
         Seen::Stuck(why) => bail!("container {name} cannot run: {why}"),
         seen => seen,
@@ -163,7 +181,9 @@ fn pod(run: &Run) -> Result<Value> {
     let mut ports = Vec::new();
     for text in &run.publish {
         let (host, inner) = pair(text, "--publish", "HOST:CONTAINER")?;
-        let number = |n: &str| n.parse::<u16>().with_context(|| format!("--publish {text:?}: {n:?} is no port"));
+        let number = |n: &str| {
+            n.parse::<u16>().with_context(|| format!("--publish {text:?}: {n:?} is no port"))
+        };
         ports.push(json!({"hostPort": number(host)?, "containerPort": number(inner)?}));
     }
     container["ports"] = json!(ports);
@@ -190,8 +210,10 @@ fn pod(run: &Run) -> Result<Value> {
     }
     container["resources"] = json!({"limits": limits});
     if let Some(user) = &run.user {
-        let (user, group) = user.split_once(':').map_or((user.as_str(), None), |(u, g)| (u, Some(g)));
-        let number = |n: &str| n.parse::<u32>().with_context(|| format!("--user {n:?} is no number"));
+        let (user, group) =
+            user.split_once(':').map_or((user.as_str(), None), |(u, g)| (u, Some(g)));
+        let number =
+            |n: &str| n.parse::<u32>().with_context(|| format!("--user {n:?} is no number"));
         container["securityContext"] = json!({"runAsUser": number(user)?});
         if let Some(group) = group {
             container["securityContext"]["runAsGroup"] = json!(number(group)?);
@@ -223,11 +245,18 @@ fn pod(run: &Run) -> Result<Value> {
 pub async fn ps(target: &Target, all: bool, output: Output) -> Result<()> {
     let client = Client::new(&target.data_dir);
     let pods = client.get("/api/v1/pods").await?;
-    let mut rows = vec![["NAMESPACE", "POD", "CONTAINER", "IMAGE", "STATE", "RESTARTS", "IP"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["NAMESPACE", "POD", "CONTAINER", "IMAGE", "STATE", "RESTARTS", "IP"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     let mut values = Vec::new();
     for pod in pods["items"].as_array().into_iter().flatten() {
         for status in pod["status"]["containerStatuses"].as_array().into_iter().flatten() {
-            let state = status["state"].as_object().and_then(|s| s.keys().next()).map_or("waiting", |k| k.as_str());
+            let state = status["state"]
+                .as_object()
+                .and_then(|s| s.keys().next())
+                .map_or("waiting", |k| k.as_str());
             if state != "running" && !all {
                 continue;
             }
@@ -259,7 +288,13 @@ pub async fn ps(target: &Target, all: bool, output: Output) -> Result<()> {
 ///
 /// # Errors
 /// When there is no such container.
-pub async fn logs(target: &Target, namespace: &str, name: &str, follow: bool, tail: Option<u64>) -> Result<()> {
+pub async fn logs(
+    target: &Target,
+    namespace: &str,
+    name: &str,
+    follow: bool,
+    tail: Option<u64>,
+) -> Result<()> {
     let mut path = format!("{}/log?follow={follow}", pod_path(namespace, name));
     if let Some(tail) = tail {
         path.push_str(&format!("&tailLines={tail}"));
@@ -279,7 +314,11 @@ pub async fn exec(
     interactive: bool,
     tty: bool,
 ) -> Result<i32> {
-    let mut path = format!("{}/exec?stdout=true&stderr={}&stdin={interactive}&tty={tty}", pod_path(namespace, name), !tty);
+    let mut path = format!(
+        "{}/exec?stdout=true&stderr={}&stdin={interactive}&tty={tty}",
+        pod_path(namespace, name),
+        !tty
+    );
     for word in command {
         path.push_str("&command=");
         path.push_str(&percent(word));
@@ -293,7 +332,9 @@ pub fn percent(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(byte as char),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(byte as char)
+            }
             _ => encoded.push_str(&format!("%{byte:02X}")),
         }
     }
@@ -332,7 +373,8 @@ mod tests {
         let pod = |state: Value| json!({"status": {"containerStatuses": [{"state": state}]}});
         assert!(matches!(look(&pod(json!({"running": {}}))), Some(Seen::Running)));
         assert!(matches!(look(&pod(json!({"terminated": {"exitCode": 3}}))), Some(Seen::Ended(3))));
-        let waiting = pod(json!({"waiting": {"reason": "ErrImageNeverPull", "message": "no image"}}));
+        let waiting =
+            pod(json!({"waiting": {"reason": "ErrImageNeverPull", "message": "no image"}}));
         assert!(matches!(look(&waiting), Some(Seen::Stuck(why)) if why == "no image"));
         assert!(look(&pod(json!({"waiting": {"reason": "ContainerCreating"}}))).is_none());
     }

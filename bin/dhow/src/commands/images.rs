@@ -30,15 +30,17 @@ pub async fn run(command: ImageCommand) -> Result<()> {
             let images = store(&target)?;
             let loaded = match input {
                 Some(path) => {
-                    let mut file =
-                        File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+                    let mut file = File::open(&path)
+                        .with_context(|| format!("cannot open {}", path.display()))?;
                     images.load(&mut file)?
                 }
                 None => images.load(&mut std::io::stdin())?,
             };
             for image in loaded {
                 match image.names.first() {
-                    Some(_) => image.names.iter().for_each(|n| println!("loaded {}", Name::familiar(n))),
+                    Some(_) => {
+                        image.names.iter().for_each(|n| println!("loaded {}", Name::familiar(n)))
+                    }
                     None => println!("loaded {}", image.id),
                 }
             }
@@ -48,8 +50,8 @@ pub async fn run(command: ImageCommand) -> Result<()> {
             let images = store(&target)?;
             match output {
                 Some(path) => {
-                    let mut file =
-                        File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+                    let mut file = File::create(&path)
+                        .with_context(|| format!("cannot make {}", path.display()))?;
                     images.save(&image, &mut file)?;
                 }
                 None => images.save(&image, &mut std::io::stdout().lock())?,

@@ -53,9 +53,23 @@ async fn resources(client: &Client) -> Result<Vec<Resource>> {
             let kind = row["kind"].as_str().unwrap_or_default().to_owned();
             let mut names = vec![plural.clone(), kind.to_lowercase()];
             names.extend(row["singularName"].as_str().map(str::to_owned));
-            names.extend(row["shortNames"].as_array().into_iter().flatten().filter_map(|n| n.as_str()).map(str::to_owned));
+            names.extend(
+                row["shortNames"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|n| n.as_str())
+                    .map(str::to_owned),
+            );
             let namespaced = row["namespaced"].as_bool().unwrap_or(false);
-            found.push(Resource { root: root.clone(), plural, kind, group_version: group_version.clone(), namespaced, names });
+            found.push(Resource {
+                root: root.clone(),
+                plural,
+                kind,
+                group_version: group_version.clone(),
+                namespaced,
+                names,
+            });
         }
     }
     Ok(found)
@@ -64,10 +78,9 @@ async fn resources(client: &Client) -> Result<Vec<Resource>> {
 async fn named(client: &Client, name: &str) -> Result<Resource> {
     let wanted = name.to_lowercase();
     let resources = resources(client).await?;
-    resources
-        .into_iter()
-        .find(|r| r.names.contains(&wanted))
-        .with_context(|| format!("no kind of object is called {name:?}; see 'kubectl api-resources'"))
+    resources.into_iter().find(|r| r.names.contains(&wanted)).with_context(|| {
+        format!("no kind of object is called {name:?}; see 'kubectl api-resources'")
+    })
 }
 
 /// `pod/web` and `pod web` mean the same.
@@ -88,12 +101,16 @@ fn documents(path: &Path) -> Result<Vec<Value>> {
     } else {
         let mut files = vec![path.to_path_buf()];
         if path.is_dir() {
-            files = std::fs::read_dir(path)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
-            files.retain(|f| f.extension().is_some_and(|e| ["yaml", "yml", "json"].iter().any(|x| e == *x)));
+            files =
+                std::fs::read_dir(path)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+            files.retain(|f| {
+                f.extension().is_some_and(|e| ["yaml", "yml", "json"].iter().any(|x| e == *x))
+            });
             files.sort();
         }
         for file in files {
-            let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            let text = std::fs::read_to_string(&file)
+                .with_context(|| format!("cannot read {}", file.display()))?;
             texts.push((file.display().to_string(), text));
         }
     }
@@ -125,7 +142,9 @@ pub async fn apply(target: &Target, files: &[PathBuf], namespace: &str) -> Resul
         for object in documents(file)? {
             let kind = object["kind"].as_str().unwrap_or_default();
             let version = object["apiVersion"].as_str().unwrap_or_default();
-            let Some(resource) = known.iter().find(|r| r.kind == kind && r.group_version == version) else {
+            let Some(resource) =
+                known.iter().find(|r| r.kind == kind && r.group_version == version)
+            else {
                 bail!("{}: no kind {kind:?} in {version:?} is served here", file.display());
             };
             let Some(name) = object["metadata"]["name"].as_str() else {
@@ -161,7 +180,12 @@ pub async fn get(
     let heads = table["columnDefinitions"].as_array().map(Vec::as_slice).unwrap_or_default();
     let shown: Vec<usize> = (0..heads.len()).filter(|i| heads[*i]["priority"] == 0).collect();
     let everywhere = namespace.is_none() && resource.namespaced;
-    let mut rows = vec![shown.iter().map(|i| heads[*i]["name"].as_str().unwrap_or_default().to_uppercase()).collect::<Vec<_>>()];
+    let mut rows = vec![
+        shown
+            .iter()
+            .map(|i| heads[*i]["name"].as_str().unwrap_or_default().to_uppercase())
+            .collect::<Vec<_>>(),
+    ];
     if everywhere {
         rows[0].insert(0, "NAMESPACE".into());
     }
@@ -173,7 +197,10 @@ pub async fn get(
         };
         let mut cells: Vec<String> = shown.iter().map(cell).collect();
         if everywhere {
-            cells.insert(0, row["object"]["metadata"]["namespace"].as_str().unwrap_or_default().to_owned());
+            cells.insert(
+                0,
+                row["object"]["metadata"]["namespace"].as_str().unwrap_or_default().to_owned(),
+            );
         }
         rows.push(cells);
     }
@@ -185,10 +212,17 @@ pub async fn get(
 ///
 /// # Errors
 /// When the kind or the object does not exist.
-pub async fn delete(target: &Target, namespace: &str, resource: &str, name: Option<&str>) -> Result<()> {
+pub async fn delete(
+    target: &Target,
+    namespace: &str,
+    resource: &str,
+    name: Option<&str>,
+) -> Result<()> {
     let client = Client::new(&target.data_dir);
     let (resource, name) = split(resource, name);
-    let Some(name) = name else { bail!("name the {resource} to delete: 'dhow delete {resource} NAME'") };
+    let Some(name) = name else {
+        bail!("name the {resource} to delete: 'dhow delete {resource} NAME'")
+    };
     let resource = named(&client, &resource).await?;
     client.delete(&resource.path(Some(namespace), Some(&name)), &json!({})).await?;
     println!("{}/{name} deleted", resource.plural);

@@ -178,7 +178,8 @@ pub async fn down(data: &Path, purge: bool) -> Result<()> {
         rustix::process::pidfd_send_signal(&gone, rustix::process::Signal::TERM)
             .context("cannot signal the dhow process")?;
         // A pidfd becomes readable when its process has ended.
-        tokio::io::unix::AsyncFd::with_interest(gone, tokio::io::Interest::READABLE)?.readable().await?.retain_ready();
+        let mut ended = [rustix::event::PollFd::new(&gone, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut ended, None).context("cannot wait for the dhow process")?;
     }
     if let Ok(config) = &config {
         if let Some(runtime) = runtime::connect(&data, config).await? {
@@ -273,11 +274,17 @@ pub async fn status(target: &Target, output: Output) -> Result<()> {
         return print::value(&summary, output);
     }
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
-    println!("platform   process {pid}, data in {}, Kubernetes API on {}", target.data_dir.display(), config.listen);
+    println!(
+        "platform   process {pid}, data in {}, Kubernetes API on {}",
+        target.data_dir.display(),
+        config.listen
+    );
     println!("store      revision {}", text(&summary["store"]["revision"]));
     println!(
         "network    pods {}, services {}, DNS {}",
-        config.cluster_cidr, config.service_cidr, config.dns_ip()
+        config.cluster_cidr,
+        config.service_cidr,
+        config.dns_ip()
     );
     println!("pods       {ready_pods} of {} ready", pods.len());
     println!();

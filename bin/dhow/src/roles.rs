@@ -1,0 +1,395 @@
+//! The wiring: which parts run in this process, and what each is handed. No logic.
+
+use crate::commands::images::images_dir;
+use crate::config::Config;
+use crate::pki::{Identity, Pki, ServerNames};
+use crate::{client, files, runtime};
+use anyhow::{Context, Result, bail};
+use dhow_agent::Agent;
+use dhow_clock::SharedClock;
+use dhow_dataplane::Dataplane;
+use dhow_door_kube::{Door, Version};
+use dhow_door_node::{NodeDoor, StreamRegistry};
+use dhow_images::Images;
+use dhow_kv::Kv;
+use dhow_loops::Loops;
+use dhow_names::Names;
+use dhow_objects::kinds;
+use dhow_runtime::Runtime;
+use dhow_server::{Options, Store};
+use dhow_state::State;
+use k8s_openapi::api::core::v1::NodeAddress;
+use serde_json::json;
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::Arc;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Ports that NodePort services may take.
+const NODE_PORTS: (u16, u16) = (30_000, 32_767);
+
+/// A platform that answers.
+pub struct Platform {
+    store: Arc<Store>,
+    loops: Loops,
+    agent: Arc<Agent>,
+    serving: JoinSet<()>,
+    stop: CancellationToken,
+    /// Held for as long as this process runs the data directory.
+    _claim: File,
+}
+
+impl Platform {
+    /// Starts every role over `data`. Returns when the API answers and the agent works.
+    ///
+    /// # Errors
+    /// What is missing or taken, and what to do.
+    pub async fn start(data: &Path, config: Config, claim: File) -> Result<Self> {
+        let clock = dhow_clock::System::shared();
+        check_kernel()?;
+        // The port before anything that leaves a trace: it is what is taken most often.
+        let listener = listen(config.listen).await?;
+        let node_ip = node_ip(&config);
+        let pki = Pki::open(&data.join("pki"), clock.now())?;
+        let identity = pki.server(&server_names(&config, node_ip), clock.now())?;
+        let admin = pki.client("admin", "kubernetes-admin", "system:masters", clock.now())?;
+
+        let store = Store::open(&data.join("store"), clock.clone(), Options::default())?;
+        let kv = Kv::new(store.clone());
+        // The three slow starts are independent of each other.
+        let (state, dataplane, runtime) = tokio::join!(
+            State::open(kv, clock.clone(), state_config(&config, &pki)?),
+            Dataplane::open(dataplane_config(&config, node_ip)),
+            runtime::open(data, &config),
+        );
+        let (state, dataplane, runtime) = (state?, dataplane?, runtime?);
+        let names = names(&config).await?;
+        let loops = dhow_loops::start(&state, &clock);
+        ensure_kubernetes(&state, &config, node_ip).await?;
+
+        let streams = StreamRegistry::default();
+        let images = Images::open(&images_dir(data))?;
+        let agent =
+            agent(data, &config, node_ip, &state, runtime, images, dataplane, names, &clock)
+                .await?;
+        streams.register(&config.name, agent.clone());
+
+        let door = Door::new(
+            state.clone(),
+            dhow_door_kube::Config {
+                tls: pki.server_tls(&identity)?,
+                version: Version::default(),
+                streams: streams.resolver(),
+                service_host: format!("{node_ip}:{}", config.listen.port()),
+                issuer: issuer(&config),
+                clock: clock.clone(),
+            },
+        );
+        let stop = CancellationToken::new();
+        let mut serving = JoinSet::new();
+        serving.spawn(door.clone().serve_tls(listener, stop.clone()));
+        serving.spawn(door.serve_unix(local_socket(data)?, stop.clone()));
+        watch_images(images_dir(data), agent.clone()).context("cannot follow the image store")?;
+        write_client_files(data, &config, &pki, &admin)?;
+        tracing::info!(node = config.name, address = %node_ip, api = %config.listen, "platform is up");
+        Ok(Self { store, loops, agent, serving, stop, _claim: claim })
+    }
+
+    /// Runs until told to stop (SIGTERM or SIGINT). Containers go on.
+    ///
+    /// # Errors
+    /// When signals cannot be heard.
+    pub async fn run(mut self) -> Result<()> {
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("platform stops; containers go on");
+        self.stop.cancel();
+        self.agent.shutdown().await;
+        self.loops.shutdown().await;
+        // Watches and streams end by the cancellation; whatever is left after that is cut off.
+        let drained = async { while self.serving.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(2), drained).await;
+        self.store.shutdown().await;
+        Ok(())
+    }
+}
+
+fn check_kernel() -> Result<()> {
+    for missing in dhow_kernel::features::check() {
+        let dhow_kernel::features::Missing { feature, consequence, fatal, evidence } = missing;
+        if fatal {
+            bail!(
+                "this kernel lacks {feature} ({evidence}): {consequence}; dhow needs Linux 5.12 or newer with it"
+            );
+        }
+        tracing::warn!(feature, consequence, evidence, "kernel feature missing");
+    }
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address} for the Kubernetes API: free the port or choose another with --listen")
+    })
+}
+
+/// The socket that is for this machine's root alone.
+fn local_socket(data: &Path) -> Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    let path = client::socket(data);
+    // Left by a process that was killed; the claim on the data directory says that it is gone.
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path)
+        .with_context(|| format!("cannot listen on {}", path.display()))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// This machine's address towards others.
+fn node_ip(config: &Config) -> Ipv4Addr {
+    if let Some(advertise) = config.advertise {
+        return advertise;
+    }
+    if let IpAddr::V4(listen) = config.listen.ip()
+        && !listen.is_unspecified()
+        && !listen.is_loopback()
+    {
+        return listen;
+    }
+    // Connecting a datagram socket sends nothing; it asks the kernel for a route and its source.
+    let routed = || -> std::io::Result<IpAddr> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    match routed() {
+        Ok(IpAddr::V4(address)) if !address.is_unspecified() => address,
+        // A machine without a way out: its own link towards the pods serves.
+        _ => gateway(config),
+    }
+}
+
+/// The first address of this machine's pods, which the machine itself holds.
+fn gateway(config: &Config) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(config.pod_cidr().network()) + 1)
+}
+
+fn server_names(config: &Config, node_ip: Ipv4Addr) -> ServerNames {
+    let service = "kubernetes.default";
+    let names = [
+        "localhost".to_owned(),
+        config.name.clone(),
+        "kubernetes".to_owned(),
+        service.to_owned(),
+        format!("{service}.svc"),
+        format!("{service}.svc.{}", config.domain),
+    ];
+    let mut addresses = vec![
+        Ipv4Addr::LOCALHOST.into(),
+        config.kubernetes_ip().into(),
+        gateway(config).into(),
+        node_ip.into(),
+    ];
+    if !config.listen.ip().is_unspecified() {
+        addresses.push(config.listen.ip());
+    }
+    addresses.sort();
+    addresses.dedup();
+    ServerNames { names: names.to_vec(), addresses }
+}
+
+/// Who signs service account tokens.
+fn issuer(config: &Config) -> String {
+    format!("https://kubernetes.default.svc.{}", config.domain)
+}
+
+fn state_config(config: &Config, pki: &Pki) -> Result<dhow_state::Config> {
+    Ok(dhow_state::Config {
+        service_cidr: config.service_cidr,
+        node_ports: NODE_PORTS,
+        ca_pem: pki.authority()?,
+        token_key: pki.token_key()?,
+        issuer: issuer(config),
+    })
+}
+
+fn dataplane_config(config: &Config, node_ip: Ipv4Addr) -> dhow_dataplane::Config {
+    dhow_dataplane::Config {
+        name: config.network.clone(),
+        pod_cidr: config.pod_cidr(),
+        cluster_cidr: config.cluster_cidr,
+        service_cidr: config.service_cidr,
+        dns_ip: config.dns_ip(),
+        node_ip,
+        node_name: config.name.clone(),
+    }
+}
+
+async fn names(config: &Config) -> Result<Names> {
+    let listen = SocketAddr::from((config.dns_ip(), 53));
+    Names::start(dhow_names::Config {
+        domain: config.domain.clone(),
+        listen: vec![listen],
+        upstreams: resolvers(config.dns_ip()),
+        reverse: vec![config.cluster_cidr.to_string(), config.service_cidr.to_string()],
+    })
+    .await
+    .with_context(|| format!("cannot answer names on {listen}"))
+}
+
+/// The machine's own resolvers.
+fn resolvers(own: Ipv4Addr) -> Vec<SocketAddr> {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok())
+        .filter(|address| *address != IpAddr::V4(own))
+        .map(|address| SocketAddr::new(address, 53))
+        .collect()
+}
+
+/// Service `kubernetes` in `default`: the API as pods know it.
+async fn ensure_kubernetes(state: &State, config: &Config, node_ip: Ipv4Addr) -> Result<()> {
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+        "spec": {
+            "clusterIP": config.kubernetes_ip(),
+            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": config.listen.port()}],
+        },
+    });
+    state.ensure(&kinds::SERVICE, "default", "kubernetes", service).await?;
+    let address = match config.listen.ip() {
+        IpAddr::V4(listen) if !listen.is_unspecified() => listen,
+        _ => node_ip,
+    };
+    let endpoints = json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "kubernetes", "namespace": "default"},
+        "subsets": [{
+            "addresses": [{"ip": address}],
+            "ports": [{"name": "https", "port": config.listen.port(), "protocol": "TCP"}],
+        }],
+    });
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": config.listen.port(), "protocol": "TCP"}],
+    });
+    let actor = dhow_state::platform();
+    for (kind, value) in [(&kinds::ENDPOINTS, endpoints), (&kinds::ENDPOINT_SLICE, slice)] {
+        // The address may have changed since the last start.
+        let options = dhow_state::WriteOptions::default();
+        if state.cached(kind, "default", "kubernetes").is_some() {
+            state.update(&actor, kind, "default", "kubernetes", "", value, &options).await?;
+        } else {
+            state.create(&actor, kind, "default", value, &options).await?;
+        }
+    }
+    Ok(())
+}
+
+#[allow(clippy::too_many_arguments)] // One caller; a struct would only rename them.
+async fn agent(
+    data: &Path,
+    config: &Config,
+    node_ip: Ipv4Addr,
+    state: &State,
+    runtime: Runtime,
+    images: Images,
+    dataplane: Dataplane,
+    names: Names,
+    clock: &SharedClock,
+) -> Result<Arc<Agent>> {
+    let domain = config.domain.clone();
+    let feed = NodeDoor::new(
+        state.clone(),
+        config.name.clone(),
+        Arc::new(dhow_netplan::compile_service),
+        Arc::new(move |service, slices, revision| {
+            vec![dhow_netplan::compile_names(service, slices, &domain, revision)]
+        }),
+    );
+    let address = |kind: &str, text: String| NodeAddress { type_: kind.to_owned(), address: text };
+    let mut settings = dhow_agent::Config::new(
+        &config.name,
+        &data.join("node"),
+        config.pod_cidr(),
+        config.dns_ip(),
+    );
+    settings.addresses =
+        vec![address("InternalIP", node_ip.to_string()), address("Hostname", config.name.clone())];
+    settings.domain.clone_from(&config.domain);
+    settings.api_host = config.kubernetes_ip().to_string();
+    Ok(Agent::start(settings, Arc::new(feed), runtime, images, dataplane, names, clock.clone())
+        .await?)
+}
+
+/// Tells the agent of images that another process loaded, built or removed. On a thread of its own,
+/// which sleeps in the kernel until the image store changes and ends with the process.
+fn watch_images(dir: std::path::PathBuf, agent: Arc<Agent>) -> std::io::Result<()> {
+    use rustix::fs::inotify;
+    let queue = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+    inotify::add_watch(&queue, &dir, inotify::WatchFlags::MOVED_TO)?;
+    let listen = move || {
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&queue, &mut buffer);
+        while let Ok(event) = events.next() {
+            if event.file_name().is_some_and(|name| name.to_bytes() == b"index.json") {
+                agent.images_changed();
+            }
+        }
+    };
+    std::thread::Builder::new().name("images".into()).stack_size(64 << 10).spawn(listen)?;
+    Ok(())
+}
+
+/// What clients need: `DATA/kubeconfig` and `DATA/env`.
+fn write_client_files(data: &Path, config: &Config, pki: &Pki, admin: &Identity) -> Result<()> {
+    use base64::Engine;
+    let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    let host = match config.listen.ip() {
+        ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        ip => ip,
+    };
+    let server = format!("https://{}", SocketAddr::new(host, config.listen.port()));
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config",
+        "clusters": [{"name": "dhow", "cluster": {
+            "server": server, "certificate-authority-data": encode(&pki.authority()?)}}],
+        "users": [{"name": "kubernetes-admin", "user": {
+            "client-certificate-data": encode(&admin.certificate), "client-key-data": encode(&admin.key)}}],
+        "contexts": [{"name": "dhow", "context": {"cluster": "dhow", "user": "kubernetes-admin"}}],
+        "current-context": "dhow",
+    });
+    let path = data.join("kubeconfig");
+    files::write(&path, serde_saphyr::to_string(&kubeconfig)?.as_bytes(), 0o600)?;
+    let env = format!(
+        "export DHOW_DATA_DIR='{}'\nexport KUBECONFIG='{}'\n",
+        data.display(),
+        path.display()
+    );
+    files::write(&data.join("env"), env.as_bytes(), 0o600)
+}
+
+/// Unmounts everything below a directory that is about to be removed.
+///
+/// # Errors
+/// When the table of mounts cannot be read or a mount is busy.
+pub fn unmount_below(data: &Path) -> Result<()> {
+    dhow_kernel::mount::unmount_below(data)
+        .with_context(|| format!("cannot unmount below {}", data.display()))
+}
