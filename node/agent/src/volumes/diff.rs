@@ -78,7 +78,10 @@ fn select(
             }
             None if selection.optional => {}
             None => {
-                return Err(format!("references non-existent {} key: {}", selection.word, item.key));
+                return Err(format!(
+                    "references non-existent {} key: {}",
+                    selection.word, item.key
+                ));
             }
         }
     }
@@ -132,7 +135,10 @@ pub fn downward(
             (Some(field), _) => facts.field(&field.field_path)?,
             (None, Some(resource)) => facts.resource(resource, None)?,
             (None, None) => {
-                return Err(format!("item {} has neither fieldRef nor resourceFieldRef", item.path));
+                return Err(format!(
+                    "item {} has neither fieldRef nor resourceFieldRef",
+                    item.path
+                ));
             }
         };
         let user = item.user.and_then(|u| u32::try_from(u).ok());

@@ -1,0 +1,246 @@
+//! From bound to ready, from deleted to gone, and everything that can happen in between.
+
+use crate::feed::condition;
+use crate::lab::{FOREVER, Lab, shell};
+use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Instant;
+
+crate::tests![
+    a_pod_runs_becomes_ready_and_ends_gracefully,
+    a_pod_that_ends_well_has_succeeded,
+    a_pod_that_ends_badly_has_failed_and_says_why,
+    a_container_that_ends_again_and_again_waits_longer,
+    init_containers_run_in_order_before_the_others,
+    a_failed_init_container_fails_a_pod_that_does_not_restart,
+    a_sidecar_starts_first_and_ends_last,
+    hooks_run_after_the_start_and_before_the_end,
+    a_program_that_ignores_its_signal_is_killed,
+    a_missing_image_is_told_and_found_when_it_comes,
+    a_program_that_is_not_there_is_told,
+    a_pod_that_takes_too_long_fails,
+    a_changed_image_restarts_the_container,
+    the_node_registers_and_renews_its_lease,
+];
+
+pub fn container(status: &PodStatus, name: &str) -> ContainerStatus {
+    let lists = [&status.container_statuses, &status.init_container_statuses];
+    let found = lists.into_iter().flatten().flatten().find(|c| c.name == name);
+    found.cloned().unwrap_or_default()
+}
+
+pub fn waiting(status: &PodStatus, name: &str) -> (String, String) {
+    let state = container(status, name).state.and_then(|s| s.waiting).unwrap_or_default();
+    (state.reason.unwrap_or_default(), state.message.unwrap_or_default())
+}
+
+async fn a_pod_runs_becomes_ready_and_ends_gracefully(lab: Arc<Lab>) {
+    let begun = Instant::now();
+    lab.feed.create(shell("web", FOREVER));
+    lab.feed.until_ready("web").await;
+    println!("  bound to ready: {:.2?}", begun.elapsed());
+    let status = lab.feed.pod("web").unwrap().status.unwrap();
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    assert!(status.pod_ip.as_deref().unwrap().starts_with("10.77.0."));
+    assert_eq!(status.host_ip.as_deref(), Some("192.0.2.1"));
+    assert_eq!(status.qos_class.as_deref(), Some("BestEffort"));
+    let main = container(&status, "main");
+    assert!(main.ready && main.started == Some(true) && main.restart_count == 0);
+    assert!(main.container_id.unwrap().starts_with("dhow://"));
+    assert!(main.image_id.starts_with("sha256:"));
+    for kind in ["Initialized", "ContainersReady", "PodScheduled", "PodReadyToStartContainers"] {
+        assert_eq!(condition(&status, kind), "True", "{kind}");
+    }
+    for reason in ["Pulled", "Created", "Started"] {
+        lab.feed.until_event(reason, "").await;
+    }
+    println!("  status writes: {}", lab.feed.lock().reports);
+    let begun = Instant::now();
+    lab.feed.delete("web", 5);
+    lab.feed.until("its end", |s| s.finished == ["web"]).await;
+    println!("  deleted to gone: {:.2?}", begun.elapsed());
+    lab.feed.until_event("Killing", "Stopping container main").await;
+    assert!(lab.runtime.containers().await.unwrap().is_empty());
+}
+
+async fn a_pod_that_ends_well_has_succeeded(lab: Arc<Lab>) {
+    let mut pod = shell("job", "echo done > /dev/termination-log");
+    pod["spec"]["restartPolicy"] = json!("Never");
+    let begun = Instant::now();
+    lab.feed.create(pod);
+    lab.feed.until_pod("job", "success", |s| s.phase.as_deref() == Some("Succeeded")).await;
+    println!("  bound to succeeded: {:.2?}", begun.elapsed());
+    let status = lab.feed.pod("job").unwrap().status.unwrap();
+    let ended = container(&status, "main").state.unwrap().terminated.unwrap();
+    assert_eq!((ended.exit_code, ended.reason.as_deref()), (0, Some("Completed")));
+    assert_eq!(ended.message.as_deref(), Some("done\n"));
+    assert_eq!(condition(&status, "Ready"), "False");
+    // Its log outlives its sandbox.
+    assert_eq!(lab.logs("job", Default::default()).await, "");
+}
+
+async fn a_pod_that_ends_badly_has_failed_and_says_why(lab: Arc<Lab>) {
+    let mut pod = shell("job", "echo first; echo last; exit 3");
+    pod["spec"]["restartPolicy"] = json!("Never");
+    pod["spec"]["containers"][0]["terminationMessagePolicy"] = json!("FallbackToLogsOnError");
+    lab.feed.create(pod);
+    lab.feed.until_pod("job", "failure", |s| s.phase.as_deref() == Some("Failed")).await;
+    let status = lab.feed.pod("job").unwrap().status.unwrap();
+    let ended = container(&status, "main").state.unwrap().terminated.unwrap();
+    assert_eq!((ended.exit_code, ended.reason.as_deref()), (3, Some("Error")));
+    assert_eq!(ended.message.as_deref(), Some("first\nlast\n"));
+}
+
+async fn a_container_that_ends_again_and_again_waits_longer(lab: Arc<Lab>) {
+    lab.feed.create(shell("crash", "echo run; exit 1"));
+    // The first restart is immediate, the second waits ten seconds.
+    lab.feed.until_pod("crash", "back-off", |s| waiting(s, "main").0 == "CrashLoopBackOff").await;
+    let status = lab.feed.pod("crash").unwrap().status.unwrap();
+    let main = container(&status, "main");
+    assert_eq!(main.restart_count, 1);
+    assert_eq!(main.last_state.unwrap().terminated.unwrap().exit_code, 1);
+    assert!(
+        waiting(&status, "main").1.starts_with("back-off 10s restarting failed container=main")
+    );
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    lab.feed.until_event("BackOff", "restarting failed container main").await;
+    let previous = dhow_intents::LogRequest { previous: true, ..Default::default() };
+    assert_eq!(lab.logs("crash", previous).await, "run\n");
+}
+
+async fn init_containers_run_in_order_before_the_others(lab: Arc<Lab>) {
+    let mut pod = shell("ordered", "cat /work/order; trap 'exit 0' TERM; sleep 1000 & wait");
+    let mount = json!([{"name": "work", "mountPath": "/work"}]);
+    let step = |name: &str| {
+        json!({"name": name, "image": "busybox", "volumeMounts": mount,
+            "command": ["sh", "-c", format!("echo {name} >> /work/order")]})
+    };
+    pod["spec"]["initContainers"] = json!([step("one"), step("two")]);
+    pod["spec"]["containers"][0]["volumeMounts"] = mount.clone();
+    pod["spec"]["volumes"] = json!([{"name": "work", "emptyDir": {}}]);
+    lab.feed.create(pod);
+    lab.feed.until_ready("ordered").await;
+    let follow = dhow_intents::LogRequest { tail_lines: Some(2), ..Default::default() };
+    lab.until_output("ordered", "cat /work/order | grep -c .", "2").await;
+    assert_eq!(lab.logs("ordered", follow).await, "one\ntwo\n");
+    let status = lab.feed.pod("ordered").unwrap().status.unwrap();
+    assert!(container(&status, "one").ready);
+}
+
+async fn a_failed_init_container_fails_a_pod_that_does_not_restart(lab: Arc<Lab>) {
+    let mut pod = shell("never", "true");
+    pod["spec"]["restartPolicy"] = json!("Never");
+    pod["spec"]["initContainers"] =
+        json!([{"name": "bad", "image": "busybox", "command": ["false"]}]);
+    lab.feed.create(pod);
+    lab.feed.until_pod("never", "failure", |s| s.phase.as_deref() == Some("Failed")).await;
+    let status = lab.feed.pod("never").unwrap().status.unwrap();
+    assert_eq!(waiting(&status, "main").0, "PodInitializing");
+    assert_eq!(condition(&status, "Initialized"), "False");
+}
+
+async fn a_sidecar_starts_first_and_ends_last(lab: Arc<Lab>) {
+    let mut pod = shell(
+        "pair",
+        "test -e /work/side && trap 'test -e /work/side; echo $? > /work/last; exit 0' TERM; sleep 1000 & wait",
+    );
+    let mount = json!([{"name": "work", "mountPath": "/work"}]);
+    let side = "trap 'rm /work/side; exit 0' TERM; touch /work/side; sleep 1000 & wait";
+    pod["spec"]["initContainers"] = json!([{"name": "side", "image": "busybox", "restartPolicy": "Always",
+        "command": ["sh", "-c", side], "volumeMounts": mount,
+        "startupProbe": {"exec": {"command": ["test", "-e", "/work/side"]}}}]);
+    pod["spec"]["containers"][0]["volumeMounts"] = mount.clone();
+    let host = lab.dir.join("shared");
+    pod["spec"]["volumes"] =
+        json!([{"name": "work", "hostPath": {"path": host, "type": "DirectoryOrCreate"}}]);
+    lab.feed.create(pod);
+    lab.feed.until_ready("pair").await;
+    lab.feed.delete("pair", 5);
+    lab.feed.until("its end", |s| s.finished == ["pair"]).await;
+    assert_eq!(std::fs::read_to_string(host.join("last")).unwrap(), "0\n");
+    assert!(!host.join("side").exists());
+}
+
+async fn hooks_run_after_the_start_and_before_the_end(lab: Arc<Lab>) {
+    let host = lab.dir.join("shared");
+    let mut pod = shell("hooked", "trap 'echo term >> /work/log; exit 0' TERM; sleep 1000 & wait");
+    let run = |word: &str| json!({"exec": {"command": ["sh", "-c", format!("echo {word} >> /work/log")]}});
+    pod["spec"]["containers"][0]["lifecycle"] =
+        json!({"postStart": run("post"), "preStop": run("pre")});
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "work", "mountPath": "/work"}]);
+    pod["spec"]["volumes"] = json!([{"name": "work", "hostPath": {"path": host}}]);
+    lab.feed.create(pod);
+    lab.feed.until_ready("hooked").await;
+    lab.feed.delete("hooked", 5);
+    lab.feed.until("its end", |s| s.finished == ["hooked"]).await;
+    assert_eq!(std::fs::read_to_string(host.join("log")).unwrap(), "post\npre\nterm\n");
+}
+
+async fn a_program_that_ignores_its_signal_is_killed(lab: Arc<Lab>) {
+    lab.feed.create(shell("deaf", "trap '' TERM; while true; do sleep 1; done"));
+    lab.feed.until_ready("deaf").await;
+    let begun = Instant::now();
+    lab.feed.delete("deaf", 1);
+    lab.feed.until("its end", |s| s.finished == ["deaf"]).await;
+    assert!(begun.elapsed().as_secs() < 5);
+}
+
+async fn a_missing_image_is_told_and_found_when_it_comes(lab: Arc<Lab>) {
+    let mut pod = shell("late", FOREVER);
+    pod["spec"]["containers"][0]["image"] = json!("late:1");
+    lab.feed.create(pod);
+    lab.feed.until_pod("late", "reason", |s| waiting(s, "main").0 == "ErrImagePull").await;
+    let status = lab.feed.pod("late").unwrap().status.unwrap();
+    assert!(waiting(&status, "main").1.contains("dhow image load"));
+    lab.feed.until_event("Failed", "late:1").await;
+    lab.images.tag("busybox", "late:1").unwrap();
+    lab.agent().images_changed();
+    lab.feed.until_ready("late").await;
+}
+
+async fn a_program_that_is_not_there_is_told(lab: Arc<Lab>) {
+    let mut pod = shell("absent", "");
+    pod["spec"]["containers"][0]["command"] = json!(["/no/such/program"]);
+    lab.feed.create(pod);
+    lab.feed.until_pod("absent", "reason", |s| waiting(s, "main").0 == "RunContainerError").await;
+    let status = lab.feed.pod("absent").unwrap().status.unwrap();
+    assert!(
+        waiting(&status, "main").1.contains("/no/such/program"),
+        "{:?}",
+        waiting(&status, "main")
+    );
+    lab.feed.until_event("Failed", "/no/such/program").await;
+}
+
+async fn a_pod_that_takes_too_long_fails(lab: Arc<Lab>) {
+    let mut pod = shell("slow", FOREVER);
+    pod["spec"]["activeDeadlineSeconds"] = json!(1);
+    lab.feed.create(pod);
+    lab.feed.until_pod("slow", "failure", |s| s.phase.as_deref() == Some("Failed")).await;
+    let status = lab.feed.pod("slow").unwrap().status.unwrap();
+    assert_eq!(status.reason.as_deref(), Some("DeadlineExceeded"));
+}
+
+async fn a_changed_image_restarts_the_container(lab: Arc<Lab>) {
+    lab.feed.create(shell("web", FOREVER));
+    lab.feed.until_ready("web").await;
+    lab.images.tag("busybox", "other:1").unwrap();
+    lab.feed.change("web", |pod| {
+        pod.spec.as_mut().unwrap().containers[0].image = Some("other:1".into());
+    });
+    lab.feed
+        .until_pod("web", "restart", |s| {
+            container(s, "main").restart_count == 1 && condition(s, "Ready") == "True"
+        })
+        .await;
+    lab.feed.until_event("Killing", "definition changed").await;
+}
+
+async fn the_node_registers_and_renews_its_lease(lab: Arc<Lab>) {
+    lab.feed.until("a lease", |s| s.lease.is_some() && s.node.is_some()).await;
+    let node = lab.feed.lock().node.clone().unwrap();
+    let status = node.status.clone().unwrap();
+    assert!(status.images.unwrap()[0].names.as_ref().unwrap()[0].contains("busybox"));
+    assert_eq!(status.conditions.unwrap().last().unwrap().type_, "Ready");
+}

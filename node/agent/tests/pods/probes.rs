@@ -1,0 +1,64 @@
+//! Probes against real containers.
+
+use crate::feed::condition;
+use crate::lab::{FOREVER, Lab, shell};
+use crate::lifecycle::container;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Instant;
+
+crate::tests![
+    readiness_follows_a_file,
+    a_failed_liveness_probe_restarts_the_container,
+    http_and_tcp_probes_reach_the_pod_as_soon_as_it_listens,
+];
+
+async fn readiness_follows_a_file(lab: Arc<Lab>) {
+    let mut pod = shell("web", FOREVER);
+    pod["spec"]["containers"][0]["readinessProbe"] = json!({
+        "exec": {"command": ["cat", "/tmp/ready"]}, "periodSeconds": 1, "failureThreshold": 1});
+    lab.feed.create(pod);
+    lab.feed.until_event("Unhealthy", "Readiness probe failed: cat").await;
+    let status = lab.feed.pod("web").unwrap().status.unwrap();
+    assert_eq!(condition(&status, "Ready"), "False");
+    lab.exec("web", "", "touch /tmp/ready").await;
+    lab.feed.until_ready("web").await;
+    lab.exec("web", "", "rm /tmp/ready").await;
+    lab.feed.until_pod("web", "not ready", |s| condition(s, "Ready") == "False").await;
+    assert_eq!(container(&lab.feed.pod("web").unwrap().status.unwrap(), "main").restart_count, 0);
+}
+
+async fn a_failed_liveness_probe_restarts_the_container(lab: Arc<Lab>) {
+    let mut pod = shell("web", FOREVER);
+    pod["spec"]["containers"][0]["livenessProbe"] = json!({
+        "exec": {"command": ["test", "!", "-e", "/tmp/sick"]}, "periodSeconds": 1, "failureThreshold": 1});
+    lab.feed.create(pod);
+    lab.feed.until_ready("web").await;
+    lab.exec("web", "", "touch /tmp/sick").await;
+    lab.feed
+        .until_pod("web", "restart", |s| {
+            container(s, "main").restart_count == 1 && condition(s, "Ready") == "True"
+        })
+        .await;
+    lab.feed
+        .until_event("Killing", "Container main failed liveness probe, will be restarted")
+        .await;
+}
+
+async fn http_and_tcp_probes_reach_the_pod_as_soon_as_it_listens(lab: Arc<Lab>) {
+    let mut pod = shell(
+        "web",
+        "sleep 0.1; mkdir /www; echo hi > /www/index.html; exec httpd -f -p 8080 -h /www",
+    );
+    let c = &mut pod["spec"]["containers"][0];
+    c["ports"] = json!([{"name": "http", "containerPort": 8080}]);
+    c["startupProbe"] = json!({"tcpSocket": {"port": 8080}});
+    c["readinessProbe"] = json!({"httpGet": {"path": "/index.html", "port": "http"}});
+    c["livenessProbe"] = json!({"httpGet": {"path": "/", "port": 8080}});
+    let begun = Instant::now();
+    lab.feed.create(pod);
+    lab.feed.until_ready("web").await;
+    // Long before the first period of ten seconds is over.
+    assert!(begun.elapsed().as_secs() < 5);
+    println!("  bound to ready: {:.2?}", begun.elapsed());
+}
