@@ -125,6 +125,10 @@ pub fn file_system(
 /// A detached overlay of `lower` (topmost first) under the writable directory `upper`. `owner`
 /// becomes the mount's source text.
 ///
+/// The overlay is volatile: nothing in it is forced to the disk, neither by `fsync` nor by its
+/// removal (which would otherwise wait for the whole disk's journal). After a crash of the machine
+/// `upper` is of no use, and `work` has to be removed before it is mounted again.
+///
 /// # Errors
 /// What the kernel says; a missing directory is named.
 pub fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, owner: &str) -> io::Result<OwnedFd> {
@@ -162,6 +166,7 @@ pub fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, owner: &str) -> io:
     set("workdir", work)?;
     let made = (|| {
         rustix::mount::fsconfig_set_string(&context, "source", owner)?;
+        rustix::mount::fsconfig_set_flag(&context, "volatile")?;
         rustix::mount::fsconfig_create(&context)?;
         rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
     })();

@@ -49,7 +49,9 @@ pub struct Limits {
 /// The root file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rootfs {
-    /// An overlay of read-only directories, topmost first, under one writable directory.
+    /// An overlay of read-only directories, topmost first, under one writable directory. What is
+    /// written there is not forced to the disk (`fsync` does nothing): it outlives the container and
+    /// every process, but not a crash of the machine. What has to goes into a volume.
     Overlay {
         /// Layers, topmost first, not empty.
         lower: Vec<PathBuf>,

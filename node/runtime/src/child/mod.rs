@@ -69,7 +69,7 @@ pub(crate) struct Start<'a> {
     /// A directory of the machine to be covered by the root while it is built.
     pub staging: &'a Path,
     /// The directory of the sandbox's namespaces.
-    pub sandbox: Option<(PathBuf, &'a SandboxSpec)>,
+    pub sandbox: Option<(PathBuf, SandboxSpec)>,
     pub group: &'a Group,
     pub device_guard: Option<&'a Group>,
     pub stdio: Stdio,

@@ -124,6 +124,13 @@ fn root(spec: &ContainerSpec, owner: &str) -> Result<OwnedFd, Fault> {
     match &spec.rootfs {
         Rootfs::Overlay { lower, writable } => {
             let (upper, work) = (writable.join("upper"), writable.join("work"));
+            // The mark of an earlier use, which the kernel would refuse.
+            match std::fs::remove_dir_all(&work) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(at(format!("emptying {}", work.display()))(error));
+                }
+                _ => {}
+            }
             let mut builder = std::fs::DirBuilder::new();
             for dir in [&upper, &work] {
                 builder

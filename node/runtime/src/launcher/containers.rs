@@ -177,8 +177,8 @@ impl Launcher {
         self.roles.values().any(|role| matches!(role, Role::Helper))
     }
 
-    fn container_dir(&self, id: &str) -> PathBuf {
-        self.dir.join("containers").join(id)
+    fn container_record(&self, id: &str) -> PathBuf {
+        self.dir.join("containers").join(format!("{id}.json"))
     }
 
     /// The answer comes when the program has been executed, or could not be.
@@ -193,11 +193,12 @@ impl Launcher {
             step: step.to_owned(),
             cause: cause.to_string(),
         };
-        self.provoke_move();
         let sandbox = match &spec.sandbox {
             None => None,
             Some(sandbox) => match self.sandboxes.get(sandbox) {
-                Some(known) if !known.growing => Some((self.namespace_dir(sandbox), &known.spec)),
+                Some(known) if !known.growing => {
+                    Some((self.namespace_dir(sandbox), known.spec.clone()))
+                }
                 _ => return Err(Failure::NotFound(format!("sandbox {sandbox}"))),
             },
         };
@@ -216,6 +217,8 @@ impl Launcher {
             .cgroups
             .create(&name, &limits(&spec.limits))
             .map_err(|error| cannot("making the cgroup", &error))?;
+        // Not earlier: the kernel makes no group while a move waits.
+        self.provoke_move();
         let tty = spec.process.tty;
         let born = (|| {
             let (stdio, ours) = pipes(if tty { [false; 3] } else { [spec.stdin, true, true] })?;
@@ -376,9 +379,7 @@ impl Launcher {
             boot: self.boot.clone(),
             start_ticks: start.map_or(0, |(_, ticks)| ticks),
         };
-        let dir = self.container_dir(id);
-        let stored = std::fs::create_dir_all(&dir)
-            .and_then(|()| records::store(&dir.join("state.json"), &record));
+        let stored = records::store(&self.container_record(id), &record);
         if let Err(error) = stored {
             tracing::warn!("the record of container {id} cannot be written: {error}");
         }
@@ -453,7 +454,7 @@ impl Launcher {
     fn take_away(&mut self, id: &str) {
         let Some(mut container) = self.containers.remove(id) else { return };
         container.streams.close(&mut self.poller);
-        if let Err(error) = std::fs::remove_dir_all(self.container_dir(id))
+        if let Err(error) = std::fs::remove_file(self.container_record(id))
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!("the record of container {id} cannot be removed: {error}");
@@ -659,9 +660,9 @@ impl Launcher {
         self.recover_sandboxes();
         for entry in std::fs::read_dir(self.dir.join("containers")).into_iter().flatten().flatten()
         {
-            let dir = entry.path();
-            let Some(record) = records::load::<ContainerRecord>(&dir.join("state.json")) else {
-                let _ = std::fs::remove_dir_all(&dir);
+            let path = entry.path();
+            let Some(record) = records::load::<ContainerRecord>(&path) else {
+                let _ = std::fs::remove_file(&path);
                 continue;
             };
             let ContainerRecord { mut state, group, boot, start_ticks } = record;

@@ -43,13 +43,13 @@ impl Launcher {
             step: step.to_owned(),
             cause: cause.to_string(),
         };
-        // The pod's first container comes soon.
-        self.provoke_move();
         let limits = super::containers::limits(&spec.limits);
         let group = self
             .cgroups
             .create(&format!("{}/{id}", self.cgroup), &limits)
             .map_err(|error| fail("making the pod's cgroup", &error))?;
+        // The pod's first container comes soon.
+        self.provoke_move();
         let dir = self.namespace_dir(&id);
         std::fs::create_dir_all(&dir)
             .map_err(|error| fail("making the namespaces' directory", &error))?;

@@ -185,7 +185,7 @@ fn build_lower(lower: &Path) {
         "sh", "true", "false", "cat", "echo", "sleep", "id", "hostname", "ls", "mount", "ip",
         "stty", "dd", "head", "yes", "wc", "grep", "kill", "touch", "unshare", "mkdir", "ps",
         "seq", "tr", "stat", "readlink", "pwd", "test", "awk", "sysctl", "env", "nc", "tail",
-        "usleep",
+        "usleep", "rm",
     ] {
         let _ = std::os::unix::fs::symlink("busybox", lower.join("bin").join(name));
     }

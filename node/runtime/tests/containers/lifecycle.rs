@@ -20,6 +20,7 @@ crate::tests![
     the_number_of_processes_is_limited,
     identifiers_are_checked,
     many_layers_make_one_root,
+    a_writable_layer_can_be_used_again,
 ];
 
 async fn it_starts_logs_and_ends(world: Rc<World>) {
@@ -192,7 +193,7 @@ async fn an_exit_is_learned_after_a_restart(world: Rc<World>) {
     assert_eq!(states[0].exit.as_ref().unwrap().code, 9);
     assert!(states[0].exit.as_ref().unwrap().at >= states[0].started_at);
     // The record says the same to whoever looks at the disk.
-    let record = world.config.dir.join("containers/a/state.json");
+    let record = world.config.dir.join("containers/a.json");
     assert!(std::fs::read_to_string(record).unwrap().contains("\"code\":9"));
 }
 
@@ -278,4 +279,18 @@ async fn many_layers_make_one_root(world: Rc<World>) {
     let mut spec = world.shell("a", "ls / | grep -c '^f[0-9o-]'");
     spec.rootfs = Rootfs::Overlay { lower: layers, writable: world.dir.join("writable/a:b") };
     assert_eq!(world.output(spec).await, (0, "121\n".to_owned()));
+}
+
+async fn a_writable_layer_can_be_used_again(world: Rc<World>) {
+    let writable = world.dir.join("writable/kept");
+    let spec = |id: &str, script: &str| {
+        let mut spec = world.shell(id, script);
+        spec.rootfs = Rootfs::Overlay { lower: vec![world.lower()], writable: writable.clone() };
+        spec
+    };
+    assert_eq!(world.run(spec("a", "echo kept > /file; rm /etc/group")).await.code, 0);
+    assert_eq!(
+        world.output(spec("b", "cat /file; ls /etc")).await,
+        (0, "kept\npasswd\n".to_owned())
+    );
 }
