@@ -7,6 +7,7 @@
 //! programmed over netlink; every rule and element carries its owner.
 
 mod addresses;
+mod bystanders;
 mod pods;
 mod program;
 mod purge;
@@ -89,8 +90,8 @@ struct Engine {
     nft: Socket,
     pods: pods::Pods,
     services: Services,
-    /// Keys in the map of host ports, by pod address.
-    host_ports: HashMap<Vec<u8>, Ipv4Addr>,
+    /// The elements of the map of host ports, by key.
+    host_ports: HashMap<Vec<u8>, Element>,
 }
 
 impl Dataplane {
@@ -155,8 +156,12 @@ impl Dataplane {
     pub async fn apply(&self, set: &[Arc<ServiceIntent>], gone: &[Owner]) -> Result<(), Error> {
         let set = set.to_vec();
         let gone: Vec<_> = gone.iter().map(program::Key::from).collect();
-        self.run(move |engine| engine.services.apply(&mut engine.nft, &engine.config, &set, &gone))
-            .await
+        self.run(move |engine| engine.apply(&set, &gone)).await
+    }
+
+    /// Brings the kernel back to what was programmed, after another program changed it.
+    pub async fn repair(&self) -> Result<(), Error> {
+        self.run(Engine::repair).await
     }
 
     /// After a restart: removes the services that are programmed but not among `known`, and links
@@ -189,6 +194,7 @@ impl Engine {
         let wrap = |e| Error::kernel("open the pod network", &e);
         let mut nft = Socket::netfilter().map_err(wrap)?;
         build(&mut nft, &config)?;
+        bystanders::admit(&mut nft, &config)?;
         let pods = pods::Pods::open(&config)?;
         let services = Services::adopt(&mut nft, &config).map_err(wrap)?;
         let mut engine = Self { config, nft, pods, services, host_ports: HashMap::new() };
@@ -213,17 +219,36 @@ impl Engine {
         for (address, pod) in live.iter().filter(|(a, _)| !present.contains(*a)) {
             change.elements(skeleton::HAIRPINS, None, &[hairpin(*address, &pod.owner)]);
         }
+        let mut standing = HashSet::new();
         for element in self.nft.nft_elements(&table, skeleton::HOST_PORTS)? {
-            let Value::Data(data) = &element.value else { continue };
-            let address = data.first_chunk::<4>().map(|b| Ipv4Addr::from(*b));
-            match address {
+            match pod_of(&element) {
                 Some(address) if live.contains_key(&address) => {
-                    self.host_ports.insert(element.key, address);
+                    standing.insert(element.key.clone());
+                    self.host_ports.entry(element.key.clone()).or_insert(element);
                 }
                 _ => _ = change.delete_elements(skeleton::HOST_PORTS, &[element.key]),
             }
         }
+        for (_, element) in self.host_ports.iter().filter(|(key, _)| !standing.contains(*key)) {
+            change.elements(skeleton::HOST_PORTS, None, std::slice::from_ref(element));
+        }
         change.commit(&mut self.nft)
+    }
+
+    fn apply(&mut self, set: &[Arc<ServiceIntent>], gone: &[program::Key]) -> Result<(), Error> {
+        let Err(error) = self.services.apply(&mut self.nft, &self.config, set, gone) else {
+            return Ok(());
+        };
+        // Most likely another program flushed or changed our table.
+        tracing::warn!(%error, "services could not be programmed; reading the table back to repair it");
+        self.repair()
+    }
+
+    fn repair(&mut self) -> Result<(), Error> {
+        build(&mut self.nft, &self.config)?;
+        bystanders::admit(&mut self.nft, &self.config)?;
+        self.adopt().map_err(|e| Error::kernel("repair what belongs to pods", &e))?;
+        self.services.repair(&mut self.nft, &self.config)
     }
 
     fn attach(
@@ -239,7 +264,9 @@ impl Engine {
             let mut change = Transaction::new(&self.config.name);
             let element = hairpin(address, &owner.to_string());
             change.elements(skeleton::HAIRPINS, None, &[element]);
-            if let Err(error) = change.commit(&mut self.nft) {
+            if let Err(error) = change.commit(&mut self.nft)
+                && self.repair().is_err()
+            {
                 // Nothing half made stays.
                 let _ = self.pods.detach(id);
                 return Err(Error::kernel(format!("attach {owner}"), &error));
@@ -252,12 +279,18 @@ impl Engine {
         let Some(pod) = self.pods.detach(id)? else { return Ok(()) };
         let mut change = Transaction::new(&self.config.name);
         change.delete_elements(skeleton::HAIRPINS, &[hairpin(pod.address, "").key]);
-        let mine = |address: &Ipv4Addr| *address == pod.address;
+        let mine = |element: &Element| pod_of(element) == Some(pod.address);
         let ports: Vec<Vec<u8>> =
-            self.host_ports.iter().filter(|(_, a)| mine(a)).map(|(k, _)| k.clone()).collect();
+            self.host_ports.iter().filter(|(_, e)| mine(e)).map(|(k, _)| k.clone()).collect();
         change.delete_elements(skeleton::HOST_PORTS, &ports);
-        self.host_ports.retain(|_, address| !mine(address));
-        change.commit(&mut self.nft).map_err(|e| Error::kernel(format!("detach {}", pod.owner), &e))
+        self.host_ports.retain(|_, element| !mine(element));
+        match change.commit(&mut self.nft) {
+            Ok(()) => Ok(()),
+            // Another program emptied the table: what is to go is gone, the rest comes back.
+            Err(error) => {
+                self.repair().map_err(|_| Error::kernel(format!("detach {}", pod.owner), &error))
+            }
+        }
     }
 
     fn map_host_port(
@@ -276,10 +309,12 @@ impl Engine {
         let entry = key(&[&[program::number(protocol)], &host_port.to_be_bytes()]);
         let mut change = Transaction::new(&self.config.name);
         match self.host_ports.get(&entry) {
-            Some(holder) if holder != target.ip() => {
+            Some(holder) if pod_of(holder) != Some(*target.ip()) => {
                 return Err(refuse("another pod of this machine has it"));
             }
-            Some(_) => _ = change.delete_elements(skeleton::HOST_PORTS, &[entry.clone()]),
+            Some(_) => {
+                change.delete_elements(skeleton::HOST_PORTS, std::slice::from_ref(&entry));
+            }
             None => {}
         }
         let element = Element {
@@ -287,9 +322,9 @@ impl Engine {
             value: Value::Data(program::target_data(target)),
             comment: owner.to_string(),
         };
-        change.elements(skeleton::HOST_PORTS, None, &[element]);
+        change.elements(skeleton::HOST_PORTS, None, std::slice::from_ref(&element));
         change.commit(&mut self.nft).map_err(|e| Error::kernel(what.clone(), &e))?;
-        self.host_ports.insert(entry, *target.ip());
+        self.host_ports.insert(entry, element);
         Ok(())
     }
 
@@ -300,7 +335,7 @@ impl Engine {
     ) -> Result<(), Error> {
         let gone: Vec<_> =
             self.services.keys().into_iter().filter(|key| !known.contains(key)).collect();
-        self.services.apply(&mut self.nft, &self.config, &[], &gone)?;
+        self.apply(&[], &gone)?;
         let left: Vec<String> =
             self.pods.all().keys().filter(|id| !pods.contains(*id)).cloned().collect();
         for id in left {
@@ -312,6 +347,12 @@ impl Engine {
     fn drift(&mut self) -> Result<Vec<Drift>, Error> {
         self.services.drift(&mut self.nft, &self.config)
     }
+}
+
+/// The pod that an element of the map of host ports leads to.
+fn pod_of(element: &Element) -> Option<Ipv4Addr> {
+    let Value::Data(data) = &element.value else { return None };
+    data.first_chunk::<4>().map(|b| Ipv4Addr::from(*b))
 }
 
 fn hairpin(address: Ipv4Addr, owner: &str) -> Element {

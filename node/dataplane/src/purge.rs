@@ -1,6 +1,6 @@
 //! Removes every trace of a platform instance from the machine.
 
-use crate::{Error, pods};
+use crate::{Error, bystanders, pods};
 use dhow_kernel::net::nft::Transaction;
 use dhow_kernel::net::{Socket, route};
 
@@ -13,6 +13,7 @@ pub(crate) fn purge(name: &str) -> Result<(), Error> {
         change.delete_table();
         change.commit(&mut nft).map_err(wrap)?;
     }
+    bystanders::withdraw(&mut nft, name).map_err(wrap)?;
     let mut socket = route::open().map_err(wrap)?;
     let links: Vec<String> = socket
         .links()

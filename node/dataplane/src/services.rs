@@ -29,6 +29,8 @@ struct Claim {
 /// Everything that services hold in the kernel.
 #[derive(Debug, Default)]
 pub(crate) struct Services {
+    /// What was asked for since this process began.
+    intents: HashMap<Key, Arc<ServiceIntent>>,
     programmed: HashMap<Key, Programmed>,
     claims: HashMap<(Map, Vec<u8>), Vec<Claim>>,
 }
@@ -60,10 +62,10 @@ impl Services {
         let table = &config.name;
         let mut services = Self::default();
         let mut prints: HashMap<String, u64> = HashMap::new();
-        for rule in socket.nft_rules(table)? {
+        for rule in socket.nft_rules(Some(table))? {
             prints.insert(rule.chain, rule.fingerprint.unwrap_or(0));
         }
-        for chain in socket.nft_chains(table)? {
+        for chain in socket.nft_chains(Some(table))? {
             if let Some(key) = service_of(&chain.name) {
                 let print = prints.get(&chain.name).copied().unwrap_or(0);
                 services.programmed.entry(key).or_default().chains.insert(chain.name, print);
@@ -104,12 +106,19 @@ impl Services {
     ) -> Result<(), Error> {
         let mut change = Change::new(config);
         // The last of several intents for one service counts.
-        let mut wanted: BTreeMap<Key, Option<&ServiceIntent>> = BTreeMap::new();
+        let mut wanted: BTreeMap<Key, Option<&Arc<ServiceIntent>>> = BTreeMap::new();
         for key in gone {
             wanted.insert(key.clone(), None);
         }
         for intent in set {
             wanted.insert(Key::from(&intent.owner), Some(intent));
+        }
+        // Kept even if the kernel refuses, so that a repair brings it.
+        for (key, intent) in &wanted {
+            match intent {
+                Some(intent) => _ = self.intents.insert(key.clone(), Arc::clone(intent)),
+                None => _ = self.intents.remove(key),
+            }
         }
         let mut next: Vec<(Key, Option<Programmed>)> = Vec::new();
         let mut claims: BTreeMap<(Map, Vec<u8>), Vec<Claim>> = BTreeMap::new();
@@ -164,6 +173,26 @@ impl Services {
         }
         // From here on the new state holds; what follows only forgets the past.
         forget_flows(socket, &doors)
+    }
+
+    /// Learns anew what the kernel holds and programs what is missing of what was asked for.
+    pub(crate) fn repair(&mut self, socket: &mut Socket, config: &Config) -> Result<(), Error> {
+        let intents = std::mem::take(&mut self.intents);
+        let all: Vec<_> = intents.values().cloned().collect();
+        // What somebody else added, or what was asked to go when the kernel refused.
+        let unknown = |key: &Key| !intents.contains_key(key) && !self.programmed.contains_key(key);
+        let adopted = Self::adopt(socket, config).map_err(|e| Error::kernel("read rules", &e));
+        match adopted {
+            Ok(fresh) => {
+                let gone: Vec<_> = fresh.keys().into_iter().filter(unknown).collect();
+                *self = fresh;
+                self.apply(socket, config, &all, &gone)
+            }
+            Err(error) => {
+                self.intents = intents;
+                Err(error)
+            }
+        }
     }
 
     /// Compares with the kernel.

@@ -252,3 +252,65 @@ fn a_thousand_services_take_one_transaction_and_one_more_takes_almost_nothing() 
         assert_eq!(plane.drift().await.unwrap(), Vec::<String>::new());
     });
 }
+
+#[test]
+fn a_flushed_table_is_repaired() {
+    machine(|| async {
+        let plane = open().await;
+        let (client, server) = (Pod::new(&plane, "c").await, Pod::new(&plane, "s").await);
+        server.serve(8080);
+        for n in 1..=3 {
+            set(&plane, service(&format!("s{n}"), n, Tcp, 80, &[server.at(8080)])).await;
+        }
+        let pod = owner("pod", "s", 7);
+        plane.map_host_port(&server.id, &pod, Tcp, 8000, server.at(8080)).await.unwrap();
+        let whole = output("nft", &["-s", "list", "table", "ip", NAME]);
+        output("nft", &["flush", "ruleset"]);
+        // The next change notices, and everything comes back.
+        plane.apply(&[], &[owner("svc", "s1", 9)]).await.unwrap();
+        set(&plane, service("s1", 1, Tcp, 80, &[server.at(8080)])).await;
+        for n in 1..=3 {
+            client.connect(SocketAddrV4::new(ip(n), 80)).unwrap();
+        }
+        Client::new(SocketAddrV4::new([10, 200, 1, 1].into(), 8000).into()).unwrap();
+        // The same objects; sets list their elements in no particular order.
+        let pieces = |text: &str| {
+            let mut all: Vec<_> = text.split_whitespace().map(str::to_owned).collect();
+            all.sort();
+            all
+        };
+        let again = output("nft", &["-s", "list", "table", "ip", NAME]);
+        let commaless = |text: &str| pieces(&text.replace(',', " "));
+        assert_eq!(commaless(&again), commaless(&whole));
+        output("nft", &["flush", "ruleset"]);
+        let third = Pod::new(&plane, "t").await;
+        output("nft", &["flush", "ruleset"]);
+        plane.detach(&third.id).await.unwrap();
+        assert_eq!(plane.drift().await.unwrap(), Vec::<String>::new());
+        output("nft", &["flush", "chain", "ip", NAME, "svc/shop/s2/tcp/80"]);
+        plane.repair().await.unwrap();
+        assert_eq!(plane.drift().await.unwrap(), Vec::<String>::new());
+        client.connect(SocketAddrV4::new(ip(2), 80)).unwrap();
+    });
+}
+
+#[test]
+fn pods_pass_a_foreign_filter_that_drops_and_purge_leaves_it_as_it_was() {
+    machine(|| async {
+        output("nft", &["add", "table", "ip", "filter"]);
+        let chain = "{ type filter hook forward priority 0; policy drop; }";
+        output("nft", &["add", "chain", "ip", "filter", "FORWARD", chain]);
+        let before = picture();
+        let plane = open().await;
+        let (a, b) = (Pod::new(&plane, "a").await, Pod::new(&plane, "b").await);
+        a.serve(80);
+        assert_eq!(b.connect(a.at(80)).unwrap().server, "a");
+        drop(plane);
+        let plane = open().await;
+        let rules = output("nft", &["list", "chain", "ip", "filter", "FORWARD"]);
+        assert_eq!(rules.matches("accept comment").count(), 2, "{rules}");
+        drop(plane);
+        Dataplane::purge(NAME).await.unwrap();
+        assert_eq!(picture(), before);
+    });
+}

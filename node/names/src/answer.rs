@@ -209,7 +209,7 @@ impl Authority {
                 };
                 let data = RData::CNAME(hickory_proto::rr::rdata::CNAME(target.clone()));
                 answer.add_answer(Record::from_rdata(owner, TTL, data));
-                let Some(next) = text(&target) else { return None };
+                let next = text(&target)?;
                 if !self.is_ours(&next) {
                     return Some(Query::query(target, wanted));
                 }

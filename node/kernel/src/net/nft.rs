@@ -136,17 +136,25 @@ pub struct Element {
 /// A chain as the kernel lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
+    /// Name of its table.
+    pub table: String,
     /// Name.
     pub name: String,
     /// Owner's text.
     pub comment: String,
+    /// It hooks into forwarding and drops what no rule decides about.
+    pub drops_forwarded: bool,
 }
 
 /// A rule as the kernel lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
+    /// Name of its table.
+    pub table: String,
     /// Name of its chain.
     pub chain: String,
+    /// The kernel's number for it, unique in the table.
+    pub handle: u64,
     /// Owner's text.
     pub comment: String,
     /// Fingerprint of the chain's rules as they were programmed.
@@ -525,12 +533,40 @@ impl Transaction {
         let mut user = comment(owner);
         user.extend_from_slice(&[FINGERPRINT, 8]);
         user.extend_from_slice(&fingerprint.to_be_bytes());
-        self.add(format!("add a rule to chain {chain}"), NEWRULE, CREATE | APPEND, |a, _| {
+        self.put_rule(chain, expressions, &user, CREATE | APPEND)
+    }
+
+    /// Puts a rule at the head of a chain that is somebody else's.
+    pub fn rule_at_head(
+        &mut self,
+        chain: &str,
+        expressions: &Expressions,
+        owner: &str,
+    ) -> &mut Self {
+        self.put_rule(chain, expressions, &comment(owner), CREATE)
+    }
+
+    fn put_rule(
+        &mut self,
+        chain: &str,
+        expressions: &Expressions,
+        user: &[u8],
+        flags: u16,
+    ) -> &mut Self {
+        self.add(format!("add a rule to chain {chain}"), NEWRULE, flags, |a, _| {
             a.text(2, chain);
             a.nest(4, |a| {
                 a.raw(&expressions.bytes);
             });
-            a.put(7, &user);
+            a.put(7, user);
+        });
+        self
+    }
+
+    /// Deletes one rule.
+    pub fn delete_rule(&mut self, chain: &str, handle: u64) -> &mut Self {
+        self.add(format!("delete a rule of chain {chain}"), DELRULE, 0, |a, _| {
+            a.text(2, chain).be64(3, handle);
         });
         self
     }
@@ -731,34 +767,49 @@ impl Socket {
         Ok(replies.iter().filter_map(|r| wire::find(r.body.get(4..)?, 1)).map(wire::text).collect())
     }
 
-    /// The chains of a table.
-    pub fn nft_chains(&mut self, table: &str) -> Result<Vec<Chain>, Error> {
+    /// All chains of the `ip` family, or those of one table.
+    pub fn nft_chains(&mut self, table: Option<&str>) -> Result<Vec<Chain>, Error> {
         let replies = self.nft_dump("list chains", GETCHAIN, |a| {
-            a.text(1, table);
+            if let Some(table) = table {
+                a.text(1, table);
+            }
         })?;
         let read = |body: &[u8]| {
             let rest = body.get(4..)?;
-            (wire::text(wire::find(rest, 1)?) == table).then_some(())?;
-            let name = wire::text(wire::find(rest, 3)?);
-            Some(Chain { name, comment: read_comment(wire::find(rest, 12)) })
+            let of = wire::text(wire::find(rest, 1)?);
+            table.is_none_or(|t| t == of).then_some(())?;
+            let number = |bytes: Option<&[u8]>| bytes.and_then(wire::be32_of);
+            let forward = wire::find(rest, 4).is_some_and(|h| number(wire::find(h, 1)) == Some(2));
+            Some(Chain {
+                table: of,
+                name: wire::text(wire::find(rest, 3)?),
+                comment: read_comment(wire::find(rest, 12)),
+                drops_forwarded: forward && number(wire::find(rest, 5)) == Some(0),
+            })
         };
         Ok(replies.iter().filter_map(|r| read(&r.body)).collect())
     }
 
-    /// The rules of a table, in order.
-    pub fn nft_rules(&mut self, table: &str) -> Result<Vec<Rule>, Error> {
+    /// All rules of the `ip` family, or those of one table, in order.
+    pub fn nft_rules(&mut self, table: Option<&str>) -> Result<Vec<Rule>, Error> {
         let replies = self.nft_dump("list rules", GETRULE, |a| {
-            a.text(1, table);
+            if let Some(table) = table {
+                a.text(1, table);
+            }
         })?;
+        let long = |v: &[u8]| Some(u64::from_be_bytes(v.try_into().ok()?));
         let read = |body: &[u8]| {
             let rest = body.get(4..)?;
-            (wire::text(wire::find(rest, 1)?) == table).then_some(())?;
+            let of = wire::text(wire::find(rest, 1)?);
+            table.is_none_or(|t| t == of).then_some(())?;
             let user = wire::find(rest, 7);
-            let fingerprint = user
-                .and_then(|u| user_data(u, FINGERPRINT))
-                .and_then(|v| Some(u64::from_be_bytes(v.try_into().ok()?)));
-            let chain = wire::text(wire::find(rest, 2)?);
-            Some(Rule { chain, comment: read_comment(user), fingerprint })
+            Some(Rule {
+                table: of,
+                chain: wire::text(wire::find(rest, 2)?),
+                handle: wire::find(rest, 3).and_then(long)?,
+                comment: read_comment(user),
+                fingerprint: user.and_then(|u| user_data(u, FINGERPRINT)).and_then(long),
+            })
         };
         Ok(replies.iter().filter_map(|r| read(&r.body)).collect())
     }
