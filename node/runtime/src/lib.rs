@@ -56,6 +56,20 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The exit code by which container engines report that a program could not be started: 127 if
+    /// it was not found, 126 if it could not be executed, 128 for everything else.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::CannotStart { step, cause, .. } if step == "exec" => {
+                let missing = ["executable file not found", "no such file or directory"];
+                if missing.iter().any(|text| cause.contains(text)) { 127 } else { 126 }
+            }
+            _ => 128,
+        }
+    }
+}
+
 /// Where the runtime lives.
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -47,12 +47,15 @@ fn cannot_start(result: Result<impl std::fmt::Debug, Error>) -> (String, String)
 
 async fn a_missing_program_is_named_and_nothing_is_left(world: Rc<World>) {
     let result = world.runtime.start(world.program("a", &["foo"])).await;
+    assert_eq!(result.as_ref().unwrap_err().exit_code(), 127);
     let (step, cause) = cannot_start(result);
     assert_eq!(step, "exec");
     assert_eq!(cause, "\"foo\": executable file not found in $PATH");
     let (_, cause) = cannot_start(world.runtime.start(world.program("a", &["/bin/no"])).await);
     assert_eq!(cause, "\"/bin/no\": stat /bin/no: no such file or directory");
-    let (_, cause) = cannot_start(world.runtime.start(world.program("a", &["/etc/passwd"])).await);
+    let result = world.runtime.start(world.program("a", &["/etc/passwd"])).await;
+    assert_eq!(result.as_ref().unwrap_err().exit_code(), 126);
+    let (_, cause) = cannot_start(result);
     assert_eq!(cause, "\"/etc/passwd\": permission denied");
     assert!(world.runtime.containers().await.unwrap().is_empty());
     // The identifier is free again.
