@@ -1,7 +1,7 @@
 //! Which containers run for which pods: who is told of their exits, and who may connect to them.
 
 use dhow_runtime::{Exit, ProcessSpec};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::watch;
 
@@ -37,6 +37,8 @@ pub struct PodEntry {
     pub containers: Vec<String>,
     /// All its containers.
     pub all: Vec<String>,
+    /// The run that counts as the one before, by container, as the status tells it.
+    pub previous: BTreeMap<String, u32>,
     /// Its network namespace, once there is one; `None` inside when it is the machine's.
     pub netns: Option<Option<std::path::PathBuf>>,
 }

@@ -21,7 +21,7 @@ use dhow_runtime::Exit;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -219,9 +219,28 @@ impl Worker {
                 .map(|(_, c)| c.name.clone())
                 .collect(),
             all: all.iter().map(|(_, c)| c.name.clone()).collect(),
+            previous: self.previous(),
             netns: self.seen.sandbox.ready().map(|n| n.netns.clone()),
         };
         self.world.registry.set_pod(self.namespace(), self.name(), entry);
+    }
+
+    /// The runs that the status calls last: of a container that waits it is its newest.
+    fn previous(&self) -> BTreeMap<String, u32> {
+        let status = &self.current;
+        let lists = [
+            &status.init_container_statuses,
+            &status.container_statuses,
+            &status.ephemeral_container_statuses,
+        ];
+        let all = lists.into_iter().flatten().flatten();
+        all.filter_map(|told| {
+            let track = self.seen.track(&told.name)?;
+            let waits = told.state.as_ref().is_some_and(|s| s.waiting.is_some());
+            let run = if waits { track.last() } else { track.previous() };
+            Some((told.name.clone(), run?.attempt))
+        })
+        .collect()
     }
 
     fn hear(&mut self, message: Message) {
@@ -741,7 +760,7 @@ impl Worker {
                     hook: Hook::Done,
                     stopping: None,
                     condemned: None,
-                    probes: std::collections::BTreeMap::new(),
+                    probes: BTreeMap::new(),
                     recorded: false,
                     stop_signal: 15,
                 });
@@ -818,7 +837,13 @@ impl Worker {
         }
         let host_ip = self.world.config.host_ip();
         let status = status::status(&self.pod, &self.seen, &self.current, host_ip, now);
-        self.current = status;
+        if status != self.current {
+            self.current = status;
+            self.note();
+        }
+        if self.seen.torn && self.pod.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
         if self.stored.as_ref() == Some(&self.current) {
             self.report_since = None;
             self.seen.reported = !self.reporting;

@@ -24,6 +24,8 @@ type Result<T> = std::result::Result<T, StreamError>;
 struct Found {
     uid: String,
     container: String,
+    /// The run that counts as the one before.
+    previous: Option<u32>,
 }
 
 fn find(world: &World, pod: &PodRef, container: &str) -> Result<Found> {
@@ -32,7 +34,7 @@ fn find(world: &World, pod: &PodRef, container: &str) -> Result<Found> {
     let missing = || {
         StreamError::NotFound(format!("pod {}/{} is not on this machine", pod.namespace, pod.name))
     };
-    let PodEntry { uid, containers, all, .. } = entry.ok_or_else(missing)?;
+    let PodEntry { uid, containers, all, previous, .. } = entry.ok_or_else(missing)?;
     let container = match (container, containers.as_slice()) {
         ("", [only]) => only.clone(),
         ("", several) => {
@@ -50,7 +52,8 @@ fn find(world: &World, pod: &PodRef, container: &str) -> Result<Found> {
             )));
         }
     };
-    Ok(Found { uid, container })
+    let previous = previous.get(&container).copied();
+    Ok(Found { uid, container, previous })
 }
 
 /// The numbers of the runs that have a log, ascending.
@@ -69,13 +72,13 @@ pub(crate) fn open_logs(
     pod: &PodRef,
     request: LogRequest,
 ) -> Result<mpsc::Receiver<Bytes>> {
-    let Found { uid, container } = find(world, pod, &request.container)?;
+    let Found { uid, container, previous } = find(world, pod, &request.container)?;
     let dir: PathBuf = world.log_dir(&pod.namespace, &pod.name, &uid).join(&container);
     let all = runs(&dir);
     let live = world.registry.newest(&uid, &container);
     let newest = all.last().copied();
     let attempt = if request.previous {
-        let before = all.len().checked_sub(2).and_then(|i| all.get(i)).copied();
+        let before = previous.filter(|run| all.contains(run));
         before.ok_or_else(|| {
             StreamError::BadRequest(format!(
                 "previous terminated container {container:?} in pod {:?} not found",
@@ -112,7 +115,7 @@ fn until_exit(live: &Live) -> watch::Receiver<bool> {
 }
 
 fn running(world: &World, pod: &PodRef, container: &str) -> Result<Arc<Live>> {
-    let Found { uid, container } = find(world, pod, container)?;
+    let Found { uid, container, .. } = find(world, pod, container)?;
     let live = world.registry.newest(&uid, &container);
     live.filter(|l| l.exit.borrow().is_none()).ok_or_else(|| {
         StreamError::BadRequest(format!(

@@ -21,6 +21,8 @@ crate::tests![
     a_program_that_is_not_there_is_told,
     a_pod_that_takes_too_long_fails,
     a_changed_image_restarts_the_container,
+    containers_may_share_their_processes_and_be_looked_into,
+    memory_over_the_limit_ends_a_container,
     the_node_registers_and_renews_its_lease,
 ];
 
@@ -235,6 +237,39 @@ async fn a_changed_image_restarts_the_container(lab: Arc<Lab>) {
         })
         .await;
     lab.feed.until_event("Killing", "definition changed").await;
+}
+
+async fn containers_may_share_their_processes_and_be_looked_into(lab: Arc<Lab>) {
+    let mut pod = shell("shared", FOREVER);
+    pod["spec"]["shareProcessNamespace"] = json!(true);
+    let second = json!({"name": "second", "image": "busybox", "command": ["sleep", "4321"]});
+    pod["spec"]["containers"].as_array_mut().unwrap().push(second);
+    lab.feed.create(pod);
+    lab.feed.until_ready("shared").await;
+    let find = "grep -l 4321 /proc/[0-9]*/cmdline | grep -vc self";
+    assert_ne!(lab.exec("shared", "main", find).await.1, "0\n");
+    lab.feed.change("shared", |pod| {
+        let debug = json!([{"name": "debug", "image": "busybox", "targetContainerName": "main",
+            "command": ["sleep", "1000"]}]);
+        pod.spec.as_mut().unwrap().ephemeral_containers = serde_json::from_value(debug).unwrap();
+    });
+    let runs = |s: &PodStatus| {
+        let told = s.ephemeral_container_statuses.iter().flatten().next();
+        told.and_then(|c| c.state.as_ref()).is_some_and(|s| s.running.is_some())
+    };
+    lab.feed.until_pod("shared", "the ephemeral container", runs).await;
+    assert_ne!(lab.exec("shared", "debug", find).await.1, "0\n");
+}
+
+async fn memory_over_the_limit_ends_a_container(lab: Arc<Lab>) {
+    let mut pod = shell("hungry", "x=0123456789; while true; do x=$x$x; done");
+    pod["spec"]["restartPolicy"] = json!("Never");
+    pod["spec"]["containers"][0]["resources"] = json!({"limits": {"memory": "16Mi"}});
+    lab.feed.create(pod);
+    lab.feed.until_pod("hungry", "failure", |s| s.phase.as_deref() == Some("Failed")).await;
+    let status = lab.feed.pod("hungry").unwrap().status.unwrap();
+    let ended = container(&status, "main").state.unwrap().terminated.unwrap();
+    assert_eq!((ended.exit_code, ended.reason.as_deref()), (137, Some("OOMKilled")));
 }
 
 async fn the_node_registers_and_renews_its_lease(lab: Arc<Lab>) {

@@ -19,8 +19,7 @@ async fn readiness_follows_a_file(lab: Arc<Lab>) {
         "exec": {"command": ["cat", "/tmp/ready"]}, "periodSeconds": 1, "failureThreshold": 1});
     lab.feed.create(pod);
     lab.feed.until_event("Unhealthy", "Readiness probe failed: cat").await;
-    let status = lab.feed.pod("web").unwrap().status.unwrap();
-    assert_eq!(condition(&status, "Ready"), "False");
+    lab.feed.until_pod("web", "not ready", |s| condition(s, "Ready") == "False").await;
     lab.exec("web", "", "touch /tmp/ready").await;
     lab.feed.until_ready("web").await;
     lab.exec("web", "", "rm /tmp/ready").await;

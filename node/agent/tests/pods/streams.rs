@@ -82,7 +82,7 @@ async fn a_port_of_the_pod_is_reached_from_outside(lab: Arc<Lab>) {
         "mkdir /www; echo hi > /www/index.html; exec httpd -f -p 127.0.0.1:8080 -h /www",
     );
     pod["spec"]["containers"][0]["readinessProbe"] =
-        json!({"exec": {"command": ["nc", "-z", "127.0.0.1", "8080"]}});
+        json!({"exec": {"command": ["sh", "-c", "echo | nc 127.0.0.1 8080"]}});
     lab.feed.create(pod);
     lab.feed.until_ready("web").await;
     let mut stream = lab.agent().forward(lab.pod("web"), 8080).await.unwrap();
