@@ -82,9 +82,25 @@ impl Pods {
         {
             return;
         }
-        let leftover = self.leftovers.remove(&uid).unwrap_or_default();
+        let leftover = match self.leftovers.remove(&uid) {
+            Some(leftover) => leftover,
+            // Its worker has ended (or failed) before: what it left is taken up, not made twice.
+            None if self.workers.contains_key(&uid) => self.look(&uid).await,
+            None => Leftover::default(),
+        };
         let seen = self.observed(&pod, leftover).await;
         self.spawn(uid, pod, seen);
+    }
+
+    /// Asks the runtime what there is of one pod.
+    async fn look(&self, uid: &str) -> Leftover {
+        let runtime = &self.world.runtime;
+        let (sandboxes, containers) = futures::join!(runtime.sandboxes(), runtime.containers());
+        let own = |c: &ContainerState| c.spec.labels.get(label::UID).is_some_and(|u| u == uid);
+        Leftover {
+            sandbox: sandboxes.unwrap_or_default().into_iter().find(|s| s.spec.id == uid),
+            containers: containers.unwrap_or_default().into_iter().filter(own).collect(),
+        }
     }
 
     async fn observed(&self, pod: &Pod, leftover: Leftover) -> Observed {

@@ -26,6 +26,11 @@ crate::tests![
     the_node_registers_and_renews_its_lease,
 ];
 
+/// Ready once the script has set its trap: before, its shell does not hear the signal.
+fn up() -> serde_json::Value {
+    json!({"exec": {"command": ["test", "-e", "/work/up"]}})
+}
+
 pub fn container(status: &PodStatus, name: &str) -> ContainerStatus {
     let lists = [&status.container_statuses, &status.init_container_statuses];
     let found = lists.into_iter().flatten().flatten().find(|c| c.name == name);
@@ -145,7 +150,7 @@ async fn a_failed_init_container_fails_a_pod_that_does_not_restart(lab: Arc<Lab>
 async fn a_sidecar_starts_first_and_ends_last(lab: Arc<Lab>) {
     let mut pod = shell(
         "pair",
-        "test -e /work/side && trap 'test -e /work/side; echo $? > /work/last; exit 0' TERM; sleep 1000 & wait",
+        "test -e /work/side || exit 9; trap 'test -e /work/side; echo $? > /work/last; exit 0' TERM; touch /work/up; sleep 1000 & wait",
     );
     let mount = json!([{"name": "work", "mountPath": "/work"}]);
     let side = "trap 'rm /work/side; exit 0' TERM; touch /work/side; sleep 1000 & wait";
@@ -153,6 +158,7 @@ async fn a_sidecar_starts_first_and_ends_last(lab: Arc<Lab>) {
         "command": ["sh", "-c", side], "volumeMounts": mount,
         "startupProbe": {"exec": {"command": ["test", "-e", "/work/side"]}}}]);
     pod["spec"]["containers"][0]["volumeMounts"] = mount.clone();
+    pod["spec"]["containers"][0]["readinessProbe"] = up();
     let host = lab.dir.join("shared");
     pod["spec"]["volumes"] =
         json!([{"name": "work", "hostPath": {"path": host, "type": "DirectoryOrCreate"}}]);
@@ -166,11 +172,15 @@ async fn a_sidecar_starts_first_and_ends_last(lab: Arc<Lab>) {
 
 async fn hooks_run_after_the_start_and_before_the_end(lab: Arc<Lab>) {
     let host = lab.dir.join("shared");
-    let mut pod = shell("hooked", "trap 'echo term >> /work/log; exit 0' TERM; sleep 1000 & wait");
+    let mut pod = shell(
+        "hooked",
+        "trap 'echo term >> /work/log; exit 0' TERM; touch /work/up; sleep 1000 & wait",
+    );
     let run = |word: &str| json!({"exec": {"command": ["sh", "-c", format!("echo {word} >> /work/log")]}});
     pod["spec"]["containers"][0]["lifecycle"] =
         json!({"postStart": run("post"), "preStop": run("pre")});
     pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "work", "mountPath": "/work"}]);
+    pod["spec"]["containers"][0]["readinessProbe"] = up();
     pod["spec"]["volumes"] = json!([{"name": "work", "hostPath": {"path": host}}]);
     lab.feed.create(pod);
     lab.feed.until_ready("hooked").await;
