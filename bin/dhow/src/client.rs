@@ -165,35 +165,13 @@ impl Client {
         Ok(value)
     }
 
-    /// Follows a watch, calling `each` with the type and the object of every event until it returns
-    /// a value.
+    /// Follows a watch.
     ///
     /// # Errors
-    /// As [`Client::send`]; also when the watch ends before `each` is content.
-    pub async fn watch<T>(
-        &self,
-        path: &str,
-        mut each: impl FnMut(&str, &Value) -> Option<T>,
-    ) -> Result<T> {
+    /// As [`Client::send`].
+    pub async fn watch(&self, path: &str) -> Result<Watch> {
         let response = self.send(Method::GET, path, "application/json", Bytes::new()).await?;
-        let mut body = response.into_body();
-        let mut pending = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame?.into_data() else { continue };
-            pending.extend_from_slice(&data);
-            while let Some(end) = pending.iter().position(|b| *b == b'\n') {
-                let line: Vec<u8> = pending.drain(..=end).collect();
-                let event: Value = serde_json::from_slice(&line)?;
-                let kind = event["type"].as_str().unwrap_or_default();
-                if kind == "ERROR" {
-                    bail!("{}", event["object"]["message"].as_str().unwrap_or("the watch failed"));
-                }
-                if let Some(found) = each(kind, &event["object"]) {
-                    return Ok(found);
-                }
-            }
-        }
-        bail!("the platform ended the watch; it may be stopping")
+        Ok(Watch { body: response.into_body(), pending: Vec::new() })
     }
 
     /// Opens a stream of channels (exec, attach) with the newest remote-command protocol.
@@ -218,6 +196,38 @@ impl Client {
                 bail!("{message}")
             }
             Err(e) => Err(e).context("cannot open the stream"),
+        }
+    }
+}
+
+/// A watch that is followed event by event.
+pub struct Watch {
+    body: Incoming,
+    pending: Vec<u8>,
+}
+
+impl Watch {
+    /// The type and the object of the next event.
+    ///
+    /// # Errors
+    /// When the watch fails or the platform ends it.
+    pub async fn next(&mut self) -> Result<(String, Value)> {
+        loop {
+            if let Some(end) = self.pending.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.pending.drain(..=end).collect();
+                let mut event: Value = serde_json::from_slice(&line)?;
+                let kind = event["type"].as_str().unwrap_or_default().to_owned();
+                if kind == "ERROR" {
+                    bail!("{}", event["object"]["message"].as_str().unwrap_or("the watch failed"));
+                }
+                return Ok((kind, event["object"].take()));
+            }
+            let Some(frame) = self.body.frame().await else {
+                bail!("the platform ended the watch; it may be stopping")
+            };
+            if let Ok(data) = frame?.into_data() {
+                self.pending.extend_from_slice(&data);
+            }
         }
     }
 }

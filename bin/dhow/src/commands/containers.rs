@@ -97,46 +97,65 @@ fn look(pod: &Value) -> Option<Seen> {
 async fn follow(client: &Client, run: &Run, path: &str, made: &Value) -> Result<i32> {
     let name = made["metadata"]["name"].as_str().unwrap_or_default();
     let revision = made["metadata"]["resourceVersion"].as_str().unwrap_or("0");
-    let watch = format!(
-        "/api/v1/namespaces/{}/pods?watch=true&fieldSelector=metadata.name%3D{name}&resourceVersion={revision}",
-        run.namespace
-    );
-    let first = client
-        .watch(&watch, |kind, pod| {
-            if kind == "DELETED" { Some(Seen::Stuck("it was deleted".into())) } else { look(pod) }
-        })
+    let mut watch = client
+        .watch(&format!(
+            "/api/v1/namespaces/{}/pods?watch=true&fieldSelector=metadata.name%3D{name}&resourceVersion={revision}",
+            run.namespace
+        ))
         .await?;
-    let first = match first {
-        Seen::Stuck(why) => bail!("container {name} cannot run: {why}"),
-        seen => seen,
+    let running = loop {
+        match seen(watch.next().await?, name)? {
+            Some(Seen::Running) => break true,
+            Some(Seen::Ended(code)) => {
+                print_logs(client, path, false).await?;
+                return Ok(code);
+            }
+            Some(Seen::Stuck(why)) => bail!("container {name} cannot run: {why}"),
+            None => {}
+        }
     };
-    if run.interactive && matches!(first, Seen::Running) {
+    if run.interactive && running {
         let attach = format!(
             "{path}/attach?container={CONTAINER}&stdin=true&stdout=true&stderr={}&tty={}",
             !run.tty, run.tty
         );
         let socket = client.channels(&attach).await?;
-        // The stream's own exit code is not told by attach; the pod's status has it.
+        // Attach does not tell the container's exit code; the pod's status has it.
         let _ = streams::carry(socket, true, run.tty).await;
     } else {
-        print_log(client, &format!("{path}/log?container={CONTAINER}&follow=true")).await?;
+        print_logs(client, path, true).await?;
     }
-    if let Seen::Ended(code) = first {
-        return Ok(code);
+    loop {
+        match seen(watch.next().await?, name)? {
+            Some(Seen::Ended(code)) => return Ok(code),
+            Some(Seen::Stuck(why)) => bail!("container {name} cannot run: {why}"),
+            _ => {}
+        }
     }
-    client
-        .watch(&watch, |kind, pod| match (kind, look(pod)) {
-            ("DELETED", _) => Some(137),
-            (_, Some(Seen::Ended(code))) => Some(code),
-            _ => None,
-        })
-        .await
 }
 
-async fn print_log(client: &Client, path: &str) -> Result<()> {
+fn seen((kind, pod): (String, Value), name: &str) -> Result<Option<Seen>> {
+    if kind == "DELETED" {
+        bail!("container {name} was removed while it was waited for");
+    }
+    Ok(look(&pod))
+}
+
+/// Prints both output streams, each where it belongs.
+async fn print_logs(client: &Client, path: &str, follow: bool) -> Result<()> {
+    let of =
+        |stream: &str| format!("{path}/log?container={CONTAINER}&follow={follow}&stream={stream}");
+    let (out, err) = (of("Stdout"), of("Stderr"));
+    tokio::try_join!(
+        print_log(client, &out, std::io::stdout()),
+        print_log(client, &err, std::io::stderr()),
+    )?;
+    Ok(())
+}
+
+async fn print_log(client: &Client, path: &str, mut out: impl Write) -> Result<()> {
     let response = client.send(Method::GET, path, "application/json", Bytes::new()).await?;
     let mut body = response.into_body();
-    let mut out = std::io::stdout();
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame?.into_data() {
             out.write_all(&data)?;
@@ -299,7 +318,7 @@ pub async fn logs(
     if let Some(tail) = tail {
         path.push_str(&format!("&tailLines={tail}"));
     }
-    print_log(&Client::new(&target.data_dir), &path).await
+    print_log(&Client::new(&target.data_dir), &path, std::io::stdout()).await
 }
 
 /// `dhow exec`. Returns the command's exit code.

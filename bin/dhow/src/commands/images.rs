@@ -124,7 +124,53 @@ async fn build(
     no_cache: bool,
     dir: &Path,
 ) -> Result<()> {
-    let dockerfile = file.unwrap_or_else(|| dir.join("Dockerfile"));
-    let _ = (target, tags, arguments, stage, no_cache, dockerfile);
-    anyhow::bail!("not built yet")
+    use dhow_builder::Event;
+    use std::io::Write;
+    use tokio::signal::unix::{SignalKind, signal};
+    // The launcher lives elsewhere: it needs absolute paths.
+    let data = std::path::absolute(&target.data_dir)?;
+    let images = Images::open(&images_dir(&data))?;
+    // Commands run under the platform's launcher, or under one of their own if there is none.
+    let cgroup = match Config::read(&data) {
+        Ok(config) => config.cgroup,
+        Err(_) => format!("dhow-build-{}", std::process::id()),
+    };
+    let binary = std::env::current_exe().context("cannot tell this program's path")?;
+    let (stopper, stop) = tokio::sync::watch::channel(false);
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        stopper.send_replace(true);
+        // Keeps the channel open.
+        stopper.closed().await;
+    });
+    let options = dhow_builder::Options {
+        context: dir.to_path_buf(),
+        dockerfile: file,
+        names: tags,
+        arguments,
+        target: stage,
+        no_cache,
+        runtime: dhow_runtime::Config { dir: crate::runtime::dir(&data), binary, cgroup },
+        stop,
+    };
+    let mut report = |event: Event<'_>| match event {
+        Event::Step { number, of, text, cached } => {
+            let cached = if cached { " (cached)" } else { "" };
+            eprintln!("STEP {number}/{of}: {text}{cached}");
+        }
+        // Nobody is left to be told when standard error is closed.
+        Event::Output(bytes) => drop(std::io::stderr().write_all(bytes)),
+        Event::Warning(text) => eprintln!("warning: {text}"),
+    };
+    let image = dhow_builder::build(&images, &options, &mut report).await?;
+    for name in &options.names {
+        let full = Name::parse(name)?.tagged();
+        println!("built {} ({})", Name::familiar(&full), image.id);
+    }
+    Ok(())
 }
