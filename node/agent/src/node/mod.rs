@@ -1,5 +1,5 @@
-//! The node itself: registered at the start, its status told every five minutes or when it changes,
-//! its lease renewed every ten seconds.
+//! The node itself: registered at the start, then every ten seconds its lease is renewed and its
+//! status told, of which only news is written.
 
 pub mod observe;
 pub mod status;
@@ -16,8 +16,8 @@ use tokio::sync::Notify;
 
 /// How often the lease is renewed.
 const RENEW: Duration = Duration::from_secs(10);
-/// How often the status is told although nothing changed.
-const TELL: Duration = Duration::from_secs(300);
+/// How often the images are listed although nobody said that they changed.
+const LOOK: Duration = Duration::from_secs(300);
 /// Pause after the control plane could not be reached, doubled up to [`RENEW`].
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -30,7 +30,7 @@ pub async fn run(world: Arc<World>, images_changed: Arc<Notify>) {
         "NodeReady",
         format!("Node {} status is now: NodeReady", world.config.node_name),
     );
-    let mut told_at = world.clock.monotonic();
+    let mut looked_at = world.clock.monotonic();
     loop {
         let lease = status::lease(&world.config, Some(&stored), world.clock.now());
         if let Err(error) = world.feed.renew_lease(lease).await {
@@ -40,16 +40,16 @@ pub async fn run(world: Arc<World>, images_changed: Arc<Notify>) {
             () = world.clock.sleep(RENEW) => false,
             () = images_changed.notified() => true,
         };
-        let due = world.clock.monotonic().saturating_sub(told_at) >= TELL;
+        let due = world.clock.monotonic().saturating_sub(looked_at) >= LOOK;
+        if look || due {
+            looked_at = world.clock.monotonic();
+        }
+        // Told at every renewal: somebody may have changed or deleted the node meanwhile. What
+        // says nothing new is not written.
         let node = current(&world, Some(&stored), look || due).await;
-        if due || differs(&node, &stored) {
-            match world.feed.report_node(node).await {
-                Ok(node) => {
-                    stored = node;
-                    told_at = world.clock.monotonic();
-                }
-                Err(error) => tracing::warn!(%error, "node status not told"),
-            }
+        match world.feed.report_node(node).await {
+            Ok(node) => stored = node,
+            Err(error) => tracing::warn!(%error, "node status not told"),
         }
     }
 }
@@ -81,20 +81,4 @@ async fn current(world: &Arc<World>, before: Option<&Node>, look: bool) -> Node 
     });
     let (pressure, images) = seen.await.unwrap_or_default();
     status::node(&world.config, &world.facts, pressure, images, before, world.clock.now())
-}
-
-/// Whether the status says something new, other than that it is later.
-fn differs(node: &Node, stored: &Node) -> bool {
-    let essence = |node: &Node| {
-        let mut status = node.status.clone().unwrap_or_default();
-        for condition in status.conditions.iter_mut().flatten() {
-            condition.last_heartbeat_time = None;
-            condition.last_transition_time = None;
-        }
-        (status.conditions.unwrap_or_default(), status.images.unwrap_or_default())
-    };
-    let (own, images) = essence(node);
-    let (known, known_images) = essence(stored);
-    // Others may have conditions of theirs on the node.
-    own.iter().any(|c| !known.contains(c)) || images != known_images
 }
