@@ -174,6 +174,19 @@ pub enum Command {
         /// Name
         name: Option<String>,
     },
+    /// Print an object and what happened to it, for machines that have no kubectl
+    #[command(after_help = "Example: dhow describe pod web")]
+    Describe {
+        #[command(flatten)]
+        target: Target,
+        /// Namespace
+        #[arg(long, short, default_value = "default")]
+        namespace: String,
+        /// Resource, for example `pod` or `pod/web`
+        resource: String,
+        /// Name
+        name: Option<String>,
+    },
     /// Delete objects, for machines that have no kubectl
     #[command(after_help = "Example: dhow delete deployment web")]
     Delete {

@@ -94,6 +94,9 @@ async fn run(command: Command) -> Result<i32> {
             let namespace = (!all_namespaces).then_some(namespace.as_str());
             objects::get(&target, namespace, &resource, name.as_deref(), output).await?;
         }
+        Command::Describe { target, namespace, resource, name } => {
+            objects::describe(&target, &namespace, &resource, name.as_deref()).await?;
+        }
         Command::Delete { target, namespace, resource, name } => {
             objects::delete(&target, &namespace, &resource, name.as_deref()).await?;
         }

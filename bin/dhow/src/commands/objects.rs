@@ -208,6 +208,45 @@ pub async fn get(
     Ok(())
 }
 
+/// `dhow describe`: the object as YAML, then its events.
+///
+/// # Errors
+/// When the kind or the object does not exist.
+pub async fn describe(
+    target: &Target,
+    namespace: &str,
+    resource: &str,
+    name: Option<&str>,
+) -> Result<()> {
+    let client = Client::new(&target.data_dir);
+    let (resource, name) = split(resource, name);
+    let Some(name) = name else {
+        bail!("name the {resource} to describe: 'dhow describe {resource} NAME'")
+    };
+    let resource = named(&client, &resource).await?;
+    let mut object = client.get(&resource.path(Some(namespace), Some(&name))).await?;
+    let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("managedFields");
+    }
+    print::value(&object, Output::Yaml)?;
+    let events =
+        client.get(&format!("/api/v1/events?fieldSelector=involvedObject.uid%3D{uid}")).await?;
+    let mut rows =
+        vec![["LAST SEEN", "TYPE", "REASON", "COUNT", "MESSAGE"].map(str::to_owned).to_vec()];
+    for event in events["items"].as_array().into_iter().flatten() {
+        let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+        rows.push(
+            ["lastTimestamp", "type", "reason", "count", "message"]
+                .map(|f| text(&event[f]))
+                .to_vec(),
+        );
+    }
+    println!();
+    print::table(&rows);
+    Ok(())
+}
+
 /// `dhow delete`.
 ///
 /// # Errors
