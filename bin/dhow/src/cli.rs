@@ -1,11 +1,8 @@
 //! The command line: every command, its flags and an example each.
 
-use crate::config::Flags;
+use crate::config::{DEFAULT_DATA_DIR, Flags};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
-
-/// Where a platform lives unless told otherwise.
-pub const DEFAULT_DATA_DIR: &str = "/var/lib/dhow";
 
 /// A microservices platform in one binary.
 #[derive(Debug, Parser)]

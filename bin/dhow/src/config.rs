@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+/// Where a platform lives unless told otherwise.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/dhow";
+
 /// The newest layout of a data directory that this program reads.
 const FORMAT: u32 = 1;
 
@@ -104,7 +107,7 @@ impl Config {
     fn first(data: &Path, wanted: &File) -> Result<Self> {
         let host = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
         // The default instance has plain names; others derive theirs from where they live.
-        let (network, cgroup) = if data == Path::new(crate::cli::DEFAULT_DATA_DIR) {
+        let (network, cgroup) = if data == Path::new(DEFAULT_DATA_DIR) {
             ("dhow0".to_owned(), "dhow".to_owned())
         } else {
             let hash = fnv(data.as_os_str().as_encoded_bytes());

@@ -4,7 +4,8 @@
 //! event texts are its own, because `kubectl rollout` reads them.
 
 use crate::rollout::{self, Set};
-use crate::{Note, controller_of, is_active, seconds, selects, template, template_hash};
+use crate::template::{self, HASH_LABEL, template_hash};
+use crate::{Note, controller_of, is_active, seconds, selects};
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet, ReplicaSetSpec,
 };
@@ -13,8 +14,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference,
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The label that tells the pods of one replica set from those of another.
-pub const HASH_LABEL: &str = "pod-template-hash";
 /// The rollout's number, on deployments and replica sets.
 pub const REVISION: &str = "deployment.kubernetes.io/revision";
 /// The deployment's size when its replica sets were sized.
@@ -168,7 +167,7 @@ impl<'a> Planner<'a> {
 
     fn bounds(&self) -> rollout::Bounds {
         if !self.rolling() {
-            return rollout::Bounds { surge: 0, unavailable: self.replicas };
+            return rollout::Bounds { surge: 0, unavailable: 0 };
         }
         let rolling = self.spec.strategy.as_ref().and_then(|s| s.rolling_update.as_ref());
         let of = |pick: fn(
@@ -532,7 +531,22 @@ impl<'a> Planner<'a> {
                 || before.ready_replicas.unwrap_or(0) < status.ready_replicas.unwrap_or(0)
                 || before.available_replicas.unwrap_or(0) < available
                 || before.replicas.unwrap_or(0) > total;
-            if moved {
+            let was_paused = before.conditions.iter().flatten().any(|c| {
+                c.type_.as_deref() == Some("Progressing")
+                    && c.reason.as_deref() == Some("DeploymentPaused")
+            });
+            if was_paused {
+                let message = "Deployment is resumed".into();
+                set_condition(
+                    &mut status,
+                    "Progressing",
+                    "Unknown",
+                    "DeploymentResumed",
+                    message,
+                    self.now,
+                    true,
+                );
+            } else if moved {
                 let message = format!("ReplicaSet {new_name:?} is progressing.");
                 set_condition(
                     &mut status,

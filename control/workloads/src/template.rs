@@ -1,7 +1,9 @@
 //! Pod templates: equality and the hash that names a replica set.
 
-use crate::deployment::HASH_LABEL;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
+
+/// The label that tells the pods of one replica set from those of another.
+pub const HASH_LABEL: &str = "pod-template-hash";
 
 /// Characters that spell no words (those of upstream's random names).
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";

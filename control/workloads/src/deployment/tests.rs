@@ -64,6 +64,12 @@ fn sizes(plan: &Plan) -> Vec<(String, i32)> {
         .collect()
 }
 
+fn condition<'a>(plan: &'a Plan, kind: &str) -> (&'a str, &'a str) {
+    let found = plan.status.conditions.iter().flatten().find(|c| c.type_.as_deref() == Some(kind));
+    let found = found.expect("the condition is told");
+    (found.status.as_deref().unwrap_or_default(), found.reason.as_deref().unwrap_or_default())
+}
+
 #[test]
 fn the_first_replica_set_takes_the_whole_size() {
     let plan = plan(&deployment(3, "a:1", &[]), &[], &[], &now());
@@ -146,6 +152,8 @@ fn recreate_waits_until_the_old_pods_are_gone() {
     let sets = [set("one", "a:1", 1, 0, 0, 2), set("two", "a:2", 2, 0, 0, 2)];
     let waiting = plan(&deployment, &sets, &[old_pod], &now());
     assert!(!sizes(&waiting).contains(&("web-two".into(), 2)), "{:?}", waiting.actions);
+    // Nothing serves meanwhile, and the deployment says so.
+    assert_eq!(condition(&waiting, "Available"), ("False", "MinimumReplicasUnavailable"));
     let free = plan(&deployment, &sets, &[], &now());
     assert!(sizes(&free).contains(&("web-two".into(), 2)), "{:?}", free.actions);
 }
@@ -179,4 +187,17 @@ fn a_rollout_that_stands_still_passes_its_deadline() {
         .find(|c| c.type_.as_deref() == Some("Progressing"))
         .unwrap();
     assert_eq!(progressing.reason.as_deref(), Some("ProgressDeadlineExceeded"));
+}
+
+#[test]
+fn the_deadline_starts_anew_when_a_paused_rollout_goes_on() {
+    let mut resumed = deployment(1, "a:2", &[]);
+    resumed.status = Some(object(json!({
+        "replicas": 1, "updatedReplicas": 1,
+        "conditions": [{"type": "Progressing", "status": "Unknown", "reason": "DeploymentPaused",
+            "lastUpdateTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+    })));
+    let plan = plan(&resumed, &[set("two", "a:2", 2, 1, 0, 1)], &[], &now());
+    assert_eq!(condition(&plan, "Progressing"), ("Unknown", "DeploymentResumed"));
+    assert_eq!(plan.again_at, Some(seconds(&now()) + 600));
 }
