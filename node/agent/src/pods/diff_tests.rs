@@ -330,6 +330,45 @@ fn only_the_newest_two_runs_are_kept() {
 }
 
 #[test]
+fn a_restart_of_the_agent_keeps_what_probes_found() {
+    let probe = json!({"tcpSocket": {"port": 80}, "initialDelaySeconds": 30});
+    let mut pod = pod(json!({"containers": [{"name": "a", "image": "i",
+        "startupProbe": probe, "readinessProbe": probe, "livenessProbe": probe}]}));
+    let status = |id: &str| {
+        serde_json::from_value(json!({"phase": "Running", "containerStatuses": [{
+            "name": "a", "image": "i", "imageID": "x", "containerID": format!("dhow://{id}"),
+            "ready": true, "started": true, "restartCount": 0,
+            "state": {"running": {"startedAt": "1970-01-12T00:00:00Z"}},
+        }]}))
+        .unwrap()
+    };
+    let record = |id: &str| -> dhow_runtime::ContainerState {
+        let labels = json!({crate::pods::observe::label::CONTAINER: "a"});
+        serde_json::from_value(json!({
+            "spec": {
+                "id": id, "sandbox": null, "rootfs": {"Directory": "/"}, "read_only_rootfs": false,
+                "process": dhow_runtime::ProcessSpec::default(), "hostname": "", "mounts": [],
+                "limits": dhow_runtime::Limits::default(), "oom_score_adj": 0, "privileged": false,
+                "host_pid": false, "pid_of": null, "stdin": false, "stdin_once": false,
+                "log": null, "labels": labels, "wait_for_attach": false,
+            },
+            "phase": "Running", "pid": 1, "started_at": 0, "exit": null,
+        }))
+        .unwrap()
+    };
+    pod.status = status("1");
+    let seen = adopt(&pod, None, vec![record("1")], NOW);
+    let last = seen.track("a").unwrap().last().unwrap();
+    assert!(last.ready());
+    // It runs for longer than the initial delay: the next attempt is due now.
+    assert!(last.probes.values().all(|p| p.due == NOW));
+    // What was found of another run says nothing about this one.
+    pod.status = status("0");
+    let seen = adopt(&pod, None, vec![record("1")], NOW);
+    assert!(!seen.track("a").unwrap().last().unwrap().started());
+}
+
+#[test]
 fn after_a_reboot_the_store_tells_how_often_a_container_was_restarted() {
     let mut pod = one("Always");
     pod.status = serde_json::from_value(json!({"phase": "Running", "containerStatuses": [{

@@ -386,20 +386,25 @@ pub fn adopt(pod: &Pod, net: Option<Net>, records: Vec<ContainerState>, now: Dur
         track.instances.sort_by_key(|i| i.attempt);
     }
     for (role, container) in containers(pod) {
-        let track = seen.containers.entry(container.name.clone()).or_default();
-        if let Some(last) = track.instances.last_mut() {
-            if last.running() {
-                last.probes = ProbeState::all(&container, last.started_at.max(now));
-            }
-            continue;
-        }
-        // The machine lost its records (a reboot): what the store says is all that is left.
         let list = match role {
             Role::Init | Role::Sidecar => &status.init_container_statuses,
             Role::Main => &status.container_statuses,
             Role::Ephemeral => &status.ephemeral_container_statuses,
         };
         let told = list.iter().flatten().find(|s| s.name == container.name);
+        let track = seen.containers.entry(container.name.clone()).or_default();
+        if let Some(last) = track.instances.last_mut() {
+            if last.running() {
+                // What its probes last found holds until they find otherwise: a restart of the
+                // agent takes no traffic from a pod.
+                let told = told.filter(|s| is_of(s, last));
+                let started = told.and_then(|s| s.started) == Some(true);
+                let ready = told.is_some_and(|s| s.ready);
+                last.probes = ProbeState::resumed(&container, last.started_at, now, started, ready);
+            }
+            continue;
+        }
+        // The machine lost its records (a reboot): what the store says is all that is left.
         if let Some(instance) = told.and_then(|s| remembered(s, now)) {
             track.instances.push(instance);
         }
@@ -456,6 +461,16 @@ pub fn ended(exit: &dhow_runtime::Exit) -> Ended {
     }
 }
 
+/// Whether a stored status tells of this run.
+fn is_of(status: &ContainerStatus, instance: &Instance) -> bool {
+    id_of(status) == instance.id
+}
+
+/// The runtime's identifier in a stored status.
+fn id_of(status: &ContainerStatus) -> &str {
+    status.container_id.as_deref().unwrap_or("").trim_start_matches("dhow://")
+}
+
 /// The last run of a container as the stored status tells it.
 fn remembered(status: &ContainerStatus, now: Duration) -> Option<Instance> {
     let state = status.state.as_ref()?;
@@ -484,7 +499,7 @@ fn remembered(status: &ContainerStatus, now: Duration) -> Option<Instance> {
         (running.and_then(|r| r.started_at.as_ref()).map_or(now, time::since_epoch), end)
     };
     Some(Instance {
-        id: status.container_id.as_deref().unwrap_or("").trim_start_matches("dhow://").to_owned(),
+        id: id_of(status).to_owned(),
         attempt: u32::try_from(status.restart_count).unwrap_or(0),
         hash: String::new(),
         image: status.image.clone(),

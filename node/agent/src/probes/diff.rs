@@ -122,6 +122,28 @@ impl ProbeState {
             .collect()
     }
 
+    /// The states of all probes of a container that runs since `started_at` and was last found
+    /// `started` and `ready`.
+    pub fn resumed(
+        container: &Container,
+        started_at: Duration,
+        now: Duration,
+        started: bool,
+        ready: bool,
+    ) -> BTreeMap<Kind, Self> {
+        let mut all = Self::all(container, started_at);
+        for (kind, state) in &mut all {
+            state.due = state.due.max(now);
+            state.counted = state.due;
+            state.passed |= match kind {
+                Kind::Startup => started,
+                Kind::Liveness => true,
+                Kind::Readiness => ready,
+            };
+        }
+        all
+    }
+
     /// Whether a failure now would count towards the threshold (and be told as an event).
     pub fn counts(&self, now: Duration) -> bool {
         now >= self.counted
