@@ -6,7 +6,12 @@ use dhow_intents::Feed;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
+
+/// Events wait this long before they are stored: nobody waits for them, but pods that are being
+/// started or ended do, for the same disk and the same cores.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How serious an event is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,11 +38,20 @@ impl Recorder {
         node: &str,
     ) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let (sender, mut receiver) = mpsc::unbounded_channel::<Event>();
+        let patience = clock.clone();
         let deliver = async move {
-            while let Some(event) = receiver.recv().await {
-                let reason = event.reason.clone();
-                if let Err(error) = feed.record(event).await {
-                    tracing::debug!(reason = reason.as_deref(), %error, "event not recorded");
+            let mut batch = Vec::new();
+            while let Some(first) = receiver.recv().await {
+                patience.sleep(PATIENCE).await;
+                batch.push(first);
+                while let Ok(next) = receiver.try_recv() {
+                    batch.push(next);
+                }
+                for event in batch.drain(..) {
+                    let reason = event.reason.clone();
+                    if let Err(error) = feed.record(event).await {
+                        tracing::debug!(reason = reason.as_deref(), %error, "event not recorded");
+                    }
                 }
             }
         };

@@ -108,11 +108,14 @@ impl Group {
         Ok(Some(rustix::fs::open(&part.dir, flags, Mode::empty())?))
     }
 
-    /// The files into which a process writes `0` to join the version 1 parts. The first move after a
-    /// pause takes the kernel about 12 ms.
+    /// The files into which a process of one thread writes `0` to join the version 1 parts.
+    ///
+    /// They are those that move one thread. Since Linux 5.19 a thread that moves itself takes no
+    /// lock over all processes; writing to `cgroup.procs` does, and waits about 12 ms for it when
+    /// nothing has moved for a while.
     pub fn joinable(&self) -> Vec<PathBuf> {
         let v1 = self.parts.iter().filter(|part| part.version == Version::V1);
-        v1.map(|part| part.dir.join("cgroup.procs")).collect()
+        v1.map(|part| part.dir.join("tasks")).collect()
     }
 }
 

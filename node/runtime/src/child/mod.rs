@@ -251,8 +251,7 @@ fn open_groups(group: &Group, device_guard: Option<&Group>) -> Result<Groups, Fa
 }
 
 impl Groups {
-    /// Moves this process. It is done late: the kernel needs some 12 ms for the first move after a
-    /// pause, which the launcher has provoked when this process was born.
+    /// Moves this process, which has one thread.
     fn join(self) -> Result<(), Fault> {
         for (path, file) in self.0 {
             rustix::io::write(&file, b"0").map_err(at(format!("joining {}", path.display())))?;

@@ -144,34 +144,7 @@ fn pipes(wanted: [bool; 3]) -> io::Result<(Stdio, [Option<OwnedFd>; 3])> {
     Ok((theirs, ours))
 }
 
-/// How long after a move between version 1 groups the kernel makes further ones at once.
-const MOVES_ARE_FAST: Duration = Duration::from_millis(8);
-
 impl Launcher {
-    /// Lets the kernel begin to wait what the first move between version 1 groups after a pause has
-    /// to wait for (a grace period of about 12 ms), beside the work that comes before the move: a
-    /// process that has nothing else to do moves and ends.
-    pub(super) fn provoke_move(&mut self) {
-        let Some(guard) = &self.device_guard else { return };
-        let time = monotonic();
-        if self.moved != Duration::ZERO && time < self.moved + MOVES_ARE_FAST {
-            self.moved = time;
-            return;
-        }
-        self.moved = time;
-        let files = guard.joinable();
-        let born = bear(&Womb::default(), || {
-            for file in &files {
-                // Whether it succeeds does not matter.
-                let _ = std::fs::write(file, "0");
-            }
-            child::exit(0)
-        });
-        if let Ok((pid, _)) = born {
-            self.roles.insert(pid, Role::Helper);
-        }
-    }
-
     /// Whether short-lived children are under way.
     pub(super) fn has_helpers(&self) -> bool {
         self.roles.values().any(|role| matches!(role, Role::Helper))
@@ -217,8 +190,6 @@ impl Launcher {
             .cgroups
             .create(&name, &limits(&spec.limits))
             .map_err(|error| cannot("making the cgroup", &error))?;
-        // Not earlier: the kernel makes no group while a move waits.
-        self.provoke_move();
         let tty = spec.process.tty;
         let born = (|| {
             let (stdio, ours) = pipes(if tty { [false; 3] } else { [spec.stdin, true, true] })?;

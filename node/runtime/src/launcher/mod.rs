@@ -81,8 +81,6 @@ struct Launcher {
     /// Groups that wait for their last process to be gone.
     dying: Vec<Dying>,
     ending: Option<Ending>,
-    /// When a process was last moved between version 1 groups.
-    moved: Duration,
 }
 
 /// How the launcher is about to end.
@@ -252,7 +250,6 @@ impl Launcher {
             next_exec: 1,
             dying: Vec::new(),
             ending: None,
-            moved: Duration::ZERO,
         })
     }
 

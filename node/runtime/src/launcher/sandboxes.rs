@@ -48,8 +48,6 @@ impl Launcher {
             .cgroups
             .create(&format!("{}/{id}", self.cgroup), &limits)
             .map_err(|error| fail("making the pod's cgroup", &error))?;
-        // The pod's first container comes soon.
-        self.provoke_move();
         let dir = self.namespace_dir(&id);
         std::fs::create_dir_all(&dir)
             .map_err(|error| fail("making the namespaces' directory", &error))?;
