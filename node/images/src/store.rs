@@ -4,7 +4,8 @@
 //! DIR/oci-layout  DIR/index.json       names and manifests, replaced atomically
 //! DIR/blobs/sha256/HEX                 manifests, configurations, layers as they were loaded
 //! DIR/layers/CHAIN/fs                  unpacked layers by chain id (the layer and all below it)
-//! DIR/tmp/...                          work in progress; emptied when the store is opened alone
+//! DIR/tmp/work-PID-...                 work in progress; what a killed process left goes with the
+//!                                      next change
 //! ```
 //! Several processes may use one store: writers hold `DIR/lock`, readers read `index.json`.
 
@@ -32,6 +33,8 @@ pub mod media {
 }
 
 const NAME: &str = "io.containerd.image.name";
+/// Begins the name of a directory in `tmp`; the process's number follows.
+const WORK: &str = "work-";
 
 /// A pointer to a blob (OCI content descriptor).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,11 +160,34 @@ impl Images {
             rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
             Ok::<_, std::io::Error>(file)
         };
-        open().map(Guard).map_err(|e| Error::io(format!("lock {}", path.display()), e))
+        let guard =
+            open().map(Guard).map_err(|e| Error::io(format!("lock {}", path.display()), e))?;
+        self.sweep();
+        Ok(guard)
     }
 
+    /// A directory for work in progress that tells whose it is.
     pub(crate) fn temporary(&self) -> Result<PathBuf, Error> {
-        layer::scratch(&self.dir.join("tmp"))
+        let made = layer::scratch(&self.dir.join("tmp"))?;
+        let random = made.file_name().unwrap_or_default().to_string_lossy();
+        let named = made.with_file_name(format!("{WORK}{}-{random}", std::process::id()));
+        std::fs::rename(&made, &named)
+            .map_err(|e| Error::io(format!("make {}", named.display()), e))?;
+        Ok(named)
+    }
+
+    /// Clears up after processes that were killed at their work. The caller holds the lock.
+    fn sweep(&self) {
+        for entry in std::fs::read_dir(self.dir.join("tmp")).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let owner = name.to_str().and_then(|n| n.strip_prefix(WORK)?.split('-').next());
+            // Whoever has the number of a dead process by now only delays this.
+            if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
+                && let Err(error) = std::fs::remove_dir_all(entry.path())
+            {
+                tracing::warn!(path = %entry.path().display(), %error, "leftover work not removed");
+            }
+        }
     }
 
     pub(crate) fn blob_path(&self, digest: &str) -> PathBuf {
@@ -175,12 +201,7 @@ impl Images {
     }
 
     pub(crate) fn read_blob(&self, digest: &str) -> Result<Vec<u8>, Error> {
-        if !name::is_digest(digest) {
-            return Err(Error::Damaged {
-                what: digest.into(),
-                why: "it is no sha256 digest".into(),
-            });
-        }
+        check_digest(digest)?;
         let path = self.blob_path(digest);
         let bytes =
             std::fs::read(&path).map_err(|e| Error::io(format!("read {}", path.display()), e))?;
@@ -310,8 +331,9 @@ impl Images {
         };
         let parsed: Manifest =
             serde_json::from_slice(&self.read_blob(manifest)?).map_err(|e| damaged(manifest, e))?;
-        let config = serde_json::from_slice(&self.read_blob(&parsed.config.digest)?)
+        let config: ConfigFile = serde_json::from_slice(&self.read_blob(&parsed.config.digest)?)
             .map_err(|e| damaged(&parsed.config.digest, e))?;
+        config.rootfs.diff_ids.iter().try_for_each(|id| check_digest(id))?;
         Ok((parsed, config))
     }
 
@@ -391,34 +413,23 @@ impl Images {
         diff_id: &str,
         below: &[Layer],
     ) -> Result<Layer, Error> {
+        // They become names of files, and what is here already is not looked at again.
+        check_digest(diff_id)?;
+        check_digest(&descriptor.digest)?;
         let chain = chain(below.last().map(|l| l.chain.as_str()), diff_id);
         let home = self.layer_path(&chain);
+        let mut checked = false;
         if !home.join("size").exists() {
             let work = self.temporary()?;
-            let under: Vec<PathBuf> = below.iter().rev().map(|l| l.directory.clone()).collect();
-            let file =
-                File::open(path).map_err(|e| Error::io(format!("open {}", path.display()), e))?;
-            let unpacked =
-                layer::unpack(std::io::BufReader::with_capacity(1 << 17, file), &work, &under)
-                    .inspect_err(|_| drop(std::fs::remove_dir_all(&work)))?;
-            if unpacked.diff_id != diff_id {
-                let _ = std::fs::remove_dir_all(&work);
-                let why = format!(
-                    "its content has digest {}, the image says {diff_id}",
-                    unpacked.diff_id
-                );
-                return Err(Error::Damaged { what: format!("layer {}", descriptor.digest), why });
-            }
-            dhow_fault::point("images::layer").map_err(|e| Error::io("store a layer".into(), e))?;
-            std::fs::create_dir_all(&home)
-                .map_err(|e| Error::io(format!("make {}", home.display()), e))?;
-            let _ = std::fs::remove_dir_all(home.join("fs"));
-            std::fs::rename(&work, home.join("fs"))
-                .map_err(|e| Error::io(format!("move {} into the store", work.display()), e))?;
-            write_atomically(&home.join("size"), unpacked.size.to_string().as_bytes())?;
+            self.unpack_layer(path, descriptor, diff_id, below, &work, &home)
+                .inspect_err(|_| drop(std::fs::remove_dir_all(&work)))?;
+            checked = descriptor.digest == diff_id;
         }
         let blob = self.blob_path(&descriptor.digest);
         if !blob.exists() {
+            if !checked {
+                check_file(path, &descriptor.digest)?;
+            }
             std::fs::rename(path, &blob)
                 .map_err(|e| Error::io(format!("move {} into the store", path.display()), e))?;
         }
@@ -428,6 +439,34 @@ impl Images {
             blob: descriptor.clone(),
             directory: home.join("fs"),
         })
+    }
+
+    fn unpack_layer(
+        &self,
+        path: &Path,
+        descriptor: &Descriptor,
+        diff_id: &str,
+        below: &[Layer],
+        work: &Path,
+        home: &Path,
+    ) -> Result<(), Error> {
+        let under: Vec<PathBuf> = below.iter().rev().map(|l| l.directory.clone()).collect();
+        let file =
+            File::open(path).map_err(|e| Error::io(format!("open {}", path.display()), e))?;
+        let unpacked =
+            layer::unpack(std::io::BufReader::with_capacity(1 << 17, file), work, &under)?;
+        if unpacked.diff_id != diff_id {
+            let why =
+                format!("its content has digest {}, the image says {diff_id}", unpacked.diff_id);
+            return Err(Error::Damaged { what: format!("layer {}", descriptor.digest), why });
+        }
+        dhow_fault::point("images::layer").map_err(|e| Error::io("store a layer".into(), e))?;
+        std::fs::create_dir_all(home)
+            .map_err(|e| Error::io(format!("make {}", home.display()), e))?;
+        let _ = std::fs::remove_dir_all(home.join("fs"));
+        std::fs::rename(work, home.join("fs"))
+            .map_err(|e| Error::io(format!("move {} into the store", work.display()), e))?;
+        write_atomically(&home.join("size"), unpacked.size.to_string().as_bytes())
     }
 
     /// Makes an image of `config` (a whole OCI image configuration; its `rootfs` is filled in here)
@@ -577,6 +616,26 @@ impl Images {
     }
 }
 
+/// Whether a file has the digest that a manifest gives it.
+fn check_file(path: &Path, digest: &str) -> Result<(), Error> {
+    let failed = |e: std::io::Error| Error::io(format!("read {}", path.display()), e);
+    let mut hashing = digest::Hashing::new(File::open(path).map_err(failed)?);
+    std::io::copy(&mut hashing, &mut std::io::sink()).map_err(failed)?;
+    let found = hashing.finish();
+    if found == digest {
+        return Ok(());
+    }
+    let why = format!("the file has digest {found}");
+    Err(Error::Damaged { what: format!("layer {digest}"), why })
+}
+
+fn check_digest(text: &str) -> Result<(), Error> {
+    if name::is_digest(text) {
+        return Ok(());
+    }
+    Err(Error::Damaged { what: text.into(), why: "it is no sha256 digest".into() })
+}
+
 /// The chain id of a layer over the chain below it (OCI image specification, "Layer ChainID").
 fn chain(below: Option<&str>, diff_id: &str) -> String {
     match below {
@@ -612,4 +671,102 @@ pub(crate) fn spool(source: &mut dyn Read, path: &Path) -> Result<(String, u64),
     let mut writer = digest::HashingWriter::new(File::create(path).map_err(failed)?);
     std::io::copy(source, &mut writer).map_err(failed)?;
     Ok(writer.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dhow_fault::Effect;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+    use std::time::Duration;
+
+    /// Faults are armed for the whole process: whoever imports layers does so alone.
+    fn alone() -> MutexGuard<'static, ()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn layer_file(images: &Images) -> (PathBuf, Descriptor) {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1);
+        tar.append_data(&mut header, "x", &b"x"[..]).unwrap();
+        let bytes = tar.into_inner().unwrap();
+        let path = images.dir().join("layer.tar");
+        std::fs::write(&path, &bytes).unwrap();
+        let descriptor = Descriptor {
+            media_type: media::LAYER.into(),
+            digest: digest::of(&bytes),
+            size: bytes.len() as u64,
+            annotations: BTreeMap::new(),
+            platform: None,
+        };
+        (path, descriptor)
+    }
+
+    fn leftovers(images: &Images) -> usize {
+        std::fs::read_dir(images.dir().join("tmp")).unwrap().count()
+    }
+
+    #[test]
+    fn an_identifier_that_is_no_digest_never_becomes_a_path() {
+        let _alone = alone();
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::open(dir.path()).unwrap();
+        let (path, good) = layer_file(&images);
+        // Where such an identifier leads to stands what looks like a layer.
+        std::fs::create_dir_all(dir.path().join("outside/fs")).unwrap();
+        std::fs::write(dir.path().join("outside/size"), "1").unwrap();
+        let cut = good.digest[..39].to_owned();
+        let wide = format!("sha256:{}x", "\u{e9}".repeat(17));
+        for wrong in ["sha256:../outside", "../outside", &wide, &cut] {
+            let refused = images.import_layer(&path, &good, wrong, &[]).unwrap_err().to_string();
+            assert!(refused.contains("no sha256 digest"), "{wrong}: {refused}");
+            let blob = Descriptor { digest: wrong.into(), ..good.clone() };
+            images.import_layer(&path, &blob, &good.digest, &[]).unwrap_err();
+        }
+        images.import_layer(&path, &good, &good.digest, &[]).unwrap();
+    }
+
+    #[test]
+    fn a_blob_is_kept_under_its_own_digest_only() {
+        let _alone = alone();
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::open(dir.path()).unwrap();
+        let (path, good) = layer_file(&images);
+        let other = Descriptor { digest: digest::of(b"another"), ..good.clone() };
+        let refused = images.import_layer(&path, &other, &good.digest, &[]).unwrap_err();
+        assert!(matches!(refused, Error::Damaged { .. }), "{refused}");
+        assert!(!images.blob_path(&other.digest).exists());
+    }
+
+    #[test]
+    fn a_load_that_fails_at_any_layer_leaves_no_work_behind() {
+        let _alone = alone();
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::open(dir.path()).unwrap();
+        let (path, good) = layer_file(&images);
+        let fault = Effect::Fail("disk on fire".into());
+        dhow_fault::arm("images::layer", fault, 0, 1, Duration::from_secs(60));
+        let failed = images.import_layer(&path, &good, &good.digest, &[]).unwrap_err();
+        assert!(failed.to_string().contains("disk on fire"), "{failed}");
+        assert_eq!(leftovers(&images), 0);
+        images.import_layer(&path, &good, &good.digest, &[]).unwrap();
+    }
+
+    #[test]
+    fn work_of_a_killed_process_is_cleared_and_that_of_a_living_one_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::open(dir.path()).unwrap();
+        let living = images.temporary().unwrap();
+        // The largest number of a process is 2^22.
+        std::fs::create_dir(dir.path().join("tmp/work-4194305-00")).unwrap();
+        images.sweep();
+        assert_eq!(leftovers(&images), 1);
+        assert!(living.exists());
+    }
 }
