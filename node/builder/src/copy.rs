@@ -260,8 +260,7 @@ fn own(parent: &OwnedFd, name: &OsStr, uid: u32, gid: u32) -> io::Result<()> {
 }
 
 fn times(entry: &Entry) -> Timestamps {
-    let stamp =
-        Timespec { tv_sec: entry.stat.st_mtime as i64, tv_nsec: entry.stat.st_mtime_nsec as _ };
+    let stamp = Timespec { tv_sec: entry.stat.st_mtime, tv_nsec: entry.stat.st_mtime_nsec as _ };
     Timestamps { last_access: stamp, last_modification: stamp }
 }
 

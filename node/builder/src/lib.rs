@@ -8,6 +8,7 @@
 //!
 //! Follows the Dockerfile reference of Docker and, where that is silent, what BuildKit does.
 
+mod apply;
 mod build;
 mod cache;
 mod config;
@@ -18,6 +19,7 @@ mod pattern;
 mod run;
 mod scratch;
 mod stages;
+mod steps;
 mod syntax;
 mod transfer;
 mod tree;

@@ -4,6 +4,7 @@ use crate::pattern::Ignore;
 use crate::scratch::Step;
 use dhow_images::digest::HashingWriter;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RawMode, ResolveFlags, Stat};
+use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
@@ -11,11 +12,21 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+/// How often to look again when the machine's directories change under the search.
+const ATTEMPTS: usize = 1000;
+
 /// Opens `path` below `root`; links on the way resolve inside.
 pub(crate) fn open_in(root: &OwnedFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let flags = flags | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?)
+    let mut left = ATTEMPTS;
+    loop {
+        // The kernel cannot tell where `..` leads while anything anywhere is renamed (openat2(2)).
+        match rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+            Err(Errno::AGAIN) if left > 0 => left -= 1,
+            other => return Ok(other?),
+        }
+    }
 }
 
 /// The directory tree that files are copied from.

@@ -137,6 +137,7 @@ impl World {
         std::fs::write(context.join("etc/group"), "root:x:0:\nweb:x:34:\nlogs:x:40:\n").unwrap();
         std::fs::write(context.join("Dockerfile"), "FROM scratch\nCOPY . /\nCMD [\"/bin/sh\"]\n")
             .unwrap();
+        std::fs::write(context.join(".dockerignore"), "Dockerfile\n.dockerignore\n").unwrap();
         let options = Options { context, names: vec!["box".into()], ..self.options() };
         self.build_with(&options).0.unwrap();
     }
