@@ -33,6 +33,19 @@ pub fn build(packages: &[&str]) -> Result<PathBuf> {
     Ok(workspace::release(packages.first().copied().unwrap_or_default()))
 }
 
+/// Builds what demo and benches run: the sample application, and the platform unless `DHOW_BIN`
+/// names one.
+///
+/// # Errors
+/// When the build fails.
+pub fn build_for_tasks() -> Result<()> {
+    if std::env::var_os("DHOW_BIN").is_some() {
+        println!("using {} as DHOW_BIN says", workspace::dhow().display());
+        return build(&["shop"]).map(drop);
+    }
+    build(&["dhow", "shop"]).map(drop)
+}
+
 /// Checks a binary and returns its size in bytes.
 ///
 /// # Errors

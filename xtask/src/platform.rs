@@ -25,7 +25,7 @@ impl Platform {
     /// The demo's.
     pub fn demo(data: PathBuf) -> Self {
         Self {
-            program: workspace::release("dhow"),
+            program: workspace::dhow(),
             data,
             name: "demo",
             listen: "127.0.0.1:16443",
@@ -37,7 +37,7 @@ impl Platform {
     /// The benches'.
     pub fn bench(data: PathBuf) -> Self {
         Self {
-            program: workspace::release("dhow"),
+            program: workspace::dhow(),
             data,
             name: "bench",
             listen: "127.0.0.1:17443",

@@ -21,6 +21,11 @@ pub fn release(name: &str) -> PathBuf {
     target().join(TARGET).join("release").join(name)
 }
 
+/// The platform's program: `DHOW_BIN` of the environment, or the release binary.
+pub fn dhow() -> PathBuf {
+    std::env::var_os("DHOW_BIN").map_or_else(|| release("dhow"), PathBuf::from)
+}
+
 /// Where tools that the tests need are kept between runs: `~/.cache/dhow`.
 pub fn cache() -> PathBuf {
     let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);

@@ -54,7 +54,7 @@ pub fn run(options: &Options) -> Result<()> {
     if options.rounds < FEWEST {
         bail!("--rounds {} is too few for a median: at least {FEWEST}", options.rounds);
     }
-    dist::build(&["dhow", "shop"])?;
+    dist::build_for_tasks()?;
     let wanted = |which| options.which == which || options.which == Which::All;
     if wanted(Which::Start) {
         start::run(options.rounds)?;

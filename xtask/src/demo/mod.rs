@@ -119,8 +119,11 @@ impl Demo {
     }
 
     fn build(&self) -> Result<String> {
-        let path = dist::build(&["dhow", "shop"])?;
-        let size = std::fs::metadata(&path)?.len();
+        dist::build_for_tasks()?;
+        let path = workspace::dhow();
+        let size = std::fs::metadata(&path)
+            .with_context(|| format!("cannot find {}", path.display()))?
+            .len();
         Ok(format!("dhow has {:.1} MB", size as f64 / 1e6))
     }
 
