@@ -54,23 +54,28 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// Who the caller wants to be instead (`kubectl --as`); `None` when nobody else.
 ///
 /// # Errors
-/// 400 when groups, uid or extras are given without a user.
+/// 400 when groups, uid or extras are given without a user, or a header cannot be read: whoever
+/// wants to be less than they are must not act as themselves instead.
 pub fn impersonated(headers: &HeaderMap) -> Result<Option<User>, Status> {
-    let one = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let unreadable = |name: &str| {
+        Status::bad_request(format!("the header {name} is not plain ASCII text: nobody is meant"))
+    };
+    let all = |name: &str| -> Result<Vec<String>, Status> {
+        let values = headers.get_all(name).iter().map(|value| value.to_str().map(str::to_owned));
+        values.collect::<Result<_, _>>().map_err(|_| unreadable(name))
+    };
+    let one = |name: &str| Ok(all(name)?.into_iter().next().unwrap_or_default());
     let mut user = User {
-        name: one("impersonate-user").to_owned(),
-        uid: one("impersonate-uid").to_owned(),
+        name: one("impersonate-user")?,
+        uid: one("impersonate-uid")?,
+        groups: all("impersonate-group")?,
         ..User::default()
     };
-    for value in headers.get_all("impersonate-group") {
-        user.groups.extend(value.to_str().ok().map(str::to_owned));
-    }
     for name in headers.keys() {
         let Some(key) = name.as_str().strip_prefix("impersonate-extra-") else { continue };
-        let Some(key) = crate::path::percent_decode(key, false) else { continue };
-        let values = headers.get_all(name).iter();
-        let values = values.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
-        user.extra.push((key, values));
+        let key = crate::path::percent_decode(key, false);
+        let key = key.ok_or_else(|| unreadable(name.as_str()))?;
+        user.extra.push((key, all(name.as_str())?));
     }
     if user.name.is_empty() {
         let alone = user.uid.is_empty() && user.groups.is_empty() && user.extra.is_empty();
@@ -110,6 +115,18 @@ mod tests {
         assert_eq!(bearer(&headers), Some("abc"));
         headers.insert(AUTHORIZATION, HeaderValue::from_static("Basic abc"));
         assert_eq!(bearer(&headers), None);
+    }
+
+    #[test]
+    fn an_identity_that_cannot_be_read_is_not_ignored() {
+        for name in ["impersonate-user", "impersonate-group", "impersonate-extra-scope"] {
+            let mut headers = HeaderMap::new();
+            headers.insert("impersonate-user", HeaderValue::from_static("a"));
+            headers.insert(name, HeaderValue::from_bytes(b"J\xc3\xb6rg").unwrap());
+            let refused = impersonated(&headers).unwrap_err();
+            assert_eq!(refused.code, 400, "{name}");
+            assert!(refused.message.contains(name), "{}", refused.message);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::respond::{self, Body, Reply};
 use crate::server::PeerIdentity;
 use crate::{Door, authn, authorize, health, openapi, resources, reviews, stream};
 use dhow_objects::Status;
+use dhow_objects::kinds::Kind;
 use dhow_state::{Actor, User};
 use http::{Method, Response, request};
 use hyper::body::Incoming;
@@ -134,7 +135,8 @@ impl Door {
             .contains_key(http::header::UPGRADE)
             .then(|| hyper::upgrade::on(&mut request));
         let (head, body) = request.into_parts();
-        let (method, uri) = (head.method.clone(), head.uri.clone());
+        // Only the path is logged: queries hold the commands that people run in containers.
+        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
         let target = path::parse(head.uri.path());
         let query = Query::parse(head.uri.query().unwrap_or(""));
         let is_head = method == Method::HEAD;
@@ -145,7 +147,7 @@ impl Door {
             *response.body_mut() = respond::full("");
         }
         let took = self.config.clock.monotonic().saturating_sub(started);
-        tracing::debug!(%method, %uri, code = response.status().as_u16(), ?took, "answered");
+        tracing::debug!(%method, path, code = response.status().as_u16(), ?took, "answered");
         self.metrics.answered(label, response.status().as_u16(), took);
         response
     }
@@ -200,31 +202,11 @@ impl Door {
         let served = catalog::find(&path.group, &path.version, &path.resource)?;
         authorize::resource(&self.state, &user, verb, &path)?;
         let call = Call { door: self.clone(), user, head, path, query, verb, shutdown, upgrade };
-        let kind = match served {
-            Served::Kind(kind) => kind,
-            Served::Review(review) => return reviews::answer(call, review, body).await,
-        };
-        if kind.namespaced == call.path.namespace.is_none() {
-            // A namespaced kind may be listed, followed and emptied over all namespaces.
-            let over_all = kind.namespaced
-                && call.path.name.is_none()
-                && matches!(call.verb, Verb::List | Verb::Watch | Verb::DeleteCollection);
-            if !over_all {
-                return Err(catalog::no_such_resource());
-            }
-        }
-        if !call.path.subresource.is_empty() && kind.subresource(&call.path.subresource).is_none() {
-            return Err(catalog::no_such_resource());
-        }
         let answer = async {
-            if stream::is_stream(&call) {
-                // Whoever may only read must not run commands because WebSockets begin with GET.
-                if call.verb == Verb::Get && call.path.subresource != "log" {
-                    authorize::resource(&call.door.state, &call.user, Verb::Create, &call.path)?;
-                }
-                return stream::serve(call).await;
+            match served {
+                Served::Kind(kind) => serve(call, kind, body).await,
+                Served::Review(review) => reviews::answer(call, review, body).await,
             }
-            resources::serve(call, kind, body).await
         };
         // Watches and streams are answered within the time as well; what they send takes longer.
         match tokio::time::timeout(REQUEST_TIMEOUT, answer).await {
@@ -245,12 +227,37 @@ impl Door {
             Target::Groups => self.discovery.groups(headers),
             Target::Group(group) => self.discovery.group(headers, group),
             Target::GroupVersion(group, version) => self.discovery.version(headers, group, version),
+            Target::OpenApiV2 => openapi::v2(headers),
             Target::OpenApiIndex => openapi::index(headers),
             Target::OpenApiDocument(path) => openapi::document(headers, path),
             Target::Metrics => Ok(self.metrics.text(&self.state)),
             _ => Err(catalog::no_such_resource()),
         }
     }
+}
+
+/// Answers a call for objects of a kind, or for what lies below them.
+async fn serve(call: Call, kind: &'static Kind, body: Incoming) -> Reply {
+    if kind.namespaced == call.path.namespace.is_none() {
+        // A namespaced kind may be listed, followed and emptied over all namespaces.
+        let over_all = kind.namespaced
+            && call.path.name.is_none()
+            && matches!(call.verb, Verb::List | Verb::Watch | Verb::DeleteCollection);
+        if !over_all {
+            return Err(catalog::no_such_resource());
+        }
+    }
+    if !call.path.subresource.is_empty() && kind.subresource(&call.path.subresource).is_none() {
+        return Err(catalog::no_such_resource());
+    }
+    if stream::is_stream(&call) {
+        // Whoever may only read must not run commands because WebSockets begin with GET.
+        if call.verb == Verb::Get && call.path.subresource != "log" {
+            authorize::resource(&call.door.state, &call.user, Verb::Create, &call.path)?;
+        }
+        return stream::serve(call).await;
+    }
+    resources::serve(call, kind, body).await
 }
 
 #[cfg(test)]

@@ -33,6 +33,36 @@ fn negotiate(headers: &HeaderMap) -> Result<(), Status> {
     Err(Status::not_acceptable("only the following media types are accepted: application/json"))
 }
 
+/// Media type of the one form in which clients read version 2.
+const V2: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// `/openapi/v2`: a document that describes no kind.
+///
+/// kubectl falls back to it for kinds that version 3 does not know, and says "failed to download
+/// openapi" without it instead of naming the kind. It skips what the document does not describe, so
+/// that the server, which checks everything anyway, gets to say what is wrong.
+pub fn v2(headers: &HeaderMap) -> Reply {
+    let wanted = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .any(|accept| accept.contains(V2) || accept.contains("*/*"));
+    if !wanted {
+        let told = format!("only the following media types are accepted: {V2}");
+        return Err(Status::not_acceptable(told));
+    }
+    // Field numbers of gnostic's openapi.v2 Document (swagger 1, info 2, paths 8) and Info (title 1,
+    // version 2); each is length-delimited, and no length needs a second byte.
+    let field = |number: u8, bytes: &[u8]| {
+        let mut field = vec![number << 3 | 2, u8::try_from(bytes.len()).unwrap_or(0)];
+        field.extend_from_slice(bytes);
+        field
+    };
+    let info = [field(1, b"Kubernetes; see /openapi/v3"), field(2, b"v1")].concat();
+    let document = [field(1, b"2.0"), field(2, &info), field(8, &[])].concat();
+    Ok(respond::reply(200, V2, document))
+}
+
 /// The index.
 pub fn index(headers: &HeaderMap) -> Reply {
     negotiate(headers)?;

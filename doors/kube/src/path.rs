@@ -18,6 +18,8 @@ pub enum Target {
     /// `/api/v1` or `/apis/GROUP/VERSION`: the resources of a version. The group is empty for the
     /// legacy one.
     GroupVersion(String, String),
+    /// `/openapi/v2`: the document of older clients.
+    OpenApiV2,
     /// `/openapi/v3`: the index of documents.
     OpenApiIndex,
     /// `/openapi/v3/PATH`: one document, by the path in the index.
@@ -104,6 +106,7 @@ pub fn parse(path: &str) -> Target {
         }
         ["api", version, rest @ ..] => resource("", version, rest),
         ["apis", group, version, rest @ ..] => resource(group, version, rest),
+        ["openapi", "v2"] => Target::OpenApiV2,
         ["openapi", "v3"] => Target::OpenApiIndex,
         ["openapi", "v3", rest @ ..] => Target::OpenApiDocument(rest.join("/")),
         ["version"] => Target::Version,
@@ -249,7 +252,7 @@ mod tests {
             Target::OpenApiDocument("apis/apps/v1".into())
         );
         assert_eq!(parse("/readyz/store"), Target::Health("readyz", Some("store".into())));
-        assert_eq!(parse("/openapi/v2"), Target::Unknown);
+        assert_eq!(parse("/openapi/v2"), Target::OpenApiV2);
     }
 
     #[test]

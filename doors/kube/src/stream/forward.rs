@@ -88,6 +88,8 @@ async fn forward<T: AsyncRead + AsyncWrite + Send + 'static>(
             "" => format!("port {}", stream.header("port")),
             id => id.to_owned(),
         };
+        // Clients give up half of a pair as well.
+        waiting.retain(|_, half| !half.writer.is_gone());
         if !matches!(kind.as_str(), "error" | "data") || waiting.len() >= HALF_OPEN {
             stream.writer.reset().await;
             continue;
@@ -165,5 +167,81 @@ async fn join(inside: Box<dyn dhow_intents::streams::Duplex>, mut reader: Reader
         () = up => {}
         () = down => {}
         () = writer.gone() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::spdy::frame::{Decoder, Encoder, Frame};
+    use super::*;
+    use bytes::Bytes;
+    use dhow_clock::BoxFuture;
+    use dhow_intents::{AttachRequest, ExecRequest, LogRequest, Session, StreamError};
+    use tokio::sync::mpsc;
+
+    /// A pod whose only port says hello.
+    struct Greeter;
+
+    type Answer<'a, T> = BoxFuture<'a, Result<T, StreamError>>;
+
+    fn nothing<T: Send + 'static>() -> Answer<'static, T> {
+        Box::pin(async { Err(StreamError::BadRequest("only ports".into())) })
+    }
+
+    impl Streams for Greeter {
+        fn logs(&self, _: PodRef, _: LogRequest) -> Answer<'_, mpsc::Receiver<Bytes>> {
+            nothing()
+        }
+        fn exec(&self, _: PodRef, _: ExecRequest) -> Answer<'_, Session> {
+            nothing()
+        }
+        fn attach(&self, _: PodRef, _: AttachRequest) -> Answer<'_, Session> {
+            nothing()
+        }
+        fn forward(&self, _: PodRef, _: u16) -> Answer<'_, Box<dyn dhow_intents::streams::Duplex>> {
+            Box::pin(async {
+                let (ours, mut theirs) = tokio::io::duplex(64);
+                theirs.write_all(b"hello").await.unwrap();
+                let inside: Box<dyn dhow_intents::streams::Duplex> = Box::new(ours);
+                Ok(inside)
+            })
+        }
+    }
+
+    fn syn(stream: u32, kind: &str) -> Frame {
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let id = stream.div_ceil(4).to_string();
+        let headers =
+            vec![header("streamtype", kind), header("port", "80"), header("requestid", &id)];
+        Frame::SynStream { stream, headers, fin: false, unidirectional: false }
+    }
+
+    #[tokio::test]
+    async fn halves_that_clients_gave_up_make_room() {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let pod = PodRef { namespace: "d".into(), name: "p".into(), uid: "u".into() };
+        let serving = tokio::spawn(forward(ours, pod, Arc::new(Greeter)));
+        let (mut reading, mut writing) = tokio::io::split(theirs);
+        let mut encoder = Encoder::default();
+        let last = 4 * HALF_OPEN as u32 + 1;
+        for stream in (1..last).step_by(4) {
+            for frame in [syn(stream, "error"), Frame::Reset { stream, status: 5 }] {
+                writing.write_all(&encoder.encode(&frame)).await.unwrap();
+            }
+        }
+        for frame in [syn(last, "error"), syn(last + 2, "data")] {
+            writing.write_all(&encoder.encode(&frame)).await.unwrap();
+        }
+        let (mut decoder, mut buffer) = (Decoder::default(), BytesMut::new());
+        let greeting = loop {
+            match decoder.next(&mut buffer).unwrap() {
+                Some(Frame::Data { stream, bytes, .. }) if stream == last + 2 => break bytes,
+                Some(Frame::Reset { stream, .. }) => panic!("stream {stream} was refused"),
+                Some(_) => {}
+                None => assert_ne!(reading.read_buf(&mut buffer).await.unwrap(), 0),
+            }
+        };
+        assert_eq!(greeting, "hello");
+        serving.abort();
     }
 }

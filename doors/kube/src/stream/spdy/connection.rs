@@ -68,6 +68,11 @@ impl Writer {
         }
     }
 
+    /// Whether the client broke the stream off or went.
+    pub fn is_gone(&self) -> bool {
+        self.gone.is_cancelled()
+    }
+
     /// Completes when the client broke the stream off or went.
     pub async fn gone(&self) {
         self.gone.cancelled().await;
