@@ -451,4 +451,32 @@ mod tests {
         assert_eq!(texts, ["a=1\n", "b", "c=2\n"]);
         assert!(one("COPY a").unwrap_err().contains("at least one source"));
     }
+
+    proptest::proptest! {
+        /// Whatever a file says, it is understood or refused, with a line that it has.
+        #[test]
+        fn no_text_is_too_odd(parts in proptest::collection::vec(proptest::sample::select(vec![
+            "FROM", "RUN", "COPY", "ENV", "ARG", "CMD", "LABEL", "HEALTHCHECK", "SHELL", "ADD", " ",
+            " ", " ", "\n", "\n", "\\", "\\\n", "`", "# escape=`\n", "#", "<<EOF", "<<-'A b'",
+            "EOF", "\nEOF\n", "--", "--from=", "=", "a", "ä", "$", "${", "}", ":-", ":?", "\"", "'",
+            "[", "]", "[\"a\"]", ",", "\t", "\r\n", "/", "*", "CMD x", "AS", "scratch",
+        ]), 0..40)) {
+            let text: String = parts.concat();
+            let get = |_: &str| Some("v".to_owned());
+            let expander = crate::expand::Expander { escape: '\\', get: &get };
+            let _ = (expander.word(&text), expander.words(&text), expander.document(&text));
+            let result = crate::syntax::parse("f", &text).and_then(|file| {
+                let escape = file.escape;
+                let all = understand(file)?;
+                crate::stages::plan("f", all, escape, &Default::default())
+            });
+            match result {
+                Ok(plan) => assert!(plan.target(None).is_ok()),
+                Err(Error::Dockerfile { line, .. }) => {
+                    assert!((1..=text.lines().count().max(1)).contains(&line));
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
 }
