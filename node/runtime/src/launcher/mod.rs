@@ -12,6 +12,7 @@ mod note;
 mod poller;
 mod records;
 mod sandboxes;
+mod strays;
 mod streams;
 
 use crate::Error;
@@ -137,6 +138,7 @@ pub(crate) fn main(dir: &Path, cgroup: &str) -> Result<(), Error> {
     let mut launcher = Launcher::new(dir, cgroup, listener).map_err(io("starting the launcher"))?;
     tracing::info!("launcher {} serves {}", std::process::id(), launcher.dir.display());
     launcher.recover();
+    launcher.end_strays();
     launcher.serve().map_err(io("waiting for events"))?;
     // The lock is held to the very end.
     drop(lock);

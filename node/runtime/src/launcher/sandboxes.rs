@@ -8,7 +8,9 @@ use crate::child::{self, Fault, Report};
 use crate::spec::{SandboxSpec, SandboxState};
 use crate::wire::{Body, Failure};
 use dhow_kernel::cgroup::{Cgroups, Group};
-use std::path::PathBuf;
+use rustix::fd::OwnedFd;
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// A pod's namespaces and group.
 #[derive(Debug)]
@@ -49,35 +51,17 @@ impl Launcher {
             .create(&format!("{}/{id}", self.cgroup), &limits)
             .map_err(|error| fail("making the pod's cgroup", &error))?;
         let dir = self.namespace_dir(&id);
-        std::fs::create_dir_all(&dir)
-            .map_err(|error| fail("making the namespaces' directory", &error))?;
-        let mut namespaces = libc::CLONE_NEWUTS;
-        if !spec.host_network {
-            namespaces |= libc::CLONE_NEWNET;
-        }
-        if !spec.host_ipc {
-            namespaces |= libc::CLONE_NEWIPC;
-        }
-        let (ours, theirs) = sync_pair().map_err(|error| fail("socketpair", &error))?;
-        let womb = Womb { namespaces, ..Womb::default() };
-        let born = bear(&womb, || {
-            child::run(&theirs, || {
-                child::sandbox(&spec, &dir)?;
-                child::report(&theirs, &Report::Done, &[]);
-                child::exit(0)
-            })
-        });
-        drop(theirs);
-        let (pid, _) = match born {
-            Ok(born) => born,
-            Err(error) => {
+        match bear_sandbox(&spec, &dir) {
+            Ok((pid, ours)) => {
+                self.sandboxes.insert(id.clone(), Sandbox { spec, group, growing: true });
+                self.expect(pid, Birth::new(ours, asker, Purpose::Sandbox { id }))
+            }
+            Err((step, error)) => {
                 let _ = self.cgroups.remove(&group);
                 let _ = std::fs::remove_dir_all(&dir);
-                return Err(fail("clone", &error));
+                Err(fail(step, &error))
             }
-        };
-        self.sandboxes.insert(id.clone(), Sandbox { spec, group, growing: true });
-        self.expect(pid, Birth::new(ours, asker, Purpose::Sandbox { id }))
+        }
     }
 
     /// The child that made the namespaces is done.
@@ -175,4 +159,30 @@ impl Launcher {
             }
         }
     }
+}
+
+/// Starts the child that makes a sandbox's namespaces and binds them below `dir`.
+fn bear_sandbox(
+    spec: &SandboxSpec,
+    dir: &Path,
+) -> Result<(u32, OwnedFd), (&'static str, io::Error)> {
+    std::fs::create_dir_all(dir).map_err(|error| ("making the namespaces' directory", error))?;
+    let mut namespaces = libc::CLONE_NEWUTS;
+    if !spec.host_network {
+        namespaces |= libc::CLONE_NEWNET;
+    }
+    if !spec.host_ipc {
+        namespaces |= libc::CLONE_NEWIPC;
+    }
+    let (ours, theirs) = sync_pair().map_err(|error| ("socketpair", error))?;
+    let womb = Womb { namespaces, ..Womb::default() };
+    let born = bear(&womb, || {
+        child::run(&theirs, || {
+            child::sandbox(spec, dir)?;
+            child::report(&theirs, &Report::Done, &[]);
+            child::exit(0)
+        })
+    });
+    let (pid, _) = born.map_err(|error| ("clone", error))?;
+    Ok((pid, ours))
 }

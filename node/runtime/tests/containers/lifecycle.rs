@@ -16,6 +16,7 @@ crate::tests![
     a_killed_client_ends_nothing,
     an_exit_is_learned_after_a_restart,
     a_lost_launcher_is_replaced_and_its_containers_are_told_to_have_ended,
+    what_a_lost_launcher_did_not_record_is_ended,
     going_over_the_memory_limit_is_reported,
     the_number_of_processes_is_limited,
     identifiers_are_checked,
@@ -228,6 +229,26 @@ async fn a_lost_launcher_is_replaced_and_its_containers_are_told_to_have_ended(w
     world.runtime.remove("a").await.unwrap();
     world.runtime.remove_sandbox("pod").await.unwrap();
     assert_eq!(world.run(world.program("b", &["true"])).await.code, 0);
+}
+
+async fn what_a_lost_launcher_did_not_record_is_ended(world: Rc<World>) {
+    let mut exits = world.runtime.exits();
+    world.runtime.create_sandbox(crate::harness::sandbox("pod")).await.unwrap();
+    let mut spec = world.program("kept", &["sleep", "1000"]);
+    spec.sandbox = Some("pod".to_owned());
+    world.runtime.start(spec.clone()).await.unwrap();
+    spec.id = "stray".to_owned();
+    let stray = world.runtime.start(spec).await.unwrap();
+    std::fs::remove_file(world.config.dir.join("containers/stray.json")).unwrap();
+    let pid = rustix::process::Pid::from_raw(stray.pid as i32).unwrap();
+    let stray = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK).unwrap();
+    let stray = tokio::io::unix::AsyncFd::register(stray).unwrap();
+    dhow_kernel::process::signal(launcher_pid(&world), libc::SIGKILL).unwrap();
+    within(stray.readable(), "the end of the stray").await.unwrap().retain_ready();
+    exit_of(&mut exits, "kept").await;
+    world.runtime.remove("kept").await.unwrap();
+    // Nothing in it is in the way of the pod's own group.
+    world.runtime.remove_sandbox("pod").await.unwrap();
 }
 
 async fn going_over_the_memory_limit_is_reported(world: Rc<World>) {
