@@ -241,10 +241,14 @@ async fn what_a_lost_launcher_did_not_record_is_ended(world: Rc<World>) {
     let stray = world.runtime.start(spec).await.unwrap();
     std::fs::remove_file(world.config.dir.join("containers/stray.json")).unwrap();
     let pid = rustix::process::Pid::from_raw(stray.pid as i32).unwrap();
-    let stray = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK).unwrap();
-    let stray = tokio::io::unix::AsyncFd::register(stray).unwrap();
+    let stray = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
     dhow_kernel::process::signal(launcher_pid(&world), libc::SIGKILL).unwrap();
-    within(stray.readable(), "the end of the stray").await.unwrap().retain_ready();
+    let ended = tokio::task::spawn_blocking(move || {
+        let mut fds = [rustix::event::PollFd::new(&stray, rustix::event::PollFlags::IN)];
+        let limit = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+        rustix::event::poll(&mut fds, Some(&limit)).unwrap()
+    });
+    assert_eq!(ended.await.unwrap(), 1, "the stray goes on");
     exit_of(&mut exits, "kept").await;
     world.runtime.remove("kept").await.unwrap();
     // Nothing in it is in the way of the pod's own group.
