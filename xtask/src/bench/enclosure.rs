@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+/// Debian's, whatever else the PATH offers.
+pub const DOCKER: &str = "/usr/bin/docker";
+
 /// Prepares the namespaces, then becomes the daemon.
 const PREPARE: &str = r#"
 set -e
@@ -53,7 +56,7 @@ impl Enclosure {
         if hybrid() {
             command.arg("--cgroup");
         }
-        command.args(["--", "sh", "-c", PREPARE, "sh", "dockerd"]);
+        command.args(["--", "sh", "-c", PREPARE, "sh", "/usr/sbin/dockerd"]);
         command.arg("--data-root").arg(home.join("data"));
         command.arg("--exec-root").arg(home.join("exec"));
         command.arg("--pidfile").arg(home.join("dockerd.pid"));
@@ -81,7 +84,7 @@ impl Enclosure {
 
     /// A docker command that talks to the daemon inside.
     pub fn docker(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("docker");
+        let mut command = Command::new(DOCKER);
         command.arg("--host").arg(format!("unix://{}", self.socket.display())).args(args);
         command
     }

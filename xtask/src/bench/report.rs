@@ -35,6 +35,12 @@ impl Series {
         }
     }
 
+    /// How many times the values of `other`, round by round: what disturbs a round hits both.
+    pub fn over(&self, other: &Self, name: &str) -> Self {
+        let values = self.values.iter().zip(&other.values).map(|(own, other)| own / other);
+        Self { name: name.to_owned(), unit: "times", values: values.collect() }
+    }
+
     fn min(&self) -> f64 {
         self.values.iter().copied().fold(f64::NAN, f64::min)
     }
@@ -95,6 +101,10 @@ impl Report {
             let verdict = if *reached { "reached" } else { "MISSED" };
             println!("{what:<44} {value:>15.2}   bar: {bar}: {verdict}");
         }
+        if let Ok(load) = std::fs::read_to_string("/proc/loadavg") {
+            let load = load.split(' ').next().unwrap_or_default();
+            println!("  load of the machine in the last minute: {load}");
+        }
         for note in &self.notes {
             println!("  {note}");
         }
@@ -144,5 +154,10 @@ mod tests {
         assert_eq!((series.min(), series.median(), series.max()), (1.0, 5.0, 9.0));
         series.push(7.0);
         assert_eq!(series.median(), 6.0);
+        let mut half = Series::new("y", "ms");
+        for value in [18.0, 2.0, 10.0, 14.0] {
+            half.push(value);
+        }
+        assert_eq!(half.over(&series, "y / x").values, [2.0; 4]);
     }
 }
