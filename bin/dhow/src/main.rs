@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("dhow: {error:#}");
+    eprintln!("dhow: {}", print::error(error));
     ExitCode::FAILURE
 }
 

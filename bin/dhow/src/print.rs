@@ -47,8 +47,29 @@ pub fn bytes(size: u64) -> String {
     }
 }
 
+/// An error with its causes on one line. Many errors tell their cause themselves: it is not told
+/// twice.
+pub fn error(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.ends_with(&cause) {
+            line.push_str(": ");
+            line.push_str(&cause);
+        }
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = std::io::Error::other("disk on fire");
+        let error =
+            anyhow::Error::new(cause).context("read x: disk on fire").context("cannot load");
+        assert_eq!(super::error(&error), "cannot load: read x: disk on fire");
+    }
+
     #[test]
     fn sizes_read_like_dockers() {
         assert_eq!(super::bytes(999), "999B");

@@ -9,7 +9,7 @@ use dhow_agent::Agent;
 use dhow_clock::SharedClock;
 use dhow_dataplane::Dataplane;
 use dhow_door_kube::{Door, Version};
-use dhow_door_node::{NodeDoor, StreamRegistry};
+use dhow_door_node::{Compilers, NodeDoor, StreamRegistry};
 use dhow_images::Images;
 use dhow_kv::Kv;
 use dhow_loops::Loops;
@@ -314,15 +314,7 @@ async fn agent(
     names: Names,
     clock: &SharedClock,
 ) -> Result<Arc<Agent>> {
-    let domain = config.domain.clone();
-    let feed = NodeDoor::new(
-        state.clone(),
-        config.name.clone(),
-        Arc::new(dhow_netplan::compile_service),
-        Arc::new(move |service, slices, revision| {
-            vec![dhow_netplan::compile_names(service, slices, &domain, revision)]
-        }),
-    );
+    let feed = NodeDoor::new(state.clone(), config.name.clone(), compilers(&config.domain));
     let address = |kind: &str, text: String| NodeAddress { type_: kind.to_owned(), address: text };
     let mut settings = dhow_agent::Config::new(
         &config.name,
@@ -336,6 +328,18 @@ async fn agent(
     settings.api_host = config.kubernetes_ip().to_string();
     Ok(Agent::start(settings, Arc::new(feed), runtime, images, dataplane, names, clock.clone())
         .await?)
+}
+
+/// The planners' compilers, which doors may not know.
+fn compilers(domain: &str) -> Compilers {
+    let (of_services, of_pods) = (domain.to_owned(), domain.to_owned());
+    Compilers {
+        service: Arc::new(dhow_netplan::compile_service),
+        names: Arc::new(move |service, slices, revision| {
+            vec![dhow_netplan::compile_names(service, slices, &of_services, revision)]
+        }),
+        pod: Arc::new(move |pod, revision| dhow_netplan::pod_names(pod, &of_pods, revision)),
+    }
 }
 
 /// Tells the agent of images that another process loaded, built or removed. On a thread of its own,

@@ -93,6 +93,10 @@ impl Queue {
                     self.add_later(key, wait);
                 }
             }
+            // Who empties the namespace removes what asks for more; trying again is of no use.
+            Err(refusal) if ends_with_its_namespace(&refusal) => {
+                self.failures.remove(&key);
+            }
             Err(refusal) => {
                 let failures = self.failures.entry(key.clone()).or_default();
                 *failures += 1;
@@ -108,6 +112,11 @@ impl Queue {
             }
         }
     }
+}
+
+fn ends_with_its_namespace(refusal: &Status) -> bool {
+    let causes = refusal.details.iter().flat_map(|d| &d.causes);
+    refusal.code == 403 && causes.into_iter().any(|c| c.reason == "NamespaceTerminating")
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@ use crate::Context;
 use crate::driver::{Outcome, Queue};
 use dhow_objects::kinds::{self, Kind};
 use dhow_objects::meta;
-use dhow_state::{DeleteOptions, Key, Object, Patch, WatchEvent, WatchOptions, WriteOptions};
+use dhow_state::{
+    DeleteOptions, Key, Object, Patch, State, WatchEvent, WatchOptions, WriteOptions,
+};
 use dhow_workloads::garbage::{FOREGROUND, Fate, ORPHAN, Owner, OwnerState, fate};
 use futures::stream::{self, Stream, StreamExt};
 use serde_json::json;
@@ -69,6 +71,21 @@ impl Index {
         };
         self.objects.insert(uid.clone(), known);
         uid
+    }
+
+    /// Brings what is known of an object up to the cache's state. The watches of different kinds are
+    /// not in step: the news that an owner has gone may come before the news that its dependent was
+    /// let go.
+    fn refresh(&mut self, state: &State, uid: &str) {
+        let Some(known) = self.objects.get(uid) else { return };
+        let Key { namespace, name } = &known.key;
+        match state.cached(known.kind, namespace, name) {
+            Some(found) if found.uid() == uid => {
+                self.put(&found);
+            }
+            // It has gone; its event is on its way and will look after its dependents.
+            _ => {}
+        }
     }
 
     fn take(&mut self, uid: &str) -> Option<Known> {
@@ -135,6 +152,7 @@ async fn collect(context: &Context) -> Result<(), dhow_objects::Status> {
             () = queue.moment() => queue.ripen(),
         }
         while let Some(key) = queue.next() {
+            index.refresh(&context.state, &key.name);
             let outcome = reconcile(context, &index, &key.name).await;
             queue.done(key, outcome);
         }
@@ -184,13 +202,19 @@ fn owner_state(context: &Context, index: &Index, dependent: &Known, uid: &str) -
 }
 
 async fn delete(context: &Context, uid: &str, known: &Known, propagation: &str) -> Outcome {
+    let Key { namespace, name } = &known.key;
+    // Decided on this state; if it changes before it goes, its event asks again.
+    let version = context
+        .state
+        .cached(known.kind, namespace, name)
+        .map(|found| meta::resource_version(found.value()).to_owned());
     let options = DeleteOptions {
         propagation: propagation.into(),
         uid: Some(uid.to_owned()),
+        resource_version: version,
         ..DeleteOptions::default()
     };
     let actor = Context::actor(NAME, 0);
-    let Key { namespace, name } = &known.key;
     match context.state.delete(&actor, known.kind, namespace, name, &options).await {
         Ok(_) => {
             tracing::info!(kind = known.kind.kind, key = %known.key, "deleted: its owners are gone");

@@ -12,34 +12,39 @@ use std::collections::{BTreeMap, BTreeSet};
 const NAME: &str = "default-scheduler";
 
 pub(crate) async fn run(context: Context, mut pods: View<Pod>, mut nodes: View<Node>) {
-    // Pods that wait for a machine. They are tried again when something changes that could help.
-    let mut waiting: BTreeSet<Key> = BTreeSet::new();
+    // Pods that have not been tried yet, and those that found no machine. The latter are tried again
+    // when there is more room, or another machine.
+    let mut fresh: BTreeSet<Key> = BTreeSet::new();
+    let mut refused: BTreeSet<Key> = BTreeSet::new();
     loop {
         let mut room = false;
         tokio::select! {
             keys = pods.changed() => {
                 for key in keys {
                     match pods.get(&key.namespace, &key.name) {
-                        Some(pod) if is_pending(&pod) => { waiting.insert(key); }
-                        Some(pod) => {
-                            waiting.remove(&key);
-                            room |= matches!(phase(&pod), "Succeeded" | "Failed");
+                        Some(pod) if is_pending(&pod) => {
+                            if !refused.contains(&key) {
+                                fresh.insert(key);
+                            }
                         }
-                        None => {
-                            waiting.remove(&key);
-                            room = true;
+                        pod => {
+                            fresh.remove(&key);
+                            refused.remove(&key);
+                            room |= pod.is_none_or(|p| matches!(phase(&p), "Succeeded" | "Failed"));
                         }
                     }
                 }
             }
             _ = nodes.changed() => room = true,
         }
-        let _ = room;
-        if waiting.is_empty() {
+        if room {
+            fresh.append(&mut refused);
+        }
+        if fresh.is_empty() {
             continue;
         }
         let mut machines = machines(&pods, &nodes);
-        let mut ordered: Vec<(Key, std::sync::Arc<Pod>)> = waiting
+        let mut ordered: Vec<(Key, std::sync::Arc<Pod>)> = fresh
             .iter()
             .filter_map(|k| Some((k.clone(), pods.get(&k.namespace, &k.name)?)))
             .collect();
@@ -50,10 +55,11 @@ pub(crate) async fn run(context: Context, mut pods: View<Pod>, mut nodes: View<N
             (std::cmp::Reverse(priority), age, key.clone())
         });
         for (key, pod) in ordered {
-            if bind(&context, &pod, &key, &mut machines).await {
-                waiting.remove(&key);
+            if !bind(&context, &pod, &key, &mut machines).await {
+                refused.insert(key);
             }
         }
+        fresh.clear();
     }
 }
 

@@ -16,14 +16,18 @@ use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// Compiles a service with its endpoint slices for a data plane; the number is the newest revision
-/// among them.
-pub type CompileService =
-    Arc<dyn Fn(&Service, &[Arc<EndpointSlice>], u64) -> ServiceIntent + Send + Sync>;
-
-/// Compiles the names that a service and its endpoint slices give rise to, likewise.
-pub type CompileNames =
-    Arc<dyn Fn(&Service, &[Arc<EndpointSlice>], u64) -> Vec<NameIntent> + Send + Sync>;
+/// Turns objects into what a machine's data plane and name server need. The functions live with the
+/// planners, which a door may not know; whoever wires the platform hands them in. The number is the
+/// newest revision among the objects given.
+#[derive(Clone)]
+pub struct Compilers {
+    /// A service with its endpoint slices, for the data plane.
+    pub service: Arc<dyn Fn(&Service, &[Arc<EndpointSlice>], u64) -> ServiceIntent + Send + Sync>,
+    /// The names that a service and its endpoint slices give rise to.
+    pub names: Arc<dyn Fn(&Service, &[Arc<EndpointSlice>], u64) -> Vec<NameIntent> + Send + Sync>,
+    /// The names of a pod; `None` while it has no address.
+    pub pod: Arc<dyn Fn(&Pod, u64) -> Option<NameIntent> + Send + Sync>,
+}
 
 /// How many changes may wait for a machine; more are held back here, each thing only in its newest
 /// state.
@@ -35,8 +39,7 @@ pub struct NodeDoor {
     node: String,
     actor: Actor,
     services: View<Service>,
-    compile_service: CompileService,
-    compile_names: CompileNames,
+    compilers: Compilers,
 }
 
 impl std::fmt::Debug for NodeDoor {
@@ -46,13 +49,8 @@ impl std::fmt::Debug for NodeDoor {
 }
 
 impl NodeDoor {
-    /// A door for the machine `node`. The compilers are given by whoever wires the platform.
-    pub fn new(
-        state: State,
-        node: impl Into<String>,
-        compile_service: CompileService,
-        compile_names: CompileNames,
-    ) -> Self {
+    /// A door for the machine `node`.
+    pub fn new(state: State, node: impl Into<String>, compilers: Compilers) -> Self {
         let node = node.into();
         let actor = Actor {
             user: User {
@@ -64,7 +62,7 @@ impl NodeDoor {
             because: 0,
         };
         let services = state.view(&kinds::SERVICE);
-        Self { state, node, actor, services, compile_service, compile_names }
+        Self { state, node, actor, services, compilers }
     }
 
     async fn read<T: DeserializeOwned>(
@@ -82,15 +80,10 @@ impl NodeDoor {
 
     async fn follow(&self) -> Result<mpsc::Receiver<Change>, FeedError> {
         let (sender, receiver) = mpsc::channel(WAITING);
-        let subscription = Subscription::begin(
-            &self.state,
-            self.node.clone(),
-            self.compile_service.clone(),
-            self.compile_names.clone(),
-            sender,
-        )
-        .await
-        .map_err(refused)?;
+        let subscription =
+            Subscription::begin(&self.state, self.node.clone(), self.compilers.clone(), sender)
+                .await
+                .map_err(refused)?;
         tokio::spawn(subscription.run());
         Ok(receiver)
     }

@@ -9,5 +9,5 @@ mod registry;
 mod report;
 mod subscription;
 
-pub use door::{CompileNames, CompileService, NodeDoor};
+pub use door::{Compilers, NodeDoor};
 pub use registry::StreamRegistry;

@@ -89,7 +89,7 @@ pub(crate) async fn node(
                 new["metadata"][field][key] = value.clone();
             }
         }
-        new["status"] = merge_status(old, &reported["status"], &["daemonEndpoints"]);
+        new["status"] = merge_status(old, &reported["status"], &["daemonEndpoints", "nodeInfo"]);
         let news = without_heartbeats(&new) != without_heartbeats(old);
         Ok(if news { new } else { old.clone() })
     };

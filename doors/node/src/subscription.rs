@@ -3,8 +3,8 @@
 //! Views coalesce: while the machine is busy, a thing that changes ten times is told once, in its
 //! newest state.
 
-use crate::door::{CompileNames, CompileService};
-use dhow_intents::{Change, Owner};
+use crate::door::Compilers;
+use dhow_intents::{Change, NameIntent, Owner};
 use dhow_objects::Status;
 use dhow_objects::kinds;
 use dhow_state::{Key, State, View, Watch, WatchEvent, WatchOptions};
@@ -23,8 +23,7 @@ struct Gone;
 pub(crate) struct Subscription {
     state: State,
     node: String,
-    compile_service: CompileService,
-    compile_names: CompileNames,
+    compilers: Compilers,
     sender: mpsc::Sender<Change>,
     pods: View<Pod>,
     services: View<Service>,
@@ -33,6 +32,8 @@ pub(crate) struct Subscription {
     secrets: Watch,
     /// Pods that the machine was told of, with their uids.
     told_pods: HashMap<Key, String>,
+    /// Names of pods, of all machines, that it was told of.
+    told_names: HashMap<Key, NameIntent>,
     /// Services that it was told of, with the owners of their names.
     told_services: HashMap<Key, Vec<Owner>>,
     /// The slices of each service, and the way back.
@@ -44,8 +45,7 @@ impl Subscription {
     pub(crate) async fn begin(
         state: &State,
         node: String,
-        compile_service: CompileService,
-        compile_names: CompileNames,
+        compilers: Compilers,
         sender: mpsc::Sender<Change>,
     ) -> Result<Self, Status> {
         // What exists is read when a pod needs it; only news matters.
@@ -58,10 +58,10 @@ impl Subscription {
             slices: state.view(&kinds::ENDPOINT_SLICE),
             state: state.clone(),
             node,
-            compile_service,
-            compile_names,
+            compilers,
             sender,
             told_pods: HashMap::new(),
+            told_names: HashMap::new(),
             told_services: HashMap::new(),
             of_service: HashMap::new(),
             service_of: BTreeMap::new(),
@@ -121,6 +121,7 @@ impl Subscription {
 
     async fn tell_pods(&mut self, keys: Vec<Key>) -> Result<(), Gone> {
         for key in keys {
+            self.tell_pod_names(&key).await?;
             let pod = self.pods.get(&key.namespace, &key.name).filter(|pod| {
                 pod.spec.as_ref().is_some_and(|s| s.node_name.as_ref() == Some(&self.node))
             });
@@ -137,6 +138,29 @@ impl Subscription {
             }
         }
         Ok(())
+    }
+
+    /// A pod has a name by its address, which pods of all machines may ask for.
+    async fn tell_pod_names(&mut self, key: &Key) -> Result<(), Gone> {
+        let entry = self.pods.entry(key);
+        let compiled = entry.and_then(|e| (self.compilers.pod)(&e.object, e.revision));
+        match compiled {
+            Some(intent) => {
+                let known = self.told_names.get(key);
+                if known.is_some_and(|k| k.names == intent.names) {
+                    return Ok(());
+                }
+                self.told_names.insert(key.clone(), intent.clone());
+                self.tell(Change::Names(Arc::new(intent))).await
+            }
+            None => match self.told_names.remove(key) {
+                Some(gone) => {
+                    let owner = Owner { revision: self.state.revision(), ..gone.owner };
+                    self.tell(Change::NamesGone(owner)).await
+                }
+                None => Ok(()),
+            },
+        }
     }
 
     /// Keeps count of which slices belong to which service; returns the services that are concerned.
@@ -183,8 +207,8 @@ impl Subscription {
                             slices.push(entry.object);
                         }
                     }
-                    let intent = (self.compile_service)(&service.object, &slices, revision);
-                    let names = (self.compile_names)(&service.object, &slices, revision);
+                    let intent = (self.compilers.service)(&service.object, &slices, revision);
+                    let names = (self.compilers.names)(&service.object, &slices, revision);
                     let owners = names.iter().map(|n| n.owner.clone()).collect();
                     let before = self.told_services.insert(key, owners).unwrap_or_default();
                     self.tell(Change::Service(Arc::new(intent))).await?;

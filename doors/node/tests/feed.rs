@@ -1,12 +1,12 @@
 //! A machine is told of its own pods, of services and names, and its reports arrive.
 
 use dhow_clock::System;
-use dhow_door_node::NodeDoor;
+use dhow_door_node::{Compilers, NodeDoor};
 use dhow_intents::{Change, Feed, FeedError, NameIntent, Owner, ServiceIntent};
 use dhow_kv::Kv;
 use dhow_objects::kinds;
-use dhow_state::{Actor, Config, DeleteOptions, Patch, State, User, WriteOptions};
-use k8s_openapi::api::core::v1::{Node, PodCondition, PodStatus};
+use dhow_state::{Actor, Config, DeleteOptions, Key, Patch, State, User, WriteOptions};
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, PodStatus};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,10 +37,8 @@ fn owner(name: &Option<String>, revision: u64) -> Owner {
 }
 
 fn door(state: &State) -> NodeDoor {
-    NodeDoor::new(
-        state.clone(),
-        "one",
-        Arc::new(|service, slices, revision| ServiceIntent {
+    let compilers = Compilers {
+        service: Arc::new(|service, slices, revision| ServiceIntent {
             owner: owner(&service.metadata.name, revision),
             cluster_ips: Vec::new(),
             external_ips: Vec::new(),
@@ -49,10 +47,16 @@ fn door(state: &State) -> NodeDoor {
             internal_local: false,
             ports: Vec::new(),
         }),
-        Arc::new(|service, _, revision| {
+        names: Arc::new(|service, _, revision| {
             vec![NameIntent { owner: owner(&service.metadata.name, revision), names: Vec::new() }]
         }),
-    )
+        pod: Arc::new(|pod, revision| {
+            let ip = pod.status.as_ref()?.pod_ip.clone()?;
+            let owner = owner(&pod.metadata.name, revision);
+            Some(NameIntent { owner, names: vec![(ip, Vec::new())] })
+        }),
+    };
+    NodeDoor::new(state.clone(), "one", compilers)
 }
 
 fn me() -> Actor {
@@ -230,4 +234,30 @@ async fn a_lease_is_made_and_renewed() {
         let read = state.get(&kinds::LEASE, "kube-node-lease", "one").await.unwrap();
         assert_eq!(read.value()["spec"]["renewTime"], at);
     }
+}
+
+#[tokio::test]
+async fn a_machine_is_told_the_names_of_all_pods_and_only_when_they_change() {
+    let state = state().await;
+    let door = door(&state);
+    bound_pod(&state, "far", "two").await;
+    let mut changes = door.subscribe().await.unwrap();
+    while short(&next(&mut changes).await) != "synced" {}
+
+    let address = |ip: &str, message: &str| json!({"status": {"podIP": ip, "message": message}});
+    let far = Key::new("default", "far");
+    for (ip, message) in [("10.0.0.1", "one"), ("10.0.0.1", "two"), ("10.0.0.2", "three")] {
+        let patch = Patch::Merge(address(ip, message));
+        state.patch_typed::<Pod>(&me(), &kinds::POD, &far, "status", patch).await.unwrap();
+        if message == "one" {
+            let Change::Names(names) = next(&mut changes).await else { panic!("the pod's name") };
+            assert_eq!(names.names[0].0, "10.0.0.1");
+        }
+    }
+    let Change::Names(names) = next(&mut changes).await else { panic!("the pod's new name") };
+    assert_eq!(names.names[0].0, "10.0.0.2");
+
+    let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
+    state.delete(&me(), &kinds::POD, "default", "far", &options).await.unwrap();
+    assert_eq!(short(&next(&mut changes).await), "names far gone");
 }

@@ -3,7 +3,7 @@
 use crate::store::{Descriptor, Images, Index, Layer, Manifest, Platform, media, spool};
 use crate::{Error, Image, digest, layer};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
 use std::path::{Component, Path, PathBuf};
 
@@ -84,6 +84,8 @@ impl Images {
 
     fn load_docker(&self, work: &Path) -> Result<Vec<Image>, Error> {
         let known: Vec<DockerImage> = read_json(&work.join("manifest.json"))?;
+        // Images may share a file, which moves into the store with the first of them.
+        let mut hashed: HashMap<PathBuf, Descriptor> = HashMap::new();
         let mut images = Vec::new();
         for image in known {
             let config = std::fs::read(within(work, &image.config)?)
@@ -91,19 +93,11 @@ impl Images {
             let mut blobs = Vec::new();
             for layer in &image.layers {
                 let path = within(work, layer)?;
-                let mut file = std::fs::File::open(&path)
-                    .map_err(|e| Error::io(format!("read {layer}"), e))?;
-                let mut hash = digest::HashingWriter::new(std::io::sink());
-                std::io::copy(&mut file, &mut hash)
-                    .map_err(|e| Error::io(format!("read {layer}"), e))?;
-                let (digest, size) = hash.finish();
-                let descriptor = Descriptor {
-                    media_type: media::LAYER.into(),
-                    digest,
-                    size,
-                    annotations: BTreeMap::new(),
-                    platform: None,
+                let descriptor = match hashed.get(&path) {
+                    Some(known) => known.clone(),
+                    None => hash(layer, &path)?,
                 };
+                hashed.insert(path.clone(), descriptor.clone());
                 blobs.push((path, descriptor));
             }
             let names = image.repo_tags.unwrap_or_default();
@@ -201,6 +195,22 @@ impl Images {
         }
         archive.finish().map_err(failed)
     }
+}
+
+/// What a manifest says of the layer file at `path`, called `name` in its archive.
+fn hash(name: &str, path: &Path) -> Result<Descriptor, Error> {
+    let failed = |e: std::io::Error| Error::io(format!("read {name}"), e);
+    let mut file = std::fs::File::open(path).map_err(failed)?;
+    let mut hash = digest::HashingWriter::new(std::io::sink());
+    std::io::copy(&mut file, &mut hash).map_err(failed)?;
+    let (digest, size) = hash.finish();
+    Ok(Descriptor {
+        media_type: media::LAYER.into(),
+        digest,
+        size,
+        annotations: BTreeMap::new(),
+        platform: None,
+    })
 }
 
 /// Writes every plain file of the archive below `work`. Links between layers (old `docker save`)

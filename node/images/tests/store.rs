@@ -221,3 +221,30 @@ fn is_opaque(path: &Path) -> bool {
     let mut value = [0u8; 1];
     rustix::fs::lgetxattr(path, "trusted.overlay.opaque", &mut value[..]).is_ok() && value == *b"y"
 }
+
+#[test]
+fn images_of_one_archive_may_share_a_layer_file() {
+    let (_dir, images) = store();
+    let layer = two_layers().remove(0);
+    let diff_id = digest::of(&layer);
+    let config = |cmd: &str| {
+        serde_json::to_vec(&serde_json::json!({
+            "architecture": "amd64", "os": "linux", "config": {"Cmd": [cmd]},
+            "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+        }))
+        .unwrap()
+    };
+    let manifest = serde_json::to_vec(&serde_json::json!([
+        {"Config": "a.json", "RepoTags": ["a:1"], "Layers": ["shared.tar"]},
+        {"Config": "b.json", "RepoTags": ["b:1"], "Layers": ["shared.tar"]},
+    ]))
+    .unwrap();
+    let archive = tar(&[
+        ("a.json", Regular, 0o644, &config("a")),
+        ("b.json", Regular, 0o644, &config("b")),
+        ("shared.tar", Regular, 0o644, &layer),
+        ("manifest.json", Regular, 0o644, &manifest),
+    ]);
+    assert_eq!(images.load(&mut Cursor::new(archive)).unwrap().len(), 2);
+    assert_eq!(images.get("a:1").unwrap().layers, images.get("b:1").unwrap().layers);
+}

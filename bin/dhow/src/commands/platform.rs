@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 /// Set in the environment of a process that `dhow up --detach` started: it reports readiness on
 /// standard output, once.
@@ -24,13 +25,50 @@ fn pid_file(data: &Path) -> PathBuf {
 /// Held by the one process that runs a data directory.
 struct Running(File);
 
-/// Takes the data directory for this process.
-fn claim(data: &Path) -> Result<Running> {
+/// What dhow makes first in a data directory, or before it runs there: a directory with none of
+/// these is somebody else's.
+const MARKS: [&str; 3] = ["dhow.pid", "dhow.log", "images/oci-layout"];
+
+/// Whether a directory may be filled, and with `--purge` be removed, as dhow's own.
+fn is_own(data: &Path) -> bool {
+    let empty = || {
+        // A file system of its own is not empty when it is new.
+        let entries = std::fs::read_dir(data);
+        entries.is_ok_and(|all| all.flatten().all(|entry| entry.file_name() == "lost+found"))
+    };
+    MARKS.iter().any(|name| data.join(name).exists()) || empty()
+}
+
+/// Makes the data directory, or finds it.
+fn make(data: &Path) -> Result<()> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(data)
         .with_context(|| format!("cannot make the data directory {}", data.display()))?;
+    if is_own(data) {
+        return Ok(());
+    }
+    bail!(
+        "{} holds files that are not dhow's: choose an empty or a new directory with --data-dir",
+        data.display()
+    )
+}
+
+/// Locks the pid file. Whoever only asks who runs ([`running`]) holds it for a moment, which is
+/// waited for; the platform holds it for as long as it lives.
+fn lock(file: &File) -> bool {
+    (0..50).any(|attempt| {
+        if attempt > 0 {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
+    })
+}
+
+/// Takes the data directory for this process.
+fn claim(data: &Path) -> Result<Running> {
+    make(data)?;
     let path = pid_file(data);
     let mut file = File::options()
         .create(true)
@@ -40,7 +78,7 @@ fn claim(data: &Path) -> Result<Running> {
         .mode(0o600)
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    if !lock(&file) {
         let mut pid = String::new();
         let _ = file.read_to_string(&mut pid);
         bail!(
@@ -88,7 +126,7 @@ pub async fn up(data: &Path, flags: &Flags) -> Result<()> {
         Ok(platform) => platform,
         Err(error) => {
             if detached {
-                println!("{error:#}");
+                println!("{}", print::error(&error));
                 std::process::exit(1);
             }
             return Err(error);
@@ -126,11 +164,7 @@ pub fn up_detached(data: &Path) -> Result<()> {
         println!("dhow is up already (process {})", pid.as_raw_nonzero());
         return Ok(());
     }
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&data)
-        .with_context(|| format!("cannot make the data directory {}", data.display()))?;
+    make(&data)?;
     let log = File::options()
         .create(true)
         .append(true)
@@ -171,7 +205,15 @@ pub async fn down(data: &Path, purge: bool) -> Result<()> {
         println!("nothing to do: {} does not exist", data.display());
         return Ok(());
     }
-    let config = Config::read(&data);
+    if !is_own(&data) {
+        bail!("{} is no dhow data directory: nothing was changed", data.display());
+    }
+    // Without its configuration nobody knows which groups, links and rules are the platform's: one
+    // that cannot be read is an error, one that was never written means that nothing was made.
+    let config = match data.join("config.json").exists() {
+        true => Some(Config::read(&data)?),
+        false => None,
+    };
     if let Some(pid) = running(&data) {
         let gone = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
             .context("cannot watch the dhow process")?;
@@ -179,9 +221,17 @@ pub async fn down(data: &Path, purge: bool) -> Result<()> {
             .context("cannot signal the dhow process")?;
         // A pidfd becomes readable when its process has ended.
         let mut ended = [rustix::event::PollFd::new(&gone, rustix::event::PollFlags::IN)];
-        rustix::event::poll(&mut ended, None).context("cannot wait for the dhow process")?;
+        let soon = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+        let poll = "cannot wait for the dhow process";
+        if rustix::event::poll(&mut ended, Some(&soon)).context(poll)? == 0 {
+            eprintln!(
+                "still waiting for dhow process {pid} to end; {} tells what it does",
+                log_file(&data).display()
+            );
+            rustix::event::poll(&mut ended, None).context(poll)?;
+        }
     }
-    if let Ok(config) = &config {
+    if let Some(config) = &config {
         if let Some(runtime) = runtime::connect(&data, config).await? {
             runtime.shutdown().await?;
         }
@@ -306,4 +356,50 @@ pub async fn status(target: &Target, output: Output) -> Result<()> {
         print::table(&rows);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_somebody_else_is_neither_taken_nor_purged() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(is_own(dir.path()), "an empty one may be taken");
+        std::fs::write(dir.path().join("thesis.txt"), "years of work").unwrap();
+        let refused = make(dir.path()).unwrap_err().to_string();
+        assert!(refused.contains("--data-dir"), "{refused}");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let refused = runtime.block_on(down(dir.path(), true)).unwrap_err().to_string();
+        assert!(refused.contains("no dhow data directory"), "{refused}");
+        assert!(dir.path().join("thesis.txt").exists());
+    }
+
+    #[test]
+    fn asking_who_runs_does_not_keep_a_start_from_its_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(claim(dir.path()).unwrap());
+        let asker = File::open(pid_file(dir.path())).unwrap();
+        rustix::fs::flock(&asker, FlockOperation::NonBlockingLockShared).unwrap();
+        let (told, asked) = std::sync::mpsc::channel();
+        let path = dir.path().to_owned();
+        let starter = std::thread::spawn(move || {
+            told.send(()).unwrap();
+            claim(&path).map(drop)
+        });
+        asked.recv().unwrap();
+        drop(asker);
+        starter.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_second_platform_is_told_who_has_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = claim(dir.path()).unwrap();
+        let refused = claim(dir.path()).err().unwrap().to_string();
+        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        assert_eq!(running(dir.path()).map(|p| p.as_raw_nonzero().get() as u32), Some(std::process::id()));
+        drop(held);
+        assert_eq!(running(dir.path()), None);
+    }
 }
