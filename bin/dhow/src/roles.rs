@@ -127,7 +127,7 @@ fn check_kernel() -> Result<()> {
         let dhow_kernel::features::Missing { feature, consequence, fatal, evidence } = missing;
         if fatal {
             bail!(
-                "this kernel lacks {feature} ({evidence}): {consequence}; dhow needs Linux 5.12 or newer with it"
+                "this kernel lacks {feature} ({evidence}): {consequence}; dhow needs Linux 6.8 or newer with it"
             );
         }
         tracing::warn!(feature, consequence, evidence, "kernel feature missing");

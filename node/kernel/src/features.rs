@@ -24,6 +24,7 @@ pub fn check() -> Vec<Missing> {
         }
     };
     need("overlayfs", "containers have no root file system", true, file_system("overlay"));
+    need("overlayfs layers one by one (Linux 6.8)", "images cannot be mounted", true, layers());
     need("tmpfs", "containers have no /dev", true, file_system("tmpfs"));
     need("mount_setattr (Linux 5.12)", "mounts cannot be made read-only", true, mount_setattr());
     for (name, feature) in [
@@ -84,6 +85,12 @@ fn path(path: &str) -> io::Result<()> {
     std::fs::symlink_metadata(path)
         .map(|_| ())
         .map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
+}
+
+/// Whether overlayfs takes its lower layers one by one, which lifts the limit of a page for them.
+fn layers() -> io::Result<()> {
+    let context = rustix::mount::fsopen("overlay", rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC)?;
+    Ok(rustix::mount::fsconfig_set_string(&context, "lowerdir+", "/")?)
 }
 
 fn file_system(kind: &str) -> io::Result<()> {
