@@ -289,6 +289,7 @@ impl State {
             if !causes.is_empty() {
                 return Err(invalid(kind, &name, causes));
             }
+            self.may_grant(actor, kind, namespace, &name, &new, None)?;
             if !owned {
                 model::own(kind, actor, "", None, &mut new, &at);
             }
@@ -546,6 +547,7 @@ impl State {
             carry_over(&mut new, &old, name);
             let mut claims = Claims::default();
             self.settle(kind, namespace, name, subresource, &mut new, &old, &mut claims).await?;
+            self.may_grant(actor, kind, namespace, name, &new, Some(&old))?;
             if !owned {
                 let now = time::format(self.now());
                 model::own(kind, actor, subresource, Some(&old), &mut new, &now);

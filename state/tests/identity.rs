@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{create, me, pod, state};
+use common::{create, me, options, pod, state};
 use dhow_objects::kinds;
-use dhow_state::{Attributes, Bound, DeleteOptions, State, TokenRequest, User};
+use dhow_state::{Actor, Attributes, Bound, DeleteOptions, State, TokenRequest, User};
 use serde_json::json;
 
 fn user(name: &str, groups: &[&str]) -> User {
@@ -143,4 +143,52 @@ async fn a_token_expires() {
     assert!(state.authenticate_token(&issued.token, &[]).await.is_ok());
     clock.forward(601);
     assert_eq!(state.authenticate_token(&issued.token, &[]).await.unwrap_err().code, 401);
+}
+
+#[tokio::test]
+async fn nobody_grants_more_than_they_have() {
+    let state = state().await;
+    let role = |name: &str, verbs: &[&str], resource: &str| {
+        json!({"metadata": {"name": name}, "rules": [
+            {"verbs": verbs, "apiGroups": ["rbac.authorization.k8s.io", ""], "resources": [resource]},
+        ]})
+    };
+    create(&state, &kinds::ROLE, role("all", &["*"], "secrets")).await.unwrap();
+    let binding = |name: &str, role: &str, who: &str| {
+        json!({
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role},
+            "subjects": [{"kind": "User", "name": who}],
+        })
+    };
+    create(&state, &kinds::ROLE, role("some", &["create", "update"], "roles")).await.unwrap();
+    create(&state, &kinds::ROLE_BINDING, binding("bob", "some", "bob")).await.unwrap();
+    let bob = Actor { user: user("bob", &[]), ..me() };
+    let refused = state
+        .create(&bob, &kinds::ROLE, "default", role("x", &["get"], "secrets"), &options())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code, 403);
+    assert!(refused.message.contains("attempting to grant RBAC permissions not currently held"));
+    assert!(refused.message.contains(r#"Resources:["secrets"], Verbs:["get"]"#), "{refused:?}");
+    let less = role("y", &["create"], "roles");
+    state.create(&bob, &kinds::ROLE, "default", less.clone(), &options()).await.unwrap();
+    // Nor by changing one that is there.
+    let more = role("y", &["delete"], "roles");
+    let update = state.update(&bob, &kinds::ROLE, "default", "y", "", more, &options()).await;
+    assert_eq!(update.unwrap_err().code, 403);
+    let mut labelled = less;
+    labelled["metadata"]["labels"] = json!({"a": "b"});
+    state.update(&bob, &kinds::ROLE, "default", "y", "", labelled, &options()).await.unwrap();
+    // Nor by binding one.
+    let bind = async |name: &str, role: &str| {
+        let binding = binding(name, role, "bob");
+        state.create(&bob, &kinds::ROLE_BINDING, "default", binding, &options()).await
+    };
+    assert_eq!(bind("bob-all", "all").await.unwrap_err().code, 403);
+    bind("bob-less", "y").await.unwrap();
+    // Whoever may `escalate` or `bind`, as `*` does, may.
+    create(&state, &kinds::ROLE, role("any", &["*"], "roles")).await.unwrap();
+    create(&state, &kinds::ROLE_BINDING, binding("bob-any", "any", "bob")).await.unwrap();
+    bind("bob-all", "all").await.unwrap();
 }

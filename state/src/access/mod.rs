@@ -4,6 +4,7 @@
 //! only after a role or binding changed.
 
 mod bootstrap;
+mod escalation;
 
 use crate::State;
 use crate::types::{Result, User};

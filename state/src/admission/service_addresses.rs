@@ -62,6 +62,14 @@ fn carry_over(request: &Request<'_>, new: &mut Value) {
     if both && new["spec"]["clusterIPs"].as_array().is_none_or(Vec::is_empty) {
         new["spec"]["clusterIPs"] = old["spec"]["clusterIPs"].clone();
     }
+    // Who changes the one field means both; the kind's rules then say whether it may change.
+    let wanted = new["spec"]["clusterIP"].clone();
+    if both
+        && wanted != old["spec"]["clusterIP"]
+        && new["spec"]["clusterIPs"] == old["spec"]["clusterIPs"]
+    {
+        new["spec"]["clusterIPs"] = json!([wanted]);
+    }
 }
 
 /// A service that becomes an `ExternalName` loses what it was given.

@@ -36,7 +36,7 @@ pub async fn state() -> State {
 
 pub fn me() -> Actor {
     Actor {
-        user: User { name: "me".into(), ..User::default() },
+        user: User { name: "me".into(), groups: vec!["system:masters".into()], ..User::default() },
         manager: "tests".into(),
         because: 0,
     }
