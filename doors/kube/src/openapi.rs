@@ -60,7 +60,9 @@ pub fn v2(headers: &HeaderMap) -> Reply {
     };
     let info = [field(1, b"Kubernetes; see /openapi/v3"), field(2, b"v1")].concat();
     let document = [field(1, b"2.0"), field(2, &info), field(8, &[])].concat();
-    Ok(respond::reply(200, V2, document))
+    // The name that is asked for is no valid media type, so upstream answers with another.
+    let told = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+    Ok(respond::reply(200, told, document))
 }
 
 /// The index.
