@@ -18,11 +18,23 @@ const AT_A_TIME: usize = 5;
 /// # Panics
 /// When one of them failed, after all have run.
 pub fn run(machine: &Machine, checks: &[Check]) {
+    some_at_a_time(machine, checks, AT_A_TIME);
+}
+
+/// As [`run`], for checks that disturb each other.
+///
+/// # Panics
+/// When one of them failed, after all have run.
+pub fn run_one_by_one(machine: &Machine, checks: &[Check]) {
+    some_at_a_time(machine, checks, 1);
+}
+
+fn some_at_a_time(machine: &Machine, checks: &[Check], at_a_time: usize) {
     let only = std::env::var("E2E_ONLY").unwrap_or_default();
     let waiting: VecDeque<&Check> = checks.iter().filter(|c| c.0.contains(&only)).collect();
     let (waiting, failed) = (Mutex::new(waiting), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
-        for _ in 0..AT_A_TIME {
+        for _ in 0..at_a_time {
             scope.spawn(|| {
                 loop {
                     let Some((name, check)) = waiting.lock().expect("no panic inside").pop_front()

@@ -11,7 +11,7 @@ mod image;
 mod machine;
 mod shell;
 
-pub use checks::{Check, run};
+pub use checks::{Check, run, run_one_by_one};
 pub use machine::Machine;
 pub use shell::{Background, Output, Shell};
 

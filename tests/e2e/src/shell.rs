@@ -257,8 +257,10 @@ impl Background {
             .1
             .wait_timeout_while(told, limit, |told| !told.contains(part))
             .expect("no panic inside");
-        assert!(!timeout.timed_out(), "waited in vain for {part:?}: {}\n{told}", self.lines);
-        told.clone()
+        let (told, late) = (told.clone(), timeout.timed_out());
+        let end: String = told.chars().take(2000).collect();
+        assert!(!late, "waited in vain for {part:?}: {}\n{end}", self.lines);
+        told
     }
 
     /// Types a line.

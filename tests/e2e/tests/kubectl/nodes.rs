@@ -1,0 +1,45 @@
+//! What concerns the machine as a whole: taint, cordon, drain.
+
+use crate::{SLEEPER, WEB};
+use e2e::{Check, Shell};
+
+pub const ALL: &[Check] = &[("cordon-drain", cordon_drain), ("taint", taint)];
+
+fn cordon_drain(s: &Shell) {
+    s.apply(&WEB.replace("replicas: 2", "replicas: 1"));
+    s.apply(SLEEPER);
+    s.ok("kubectl rollout status deploy/web --timeout=60s && kubectl wait --for=condition=Ready pod/sleeper --timeout=30s");
+    s.is("kubectl cordon n1", "node/n1 cordoned");
+    s.tells("kubectl get nodes", &["Ready,SchedulingDisabled"]);
+    s.ok("kubectl run late --image=busybox -- sleep 1000");
+    s.until("kubectl get pod late -o jsonpath='{.status.conditions[?(@.type==\"PodScheduled\")].reason}'", "Unschedulable");
+    s.tells("kubectl describe pod late", &["FailedScheduling", "0/1 nodes are available"]);
+    s.fails(
+        "kubectl drain n1 --timeout=20s",
+        &["cannot delete", "declare no controller", "sleeper"],
+    );
+    s.tells(
+        "kubectl drain n1 --force --ignore-daemonsets --delete-emptydir-data --timeout=30s 2>&1",
+        &["evicting pod", "node/n1 drained"],
+    );
+    s.fails("kubectl get pod sleeper", &["not found"]);
+    s.until("kubectl get pods -l app=web -o jsonpath='{.items[*].status.phase}'", "Pending");
+    s.is("kubectl uncordon n1", "node/n1 uncordoned");
+    s.ok("kubectl rollout status deploy/web --timeout=60s && kubectl wait --for=condition=Ready pod/late --timeout=30s");
+}
+
+fn taint(s: &Shell) {
+    s.is("kubectl taint node n1 storm=near:NoSchedule", "node/n1 tainted");
+    s.apply(SLEEPER);
+    s.until("kubectl get pod sleeper -o jsonpath='{.status.conditions[?(@.type==\"PodScheduled\")].reason}'", "Unschedulable");
+    s.tells("kubectl get pod sleeper -o jsonpath='{.status.conditions[?(@.type==\"PodScheduled\")].message}'", &["untolerated taint"]);
+    s.apply(
+        &SLEEPER
+            .replace("name: sleeper", "name: brave")
+            .replace("spec:\n", "spec:\n  tolerations: [{key: storm, operator: Exists}]\n"),
+    );
+    s.ok("kubectl wait --for=condition=Ready pod/brave --timeout=30s");
+    s.tells("kubectl describe node n1", &["storm=near:NoSchedule"]);
+    s.is("kubectl taint node n1 storm-", "node/n1 untainted");
+    s.ok("kubectl wait --for=condition=Ready pod/sleeper --timeout=30s");
+}
