@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The target that `.cargo/config.toml` names.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The repository's root.
 pub fn root() -> &'static Path {

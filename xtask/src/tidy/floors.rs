@@ -65,7 +65,8 @@ pub fn packages(metadata: &str, root: &Path) -> Result<Vec<Package>> {
             .map_or_else(|_| path.to_owned(), |p| p.display().to_string())
     };
     let mut packages = Vec::new();
-    for package in metadata["packages"].as_array().context("cargo metadata tells no packages")? {
+    let all = metadata["packages"].as_array().context("cargo metadata tells no packages")?;
+    for package in all.iter().filter(|package| package["source"].is_null()) {
         let manifest = PathBuf::from(package["manifest_path"].as_str().unwrap_or_default());
         let own = manifest.parent().unwrap_or(root).display().to_string();
         let dependencies = package["dependencies"].as_array().into_iter().flatten();

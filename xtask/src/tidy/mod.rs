@@ -4,6 +4,7 @@
 
 mod files;
 mod floors;
+mod licences;
 
 use crate::{sh, workspace};
 use anyhow::{Result, bail};
@@ -21,7 +22,8 @@ pub fn run() -> Result<()> {
         .current_dir(workspace::root())
         .output()?;
     let text = String::from_utf8_lossy(&formatted.stdout).into_owned();
-    for file in text.lines() {
+    // Once each: a test module that several tests share is told for each of them.
+    for file in text.lines().collect::<std::collections::BTreeSet<_>>() {
         let file = Path::new(file).strip_prefix(workspace::root()).unwrap_or(Path::new(file));
         let file = file.display();
         findings.push(format!("{file}: is not formatted; run 'cargo fmt --all'"));
@@ -46,12 +48,14 @@ pub fn run() -> Result<()> {
 fn check(root: &Path) -> Result<Vec<String>> {
     let metadata = sh::output(
         Command::new("cargo")
-            .args(["metadata", "--format-version=1", "--no-deps", "--locked"])
+            .args(["metadata", "--format-version=1", "--locked"])
+            .args(["--filter-platform", workspace::TARGET])
             .current_dir(root),
     )?;
     let packages = floors::packages(&metadata, root)?;
     let mut findings = floors::check(&packages);
     findings.extend(files::check(root, &packages)?);
+    findings.extend(licences::check(&metadata)?);
     findings.extend(locked(&std::fs::read_to_string(root.join("Cargo.lock"))?));
     findings.extend(reasons(root));
     Ok(findings)
