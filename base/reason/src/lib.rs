@@ -157,7 +157,9 @@ mod tests {
     #[test]
     fn a_reason_reads_as_one_line() {
         let reason = Reason::new(Code::Unschedulable, "pod shop/cart").because(
-            Reason::new(Code::InsufficientCpu, "node n2").with("requested", "200m").with("free", "0"),
+            Reason::new(Code::InsufficientCpu, "node n2")
+                .with("requested", "200m")
+                .with("free", "0"),
         );
         assert_eq!(
             reason.to_string(),

@@ -4,7 +4,9 @@ use crate::net::{NameIntent, Owner, ServiceIntent};
 use dhow_objects::Status;
 use futures::future::BoxFuture;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, PodStatus, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Event, Namespace, Node, Pod, PodStatus, Secret, Service,
+};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -49,9 +51,17 @@ pub trait Feed: Send + Sync + 'static {
     /// then changes. The channel closes when the subscription is lost; subscribe again.
     fn subscribe(&self) -> BoxFuture<'_, Result<mpsc::Receiver<Change>, FeedError>>;
     /// A ConfigMap, `None` when it does not exist.
-    fn config_map(&self, namespace: &str, name: &str) -> BoxFuture<'_, Result<Option<Arc<ConfigMap>>, FeedError>>;
+    fn config_map(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> BoxFuture<'_, Result<Option<Arc<ConfigMap>>, FeedError>>;
     /// A Secret, `None` when it does not exist.
-    fn secret(&self, namespace: &str, name: &str) -> BoxFuture<'_, Result<Option<Arc<Secret>>, FeedError>>;
+    fn secret(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> BoxFuture<'_, Result<Option<Arc<Secret>>, FeedError>>;
     /// A Namespace, `None` when it does not exist.
     fn namespace(&self, name: &str) -> BoxFuture<'_, Result<Option<Arc<Namespace>>, FeedError>>;
     /// The services of a namespace (for the environment variables of its pods).
@@ -74,7 +84,12 @@ pub trait Feed: Send + Sync + 'static {
         status: PodStatus,
     ) -> BoxFuture<'_, Result<(), FeedError>>;
     /// Says that nothing of a deleted pod is left here: the API may forget it now.
-    fn finish_pod(&self, namespace: &str, name: &str, uid: &str) -> BoxFuture<'_, Result<(), FeedError>>;
+    fn finish_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+    ) -> BoxFuture<'_, Result<(), FeedError>>;
     /// Registers this machine or updates its labels, addresses and status (not its spec, once it
     /// exists).
     fn report_node(&self, node: Node) -> BoxFuture<'_, Result<Arc<Node>, FeedError>>;

@@ -119,9 +119,21 @@ pub trait Streams: Send + Sync + 'static {
         request: LogRequest,
     ) -> BoxFuture<'_, Result<mpsc::Receiver<Bytes>, StreamError>>;
     /// Runs a command in a container.
-    fn exec(&self, pod: PodRef, request: ExecRequest) -> BoxFuture<'_, Result<Session, StreamError>>;
+    fn exec(
+        &self,
+        pod: PodRef,
+        request: ExecRequest,
+    ) -> BoxFuture<'_, Result<Session, StreamError>>;
     /// Connects to a container's own process.
-    fn attach(&self, pod: PodRef, request: AttachRequest) -> BoxFuture<'_, Result<Session, StreamError>>;
+    fn attach(
+        &self,
+        pod: PodRef,
+        request: AttachRequest,
+    ) -> BoxFuture<'_, Result<Session, StreamError>>;
     /// Connects to a TCP port inside the pod's network namespace.
-    fn forward(&self, pod: PodRef, port: u16) -> BoxFuture<'_, Result<Box<dyn Duplex>, StreamError>>;
+    fn forward(
+        &self,
+        pod: PodRef,
+        port: u16,
+    ) -> BoxFuture<'_, Result<Box<dyn Duplex>, StreamError>>;
 }

@@ -398,7 +398,10 @@ mod tests {
         let held = claim(dir.path()).unwrap();
         let refused = claim(dir.path()).err().unwrap().to_string();
         assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
-        assert_eq!(running(dir.path()).map(|p| p.as_raw_nonzero().get() as u32), Some(std::process::id()));
+        assert_eq!(
+            running(dir.path()).map(|p| p.as_raw_nonzero().get() as u32),
+            Some(std::process::id())
+        );
         drop(held);
         assert_eq!(running(dir.path()), None);
     }
