@@ -224,7 +224,7 @@ async fn take(pods: &mut Pods, network: &mpsc::UnboundedSender<News>, change: Ch
     };
     match change {
         Change::Pod(pod) => pods.set(pod).await,
-        Change::PodGone(_, _, uid) => pods.gone(&uid),
+        Change::PodGone(_, _, uid) => pods.gone(&uid).await,
         Change::Service(intent) => tell(News::Service(intent)),
         Change::ServiceGone(owner) => tell(News::ServiceGone(owner)),
         Change::Names(intent) => tell(News::Names(intent)),

@@ -60,6 +60,7 @@ pub async fn connect(
     netns: Option<std::path::PathBuf>,
 ) -> Result<Net, String> {
     let Some(netns) = netns else { return Ok(Net { netns: None, ip: None }) };
+    dhow_fault::point("agent::network").map_err(|e| e.to_string())?;
     let owner = owner(pod);
     let told = pod.status.as_ref().and_then(|s| s.pod_ip.as_deref());
     let wanted: Option<Ipv4Addr> = told.and_then(|ip| ip.parse().ok());
@@ -154,7 +155,7 @@ pub async fn start(world: &Arc<World>, order: Order) -> Result<Instance, StartFa
     };
     let image_id = spec.labels.get(label::IMAGE_ID).cloned().unwrap_or_default();
     register(world, &spec);
-    match world.runtime.start(spec).await {
+    match launch(world, spec).await {
         Ok(state) => {
             let mut instance = super::observe::instance_of(&state);
             // How it ended, if it has already, comes as an event of its own.
@@ -168,14 +169,29 @@ pub async fn start(world: &Arc<World>, order: Order) -> Result<Instance, StartFa
         }
         Err(error) => {
             world.registry.remove(&order.id);
-            Err(match error {
-                RuntimeError::CannotStart { .. } => {
-                    StartFailure::CannotStart(image_id, error.to_string())
-                }
-                _ => StartFailure::Waiting("CreateContainerError", error.to_string()),
-            })
+            if let RuntimeError::CannotStart { .. } = error {
+                return Err(StartFailure::CannotStart(image_id, error.to_string()));
+            }
+            // Nobody heard whether it runs. The next attempt has another identifier, and two of
+            // one container must not run.
+            if let Err(error) = world.runtime.remove(&order.id).await {
+                tracing::warn!(container = order.id, %error, "unheard start not undone");
+            }
+            Err(StartFailure::Waiting("CreateContainerError", error.to_string()))
         }
     }
+}
+
+async fn launch(
+    world: &World,
+    spec: dhow_runtime::ContainerSpec,
+) -> Result<ContainerState, RuntimeError> {
+    let lost = |fault: dhow_fault::Injected| RuntimeError::Launcher(fault.to_string());
+    dhow_fault::point("agent::start").map_err(lost)?;
+    let state = world.runtime.start(spec).await?;
+    // The answer may be lost when the launcher or the connection to it is.
+    dhow_fault::point("agent::started").map_err(lost)?;
+    Ok(state)
 }
 
 fn register(world: &World, spec: &dhow_runtime::ContainerSpec) -> Arc<Live> {
@@ -280,8 +296,22 @@ pub async fn tear_down(world: &Arc<World>, uid: &str, ids: &[String]) -> Result<
     let files = async { volumes::release(world, uid).await.map_err(|e| e.to_string()) };
     let (network, files) = futures::join!(network, files);
     network?;
-    world.runtime.remove_sandbox(uid).await.map_err(|e| e.to_string())?;
+    if world.runtime.remove_sandbox(uid).await.is_err() {
+        // A container that nobody here knows of may be in it: its start was not heard to the end.
+        remove_unknown(world, uid).await.map_err(|e| e.to_string())?;
+        world.runtime.remove_sandbox(uid).await.map_err(|e| e.to_string())?;
+    }
     files
+}
+
+async fn remove_unknown(world: &World, uid: &str) -> Result<(), RuntimeError> {
+    for state in world.runtime.containers().await? {
+        if state.spec.labels.get(label::UID).is_some_and(|of| of == uid) {
+            world.runtime.remove(&state.spec.id).await?;
+            world.registry.remove(&state.spec.id);
+        }
+    }
+    Ok(())
 }
 
 /// Removes one run's record, writable layer and log.

@@ -168,11 +168,34 @@ impl Pods {
     }
 
     /// A pod is gone from the store.
-    pub fn gone(&mut self, uid: &str) {
+    pub async fn gone(&mut self, uid: &str) {
         self.reap();
-        if let Some(sender) = self.workers.get(uid) {
-            let _ = sender.send(Message::Gone);
+        let Some(sender) = self.workers.get(uid) else { return };
+        if sender.send(Message::Gone).is_ok() {
+            return;
         }
+        // Its worker failed: what it left is for another.
+        let leftover = self.look(uid).await;
+        if leftover.sandbox.is_some() || !leftover.containers.is_empty() {
+            self.remove(uid.to_owned(), leftover);
+        }
+    }
+
+    /// Has a worker take away what is left of a pod that nobody wants.
+    fn remove(&mut self, uid: String, leftover: Leftover) {
+        let pod = Arc::new(orphan(&uid, &leftover));
+        tracing::info!(
+            namespace = pod.metadata.namespace,
+            pod = pod.metadata.name,
+            uid,
+            "removing what is left of a pod"
+        );
+        let netns = leftover.sandbox.and_then(|s| s.netns);
+        let now = self.world.clock.now();
+        let mut seen =
+            observe::adopt(&pod, Some(Net { netns, ip: None }), leftover.containers, now);
+        seen.gone = Some(now + std::time::Duration::from_secs(1));
+        self.spawn(uid, pod, seen);
     }
 
     /// Everything that exists was named: what is here and was not is removed. Returns the uids of
@@ -181,22 +204,10 @@ impl Pods {
         let unnamed: Vec<String> =
             self.workers.keys().filter(|u| !self.told.contains(*u)).cloned().collect();
         for uid in unnamed {
-            self.gone(&uid);
+            self.gone(&uid).await;
         }
         for (uid, leftover) in std::mem::take(&mut self.leftovers) {
-            let pod = Arc::new(orphan(&uid, &leftover));
-            tracing::info!(
-                namespace = pod.metadata.namespace,
-                pod = pod.metadata.name,
-                uid,
-                "removing what is left of a pod"
-            );
-            let netns = leftover.sandbox.and_then(|s| s.netns);
-            let now = self.world.clock.now();
-            let mut seen =
-                observe::adopt(&pod, Some(Net { netns, ip: None }), leftover.containers, now);
-            seen.gone = Some(now + std::time::Duration::from_secs(1));
-            self.spawn(uid, pod, seen);
+            self.remove(uid, leftover);
         }
         let known: HashSet<String> = self.workers.keys().cloned().collect();
         sweep(&self.world, &known).await;

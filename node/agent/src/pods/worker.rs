@@ -113,6 +113,8 @@ pub struct Worker {
     refresh: bool,
     refreshing: bool,
     finish_at: Option<Duration>,
+    /// How often the control plane did not take the pod's end.
+    refused: u32,
     /// Containers whose sources changed while they were being started.
     nudged: HashSet<String>,
     /// Everything is over; the worker may end.
@@ -144,6 +146,7 @@ impl Worker {
             refresh: false,
             refreshing: false,
             finish_at: None,
+            refused: 0,
             nudged: HashSet::new(),
             over: false,
         }
@@ -180,6 +183,8 @@ impl Worker {
             at(self.report(now));
             at(self.finish_at.filter(|at| *at > now));
             if self.seen.gone.is_some() && self.seen.torn {
+                // Torn down as one that had ended, it kept them for people to read.
+                self.remove_logs();
                 break;
             }
             let clock = self.world.clock.clone();
@@ -647,7 +652,17 @@ impl Worker {
                 self.finish_at = Some(now + REACH_AGAIN);
             }
             Done::Finished(Err(error @ FeedError::Refused(_))) => {
-                tracing::debug!(pod = self.name(), %error, "end of pod told to nobody");
+                // That it is gone already would be fine: until it is, somebody waits for its end.
+                tracing::warn!(
+                    namespace = self.namespace(),
+                    pod = self.name(),
+                    %error,
+                    "end of pod refused"
+                );
+                self.seen.finished = false;
+                let wait = REACH_AGAIN.saturating_mul(1 << self.refused.min(8));
+                self.refused += 1;
+                self.finish_at = Some(now + wait);
             }
             Done::Finished(Ok(())) => {}
         }
@@ -872,7 +887,10 @@ impl Worker {
             (self.namespace().to_owned(), self.name().to_owned(), self.uid().to_owned());
         let status = self.current.clone();
         self.push(async move {
-            let result = world.feed.report_pod(&namespace, &name, &uid, status.clone()).await;
+            let result = match dhow_fault::point("agent::status") {
+                Ok(()) => world.feed.report_pod(&namespace, &name, &uid, status.clone()).await,
+                Err(fault) => Err(FeedError::Unreachable(fault.to_string())),
+            };
             Done::Reported(Box::new(status), result)
         });
         None

@@ -161,8 +161,10 @@ pub fn read(
     running: watch::Receiver<bool>,
 ) -> Result<mpsc::Receiver<Bytes>, StreamError> {
     let fail = |e: io::Error| StreamError::Failed(format!("read log {}: {e}", path.display()));
-    // Before the files are opened, so that nothing that is written meanwhile is missed.
-    let watched = if request.follow { Some(Watched::new(&path).map_err(fail)?) } else { None };
+    // Before the files are opened, so that nothing that is written meanwhile is missed. An instance
+    // that has ended has everything in its log: the launcher writes it before it tells the end.
+    let follow = request.follow && *running.borrow();
+    let watched = if follow { Some(Watched::new(&path).map_err(fail)?) } else { None };
     let mut opened = Vec::new();
     for file in files(&path) {
         match File::open(&file) {
@@ -262,8 +264,19 @@ impl Reader {
 }
 
 /// Tells when something is written to, made or renamed in a log's directory.
+///
+/// The kernel takes some 15 ms to close it, so that is left to a thread that nobody waits for.
 struct Watched {
-    fd: AsyncFd<OwnedFd>,
+    fd: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let fd = self.fd.take().map(AsyncFd::into_inner);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || drop(fd));
+        }
+    }
 }
 
 impl Watched {
@@ -276,14 +289,16 @@ impl Watched {
             dir,
             WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO,
         )?;
-        Ok(Self { fd: super::fd::watch(fd)? })
+        Ok(Self { fd: Some(super::fd::watch(fd)?) })
     }
 
     async fn changed(&self) -> io::Result<()> {
-        let mut guard = self.fd.readable().await?;
+        // It is there until it is dropped.
+        let Some(fd) = &self.fd else { return Ok(()) };
+        let mut guard = fd.readable().await?;
         let mut events = [0; 4096];
         // What happened does not matter: the files are looked at anew.
-        while rustix::io::read(self.fd.get_ref(), &mut events).is_ok() {}
+        while rustix::io::read(fd.get_ref(), &mut events).is_ok() {}
         guard.clear_ready();
         Ok(())
     }

@@ -45,6 +45,7 @@ pub fn path(world: &World, pod: &Pod, volume: &Volume) -> PathBuf {
 /// # Errors
 /// The first volume that cannot be made, by name.
 pub async fn prepare(world: &Arc<World>, pod: &Arc<Pod>) -> Result<Prepared, Trouble> {
+    dhow_fault::point("agent::volumes").map_err(|e| Trouble::Unreachable(e.to_string()))?;
     let mut prepared = Prepared::default();
     let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
     for volume in volumes.into_iter().flatten() {

@@ -24,6 +24,8 @@ pub struct State {
     pub lease: Option<Lease>,
     pub finished: Vec<String>,
     pub reports: usize,
+    /// So many ends of pods are still to be refused.
+    pub refuse: u32,
     pub tokens: u32,
     pub token_life: i64,
     subscribers: Vec<mpsc::Sender<Change>>,
@@ -236,6 +238,11 @@ impl Feed for Memory {
 
     fn finish_pod(&self, _: &str, name: &str, uid: &str) -> BoxFuture<'_, Result<(), FeedError>> {
         let mut state = self.lock();
+        if state.refuse > 0 {
+            state.refuse -= 1;
+            let broken = dhow_objects::Status::internal("the store is in trouble");
+            return Box::pin(async { Err(FeedError::Refused(Box::new(broken))) });
+        }
         if state.pods.get(name).is_some_and(|p| p.metadata.uid.as_deref() == Some(uid)) {
             state.pods.remove(name);
             state.finished.push(name.into());

@@ -5,6 +5,7 @@
 //! arguments (filters, `--list`). It runs in network and mount namespaces of its own.
 
 mod config;
+mod faults;
 mod feed;
 mod lab;
 mod lifecycle;
@@ -23,8 +24,15 @@ fn main() {
         }
         return;
     }
-    let tests: Vec<Test> =
-        [lifecycle::TESTS, config::TESTS, probes::TESTS, restart::TESTS, streams::TESTS].concat();
+    let tests: Vec<Test> = [
+        lifecycle::TESTS,
+        config::TESTS,
+        faults::TESTS,
+        probes::TESTS,
+        restart::TESTS,
+        streams::TESTS,
+    ]
+    .concat();
     if args.iter().any(|arg| arg == "--list") {
         for (name, _) in &tests {
             println!("{name}: test");
