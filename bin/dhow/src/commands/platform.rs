@@ -1,7 +1,7 @@
 //! `dhow up|down|env|status`: the platform as a whole.
 
 use crate::cli::{Output, Target};
-use crate::client::Client;
+use crate::client::{self, Client};
 use crate::config::{Config, Flags};
 use crate::{print, roles, runtime};
 use anyhow::{Context, Result, anyhow, bail};
@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Set in the environment of a process that `dhow up --detach` started: it reports readiness on
 /// standard output, once.
@@ -103,6 +104,45 @@ fn running(data: &Path) -> Option<rustix::process::Pid> {
     rustix::process::Pid::from_raw(text.trim().parse().ok()?)
 }
 
+/// How long `up --detach` lets a process that holds the data directory end, or begin to answer.
+const SETTLING: Duration = Duration::from_secs(20);
+
+/// The process that runs `data` and answers. One that was killed holds the directory for a moment
+/// longer, and one that starts does before it answers: neither is taken for a platform that is up.
+///
+/// # Errors
+/// When it goes on without answering.
+fn answering(data: &Path) -> Result<Option<rustix::process::Pid>> {
+    let until = Instant::now() + SETTLING;
+    while let Some(pid) = running(data) {
+        if answers(&client::socket(data)) {
+            return Ok(Some(pid));
+        }
+        if Instant::now() > until {
+            bail!(
+                "dhow process {pid} has the data directory {} and does not answer: see {}",
+                data.display(),
+                log_file(data).display()
+            );
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(None)
+}
+
+/// Whether a platform answers at its local socket.
+fn answers(socket: &Path) -> bool {
+    let ask = || -> std::io::Result<bool> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: dhow\r\nConnection: close\r\n\r\n")?;
+        let mut first = [0; 12];
+        stream.read_exact(&mut first)?;
+        Ok(first.ends_with(b" 200"))
+    };
+    ask().unwrap_or(false)
+}
+
 fn must_be_root(what: &str) -> Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
@@ -160,7 +200,7 @@ fn log_file(data: &Path) -> PathBuf {
 pub fn up_detached(data: &Path) -> Result<()> {
     must_be_root("dhow up")?;
     let data = std::path::absolute(data)?;
-    if let Some(pid) = running(&data) {
+    if let Some(pid) = answering(&data)? {
         println!("dhow is up already (process {})", pid.as_raw_nonzero());
         return Ok(());
     }
@@ -241,10 +281,31 @@ pub async fn down(data: &Path, purge: bool) -> Result<()> {
         println!("dhow is down; its data stays in {}", data.display());
         return Ok(());
     }
-    roles::unmount_below(&data)?;
-    std::fs::remove_dir_all(&data).with_context(|| format!("cannot remove {}", data.display()))?;
-    println!("dhow is down and {} is gone", data.display());
+    if remove(&data)? {
+        println!("dhow is down and {} is gone", data.display());
+    } else {
+        println!("dhow is down and {}, a file system of its own, is empty", data.display());
+    }
     Ok(())
+}
+
+/// Removes a data directory with what is mounted in it. Returns whether the directory itself is
+/// gone: one on which somebody mounted a file system is only emptied.
+fn remove(data: &Path) -> Result<bool> {
+    let cannot = || format!("cannot remove {}", data.display());
+    for entry in std::fs::read_dir(data).with_context(cannot)? {
+        let entry = entry.with_context(cannot)?;
+        roles::unmount_below(&entry.path())?;
+        let removed = match entry.file_type().with_context(cannot)?.is_dir() {
+            true => std::fs::remove_dir_all(entry.path()),
+            false => std::fs::remove_file(entry.path()),
+        };
+        removed.with_context(|| format!("cannot remove {}", entry.path().display()))?;
+    }
+    match std::fs::remove_dir(data) {
+        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => Ok(false),
+        removed => removed.map(|()| true).with_context(cannot),
+    }
 }
 
 /// `dhow env`.
