@@ -111,7 +111,7 @@ pub(crate) fn store_error(error: dhow_kv::Error) -> Status {
         Error::NoSpace => Status::new(
             507,
             "InsufficientStorage",
-            "the store is full (its quota is used up); delete objects and compact it",
+            "the store has no space left: free some on the disk of its data directory, or delete objects",
         ),
         other => Status::internal(other),
     }
