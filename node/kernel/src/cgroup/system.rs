@@ -47,6 +47,11 @@ impl System {
         let mut dir = hierarchy.own.clone();
         let mut controllers: Vec<String> =
             hierarchy.controllers.iter().filter(|c| *c != "devices").cloned().collect();
+        let whole = dir.join(name);
+        // Most often only the last part is missing, and version 1 has nothing to hand down.
+        if hierarchy.version == Version::V1 && std::fs::create_dir(&whole).is_ok() {
+            return Ok(Part { version: hierarchy.version, dir: whole, controllers });
+        }
         for part in name.split('/') {
             if hierarchy.version == Version::V2 {
                 controllers.retain(|controller| self.delegate(&dir, controller));

@@ -388,8 +388,12 @@ pub(super) fn directory(path: &Path) -> io::Result<()> {
     if std::fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
         return Ok(());
     }
-    let path = follow(path)?;
-    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
+    let mut builder = std::fs::DirBuilder::new();
+    // Most often only the last part is missing.
+    if builder.mode(0o755).create(path).is_ok() {
+        return Ok(());
+    }
+    builder.recursive(true).create(follow(path)?)
 }
 
 /// Makes an empty file, if nothing is there, and its parent directories.
@@ -397,12 +401,17 @@ fn file(path: &Path) -> io::Result<()> {
     if std::fs::metadata(path).is_ok() {
         return Ok(());
     }
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o644);
+    // Most often only the last part is missing.
+    if options.open(path).is_ok() {
+        return Ok(());
+    }
     let path = follow(path)?;
     if let Some(parent) = path.parent() {
         directory(parent)?;
     }
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o644).open(path).map(|_| ())
+    options.create_new(false).create(true).truncate(false).open(path).map(|_| ())
 }
 
 /// The path without symbolic links, whether it exists or not.
