@@ -122,6 +122,8 @@ impl<'a> Planner<'a> {
     ) -> Self {
         let spec = deployment.spec.clone();
         let uid = deployment.metadata.uid.as_deref().unwrap_or_default();
+        // Who goes takes nobody in: a deletion that orphans has just let its sets go.
+        let dying = deployment.metadata.deletion_timestamp.is_some();
         let mut actions = Vec::new();
         let mut owned = Vec::new();
         for set in sets {
@@ -129,7 +131,7 @@ impl<'a> Planner<'a> {
             match controller_of(&set.metadata) {
                 Some(owner) if owner.uid == uid && matches => owned.push(set.clone()),
                 Some(owner) if owner.uid == uid => actions.push(Action::Release(name_of(set))),
-                None if matches && set.metadata.deletion_timestamp.is_none() => {
+                None if matches && !dying && set.metadata.deletion_timestamp.is_none() => {
                     actions.push(Action::Adopt(name_of(set)));
                     owned.push(set.clone());
                 }

@@ -90,6 +90,21 @@ fn the_first_replica_set_takes_the_whole_size() {
 }
 
 #[test]
+fn matching_orphans_are_adopted_but_not_by_one_that_goes() {
+    let mut orphan = ReplicaSet::clone(&set("one", "a:1", 1, 3, 3, 3));
+    orphan.metadata.owner_references = None;
+    let orphan = [Arc::new(orphan)];
+    let adopts = |deployment: &Deployment| {
+        let plan = plan(deployment, &orphan, &[], &now());
+        plan.actions.iter().any(|a| matches!(a, Action::Adopt(_)))
+    };
+    let mut deployment = deployment(3, "a:1", &[]);
+    assert!(adopts(&deployment));
+    deployment.metadata.deletion_timestamp = Some(now());
+    assert!(!adopts(&deployment));
+}
+
+#[test]
 fn a_new_template_grows_by_the_surge_and_then_the_old_shrinks() {
     let old = set("one", "a:1", 1, 4, 4, 4);
     let first = plan(&deployment(4, "a:2", &[]), std::slice::from_ref(&old), &[], &now());
