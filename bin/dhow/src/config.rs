@@ -40,11 +40,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// The settings of `data` with `flags` laid over, stored when they changed.
+    /// The settings of `data` with `flags` laid over; see [`Config::keep`].
     ///
     /// # Errors
-    /// When the data directory is of a newer version or cannot be written, or a flag contradicts
-    /// what cannot change any more.
+    /// When the data directory is of a newer version, or a flag contradicts what cannot change any
+    /// more.
     pub fn load(data: &Path, flags: &Flags) -> Result<Self> {
         let path = data.join("config.json");
         let stored = match std::fs::read(&path) {
@@ -68,10 +68,20 @@ impl Config {
             None => Self::first(data, &wanted)?,
         };
         config.check()?;
-        if stored.as_ref() != Some(&config) {
-            crate::files::write(&path, &serde_json::to_vec_pretty(&config)?, 0o600)?;
-        }
         Ok(config)
+    }
+
+    /// Stores the settings in `data`. Not before it is clear that the platform may start: what a
+    /// refused start wanted binds nobody.
+    ///
+    /// # Errors
+    /// When the data directory cannot be written.
+    pub fn keep(&self, data: &Path) -> Result<()> {
+        let (path, bytes) = (data.join("config.json"), serde_json::to_vec_pretty(self)?);
+        if std::fs::read(&path).is_ok_and(|stored| stored == bytes) {
+            return Ok(());
+        }
+        crate::files::write(&path, &bytes, 0o600)
     }
 
     /// The settings of a data directory that was used before.
@@ -290,7 +300,10 @@ mod tests {
     #[test]
     fn settings_are_remembered_and_contradictions_refused() {
         let dir = tempfile::tempdir().unwrap();
+        // What a refused start wanted is forgotten.
+        Config::load(dir.path(), &flags("n0")).unwrap();
         let first = Config::load(dir.path(), &flags("n1")).unwrap();
+        first.keep(dir.path()).unwrap();
         assert_eq!(Config::load(dir.path(), &Flags::default()).unwrap(), first);
         let refused = Config::load(dir.path(), &flags("n2")).unwrap_err().to_string();
         assert!(refused.contains("--name n2 contradicts"), "{refused}");

@@ -53,6 +53,8 @@ impl Platform {
         check_kernel()?;
         // The port before anything that leaves a trace: it is what is taken most often.
         let listener = listen(config.listen).await?;
+        // And before anything that only the configuration finds again.
+        config.keep(data)?;
         let node_ip = node_ip(&config);
         let pki = Pki::open(&data.join("pki"), clock.now())?;
         let identity = pki.server(&server_names(&config, node_ip), clock.now())?;
