@@ -144,7 +144,7 @@ impl Agent {
     /// # Errors
     /// What could not be unmounted or removed.
     pub fn purge(data_dir: &Path) -> std::io::Result<()> {
-        volumes::apply::unmount_below(data_dir)?;
+        dhow_kernel::mount::unmount_below(data_dir)?;
         volumes::apply::remove_dir(data_dir)
     }
 }

@@ -285,13 +285,15 @@ pub fn list(prefix: &Path) -> io::Result<Vec<Entry>> {
     Ok(parse_table(&table).into_iter().filter(|entry| entry.target.starts_with(prefix)).collect())
 }
 
-/// Detaches everything mounted at or below `prefix`, last mount first.
+/// Detaches everything mounted at or below `prefix`, last mount first. Links in `prefix` are
+/// followed, as the kernel did when the mounts were made.
 ///
 /// # Errors
 /// The first failure; the others are attempted all the same.
 pub fn unmount_below(prefix: &Path) -> io::Result<()> {
+    let prefix = std::fs::canonicalize(prefix).unwrap_or_else(|_| prefix.to_owned());
     let mut result = Ok(());
-    for entry in list(prefix)?.iter().rev() {
+    for entry in list(&prefix)?.iter().rev() {
         let unmounted = unmount_lazily(&entry.target);
         if result.is_ok() {
             result = unmounted;

@@ -6,7 +6,7 @@
 
 use super::diff::{File, Payload};
 use rustix::fs::{Gid, Uid};
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::MountFlags;
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs;
@@ -61,48 +61,6 @@ pub fn mount_memory(path: &Path, size: u64, mode: u32) -> io::Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     rustix::mount::mount("dhow", path, "tmpfs", flags, options.as_c_str())
         .map_err(|e| at("mount a memory file system at", path, &e.into()))
-}
-
-/// Unmounts everything at or below a directory, deepest first.
-pub fn unmount_below(root: &Path) -> io::Result<()> {
-    let table = fs::read_to_string("/proc/self/mountinfo")?;
-    let root = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
-    let mut points: Vec<PathBuf> = table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|field| PathBuf::from(unescape(field)))
-        .filter(|point| point.starts_with(&root))
-        .collect();
-    points.sort();
-    for point in points.into_iter().rev() {
-        rustix::mount::unmount(&point, UnmountFlags::DETACH)
-            .map_err(|e| at("unmount", &point, &e.into()))?;
-    }
-    Ok(())
-}
-
-/// `\040` and the like, as the kernel writes them in its mount table.
-fn unescape(field: &str) -> String {
-    let mut out = Vec::new();
-    let mut rest = field.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        let octal = (*first == b'\\')
-            .then(|| tail.get(..3))
-            .flatten()
-            .and_then(|d| std::str::from_utf8(d).ok())
-            .and_then(|d| u8::from_str_radix(d, 8).ok());
-        match octal {
-            Some(byte) => {
-                out.push(byte);
-                rest = &tail[3..];
-            }
-            None => {
-                out.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// Removes a directory with everything in it. Fine if it is not there.
@@ -344,10 +302,5 @@ mod tests {
         assert!(host_path(&missing, "Socket").is_err());
         assert!(host_path(Path::new("/dev/null"), "CharDevice").is_ok());
         assert!(host_path(&missing, "Nonsense").unwrap_err().contains("invalid"));
-    }
-
-    #[test]
-    fn the_mount_tables_escapes_are_undone() {
-        assert_eq!(unescape("/a\\040b\\134"), "/a b\\");
     }
 }

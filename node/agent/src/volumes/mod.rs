@@ -164,7 +164,7 @@ pub async fn release(world: &Arc<World>, uid: &str) -> std::io::Result<()> {
     let memory = world.memory_root().join(uid);
     let work = move || {
         if pod_dir.join("volumes").exists() {
-            apply::unmount_below(&pod_dir)?;
+            dhow_kernel::mount::unmount_below(&pod_dir)?;
         }
         apply::remove_dir(&memory)?;
         apply::remove_dir(&pod_dir)
