@@ -277,6 +277,8 @@ pub async fn down(data: &Path, purge: bool) -> Result<()> {
         }
         dhow_dataplane::Dataplane::purge(&config.network).await?;
     }
+    // No container holds these any more, and secrets lie in some of them.
+    roles::unmount_below(&data.join("node"))?;
     if !purge {
         println!("dhow is down; its data stays in {}", data.display());
         return Ok(());
