@@ -198,7 +198,7 @@ fn diff(s: &Shell) {
 
 fn edit(s: &Shell) {
     s.apply(TIDE);
-    s.is("EDITOR=\"sed -i s/12/14/\" kubectl edit cm tide", "configmap/tide edited");
+    s.is("EDITOR=\"sed -i /high:/s/12/14/\" kubectl edit cm tide", "configmap/tide edited");
     s.is("kubectl get cm tide -o jsonpath='{.data.high}'", "14");
     s.is("EDITOR=true kubectl edit cm tide 2>&1", "Edit cancelled, no changes made.");
     // What is refused is shown again, with the reason, until nothing changes.
