@@ -22,12 +22,17 @@ use tokio::sync::mpsc;
 #[derive(Clone)]
 pub struct Compilers {
     /// A service with its endpoint slices, for the data plane.
-    pub service: Arc<dyn Fn(&Service, &[Arc<EndpointSlice>], u64) -> ServiceIntent + Send + Sync>,
+    pub service: Arc<OfService<ServiceIntent>>,
     /// The names that a service and its endpoint slices give rise to.
-    pub names: Arc<dyn Fn(&Service, &[Arc<EndpointSlice>], u64) -> Vec<NameIntent> + Send + Sync>,
+    pub names: Arc<OfService<Vec<NameIntent>>>,
     /// The names of a pod; `None` while it has no address.
-    pub pod: Arc<dyn Fn(&Pod, u64) -> Option<NameIntent> + Send + Sync>,
+    pub pod: Arc<OfPod<Option<NameIntent>>>,
 }
+
+/// A function of a service and its endpoint slices.
+pub type OfService<T> = dyn Fn(&Service, &[Arc<EndpointSlice>], u64) -> T + Send + Sync;
+/// A function of a pod.
+pub type OfPod<T> = dyn Fn(&Pod, u64) -> T + Send + Sync;
 
 /// How many changes may wait for a machine; more are held back here, each thing only in its newest
 /// state.

@@ -1,6 +1,6 @@
 //! Measures the pod network in network namespaces of its own; needs root.
 //!
-//! `cargo run --release -p dhow-dataplane --example measure` prints milliseconds for attaching and
+//! `cargo run --release -p dhow-dataplane --example measure_services` prints milliseconds for attaching and
 //! detaching pods and for programming services, and the throughput through a service against
 //! straight to the pod, min/median/max of interleaved runs.
 

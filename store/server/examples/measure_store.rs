@@ -1,6 +1,6 @@
 //! Measures the embedded store on a directory: latencies, throughput, memory and start.
 //!
-//! `cargo run --release -p dhow-server --example measure -- [DIR]`; DIR must not exist and is
+//! `cargo run --release -p dhow-server --example measure_store -- [DIR]`; DIR must not exist and is
 //! removed at the end. Without it everything happens in memory.
 
 use dhow_clock::System;
