@@ -12,6 +12,9 @@ use rustix::fd::OwnedFd;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// `NSFS_MAGIC` of linux/magic.h: the file system of namespaces.
+const NSFS: i64 = 0x6e73_6673;
+
 /// A pod's namespaces and group.
 #[derive(Debug)]
 pub(super) struct Sandbox {
@@ -138,6 +141,16 @@ impl Launcher {
         grown.map(|sandbox| self.sandbox_state(&sandbox.spec)).collect()
     }
 
+    /// Whether a sandbox's namespaces are there. An unmount takes them as a reboot does; containers
+    /// could never be started in it again.
+    fn holds_namespaces(&self, id: &str) -> bool {
+        let Ok(entries) = std::fs::read_dir(self.namespace_dir(id)) else { return false };
+        let mut files =
+            entries.flatten().map(|entry| entry.path()).filter(|p| p.is_file()).peekable();
+        let held = |path: PathBuf| rustix::fs::statfs(&path).is_ok_and(|s| s.f_type == NSFS);
+        files.peek().is_some() && files.all(held)
+    }
+
     /// Finds the sandboxes of an earlier launcher.
     pub(super) fn recover_sandboxes(&mut self) {
         for entry in std::fs::read_dir(self.dir.join("sandboxes")).into_iter().flatten().flatten() {
@@ -149,10 +162,12 @@ impl Launcher {
             let Some(record) = records::load::<SandboxRecord>(&path) else { continue };
             let id = record.spec.id.clone();
             let group = record.group.group();
-            let gone = record.boot != self.boot;
+            let gone = record.boot != self.boot || !self.holds_namespaces(&id);
             self.sandboxes.insert(id.clone(), Sandbox { spec: record.spec, group, growing: false });
             if gone {
-                tracing::info!("sandbox {id} ended with the machine's last boot");
+                tracing::info!(
+                    "sandbox {id} ended with its namespaces, most likely with the machine's last boot"
+                );
                 if let Err(failure) = self.drop_sandbox(&id) {
                     tracing::warn!("{failure:?}");
                 }
