@@ -247,7 +247,7 @@ async fn bad_requests_are_statuses() {
         (Method::PUT, "/api/v1/namespaces/default/configmaps", &[], b"{}".to_vec(), 405),
         (Method::OPTIONS, MAPS, &[], vec![], 405),
         (Method::GET, "/apis/apps/v9/deployments", &[], vec![], 404),
-        (Method::GET, "/openapi/v2", &[], vec![], 404),
+        (Method::GET, "/openapi/v2", &[], vec![], 406),
         (Method::GET, "/%zz", &[], vec![], 404),
         (
             Method::PATCH,
