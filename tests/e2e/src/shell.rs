@@ -52,6 +52,7 @@ impl Shell {
             .env("KUBECONFIG", &self.kubeconfig)
             .env("DHOW_DATA_DIR", &self.data)
             .env("HOME", &self.dir)
+            .env("TMPDIR", &self.dir)
             .env("TERM", "xterm")
             .env("NS", &self.namespace)
             .stdin(Stdio::null());
