@@ -2,6 +2,7 @@
 //! memory after that.
 
 use anyhow::{Context, Result, bail};
+use dhow_objects::hash::stable;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -120,7 +121,7 @@ impl Config {
         let (network, cgroup) = if data == Path::new(DEFAULT_DATA_DIR) {
             ("dhow0".to_owned(), "dhow".to_owned())
         } else {
-            let hash = fnv(data.as_os_str().as_encoded_bytes());
+            let hash = stable(data.as_os_str().as_encoded_bytes().iter().copied());
             (format!("d{:04x}", hash as u16), format!("dhow-{:08x}", hash as u32))
         };
         Ok(Self {
@@ -280,13 +281,6 @@ pub struct Flags {
     /// Domain of cluster names (default: cluster.local)
     #[arg(long)]
     pub domain: Option<String>,
-}
-
-/// FNV-1a, 64 bits: names for kernel objects that are the same at every start.
-fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }
 
 #[cfg(test)]

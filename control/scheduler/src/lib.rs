@@ -5,6 +5,7 @@
 
 mod filter;
 
+use dhow_objects::hash::stable;
 use dhow_objects::quantity::Quantity;
 use dhow_reason::{Code, Reason};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -124,12 +125,7 @@ pub fn place(pod: &Pod, machines: &[Machine]) -> Decision {
         match filter::check(pod, machine) {
             Err(reason) => refusals.push(*reason),
             Ok(()) => {
-                let tie = name
-                    .bytes()
-                    .chain(uid.bytes())
-                    .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-                    });
+                let tie = stable(name.bytes().chain(uid.bytes()));
                 let candidate = (score(pod, machine), tie, name);
                 if best.is_none_or(|(points, hash, _)| (candidate.0, hash) > (points, candidate.1))
                 {

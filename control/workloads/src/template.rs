@@ -1,5 +1,6 @@
 //! Pod templates: equality and the hash that names a replica set.
 
+use dhow_objects::hash::stable;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
 /// The label that tells the pods of one replica set from those of another.
@@ -13,10 +14,7 @@ const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 pub fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
     // Struct fields serialise in a fixed order and maps are sorted: equal templates, equal bytes.
     let bytes = serde_json::to_vec(template).unwrap_or_default();
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in bytes.iter().chain(&collisions.to_le_bytes()) {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
+    let mut hash = stable(bytes.into_iter().chain(collisions.to_le_bytes()));
     (0..10)
         .map(|_| {
             let at = usize::try_from(hash % 27).unwrap_or(0);

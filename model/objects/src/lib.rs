@@ -4,6 +4,7 @@
 //! API reads that row.
 
 pub mod apply;
+pub mod hash;
 pub mod kinds;
 pub mod meta;
 pub mod names;

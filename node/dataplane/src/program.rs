@@ -3,6 +3,7 @@
 use crate::Config;
 use dhow_intents::{Owner, Protocol, ServiceIntent, ServicePort};
 use dhow_kernel::net::nft;
+use dhow_objects::hash::{Stable, stable};
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -241,31 +242,15 @@ fn compile_port(
 
 /// A number that changes when the steps do; kept in the kernel to recognise chains after a restart.
 pub(crate) fn fingerprint(steps: &[Step]) -> u64 {
-    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+    let mut hasher = Stable::default();
     steps.hash(&mut hasher);
     hasher.finish()
 }
 
 /// A short stable number of a text.
 pub(crate) fn short_hash(text: &str) -> u32 {
-    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
-    hasher.write(text.as_bytes());
-    let value = hasher.finish();
+    let value = stable(text.bytes());
     (value ^ (value >> 32)) as u32
-}
-
-/// FNV-1a: the same in every process, unlike the standard library's hasher.
-struct Fnv(u64);
-
-impl Hasher for Fnv {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        }
-    }
 }
 
 /// Adds a chain's rules to a transaction.

@@ -127,13 +127,9 @@ pub fn restarts(pod: &Pod, role: Role, container: &Container, instance: &Instanc
 
 /// What a container is started from: a change of it means a restart.
 pub fn hash(container: &Container) -> String {
-    // FNV-1a: stable over versions and machines, unlike the standard library's hasher.
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     let image = container.image.as_deref().unwrap_or("");
-    for byte in container.name.bytes().chain([0]).chain(image.bytes()) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    format!("{hash:016x}")
+    let bytes = container.name.bytes().chain([0]).chain(image.bytes());
+    format!("{:016x}", dhow_objects::hash::stable(bytes))
 }
 
 fn grace(pod: &Pod) -> Duration {

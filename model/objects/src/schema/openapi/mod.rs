@@ -8,11 +8,13 @@ mod paths;
 mod types;
 
 use std::collections::BTreeSet;
+use std::hash::Hasher;
 use std::io::{self, Write};
 
 use serde_json::{Map, Value, json};
 
 use super::{Docs, Gvk, Type, schema};
+use crate::hash::Stable;
 use crate::kinds::{Kind, Subresource};
 
 /// What a document tells of one kind.
@@ -64,12 +66,11 @@ pub fn v3_index<'a>(documents: impl IntoIterator<Item = (&'a str, &'a str)>) -> 
 
 /// Sixteen hexadecimal digits that change when the document would change.
 pub fn hash(group: &str, version: &str, kinds: &[KindInfo<'_>]) -> String {
-    // FNV-1a: short and stable; nobody attacks an index of one's own kinds.
-    let mut state = 0xcbf2_9ce4_8422_2325_u64;
+    // Short and stable; nobody attacks an index of one's own kinds.
+    let mut state = Stable::default();
     let mut feed = |text: &str| {
-        for byte in text.bytes().chain([0]) {
-            state = (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+        state.write(text.as_bytes());
+        state.write_u8(0);
     };
     feed(env!("CARGO_PKG_VERSION"));
     feed(&super::table_mark());
@@ -86,7 +87,7 @@ pub fn hash(group: &str, version: &str, kinds: &[KindInfo<'_>]) -> String {
             sub.verbs.iter().for_each(|verb| feed(verb));
         }
     }
-    format!("{state:016X}")
+    format!("{:016X}", state.finish())
 }
 
 /// The document of a group version as JSON text. See [`write_v3_document`] to compress it at once.
