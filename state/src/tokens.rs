@@ -290,6 +290,10 @@ impl State {
                 return Err(Status::unauthorized());
             }
         }
+        // In a pod's token the machine is only told; else the token is bound to it.
+        if let (None, Some(node)) = (pod, node) {
+            lives(&kinds::NODE, "", node).ok_or_else(Status::unauthorized)?;
+        }
         if let Some(secret) = secret {
             lives(&kinds::SECRET, namespace, secret).ok_or_else(Status::unauthorized)?;
         }

@@ -563,7 +563,8 @@ impl State {
             }
             let gone = crate::delete::is_over(kind, &new);
             if gone {
-                claims = admission::release(kind, &new);
+                // What this write would claim is not claimed; what it had is free.
+                claims = admission::release(kind, &old);
             }
             let commit = Commit {
                 kind,

@@ -231,3 +231,20 @@ async fn a_pod_that_no_machine_has_goes_at_once() {
         state.delete(&me(), &kinds::POD, "default", "a", &DeleteOptions::default()).await.unwrap();
     assert!(matches!(done, dhow_state::Deleted::Gone(_)));
 }
+
+#[tokio::test]
+async fn a_service_that_ends_by_an_update_frees_what_it_held() {
+    let state = state().await;
+    let spec = |port: u32| json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]});
+    let mut held = service("web", &spec(30001));
+    held["metadata"]["finalizers"] = json!(["example.com/wait"]);
+    create(&state, &kinds::SERVICE, held).await.unwrap();
+    drop_service(&state, "web").await;
+    // The last finalizer goes, and with the same write the port changes.
+    let last = json!({"metadata": {"finalizers": null}, "spec": spec(30002)});
+    patch_service(&state, "web", last).await.unwrap();
+    assert!(state.cached(&kinds::SERVICE, "default", "web").is_none());
+    for (name, port) in [("first", 30001), ("second", 30002)] {
+        create(&state, &kinds::SERVICE, service(name, &spec(port))).await.unwrap();
+    }
+}

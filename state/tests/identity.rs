@@ -115,6 +115,18 @@ async fn a_token_proves_an_account_until_its_pod_is_gone() {
 }
 
 #[tokio::test]
+async fn a_token_of_a_machine_ends_with_the_machine() {
+    let state = state().await;
+    create(&state, &kinds::NODE, json!({"metadata": {"name": "n1"}})).await.unwrap();
+    let bound = Bound { kind: "Node".into(), name: "n1".into(), uid: String::new() };
+    let request = TokenRequest { bound: Some(bound), ..TokenRequest::default() };
+    let issued = state.issue_token("default", "default", request).await.unwrap();
+    state.authenticate_token(&issued.token, &[]).await.unwrap();
+    state.delete(&me(), &kinds::NODE, "", "n1", &DeleteOptions::default()).await.unwrap();
+    assert_eq!(state.authenticate_token(&issued.token, &[]).await.unwrap_err().code, 401);
+}
+
+#[tokio::test]
 async fn a_forged_token_is_refused() {
     let state = state().await;
     let issued = state.issue_token("default", "default", TokenRequest::default()).await.unwrap();

@@ -116,6 +116,10 @@ impl NodeDoor {
         issued.map(|t| (t.token, t.expires)).map_err(refused)
     }
 
+    fn has(&self, namespace: &str, name: &str, uid: &str) -> bool {
+        self.state.cached(&kinds::POD, namespace, name).is_some_and(|pod| pod.uid() == uid)
+    }
+
     async fn forget(&self, namespace: &str, name: &str, uid: &str) -> Result<(), FeedError> {
         let options = DeleteOptions {
             grace_period_seconds: Some(0),
@@ -124,8 +128,10 @@ impl NodeDoor {
         };
         match self.state.delete(&self.actor, &kinds::POD, namespace, name, &options).await {
             Ok(_) => Ok(()),
-            // It is gone already, or another pod has the name by now.
-            Err(refusal) if matches!(refusal.code, 404 | 409) => Ok(()),
+            // It is gone already, or another pod has the name by now. A conflict can also mean that
+            // too many others wrote: then it is still there.
+            Err(refusal) if refusal.code == 404 => Ok(()),
+            Err(refusal) if refusal.code == 409 && !self.has(namespace, name, uid) => Ok(()),
             Err(refusal) => Err(refused(refusal)),
         }
     }
