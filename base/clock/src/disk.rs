@@ -189,6 +189,34 @@ impl Disk for Real {
     }
 }
 
+/// Replaces the file at `path` so that a crash leaves the old or the new content, never a mixture,
+/// and what was written is there after it. `mode` are the permissions of the new file.
+///
+/// # Errors
+/// The file system's; then the old content is still there.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let beside = path.with_file_name(name);
+    // One that a crash left has the permissions of another time.
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if let Err(error) = written.and_then(|()| std::fs::rename(&beside, path)) {
+        let _ = std::fs::remove_file(&beside);
+        return Err(error);
+    }
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => Real.sync_dir(parent),
+        _ => Real.sync_dir(Path::new(".")),
+    }
+}
+
 #[derive(Debug)]
 struct RealFile(File);
 
@@ -226,5 +254,34 @@ impl DiskFile for RealFile {
 
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_secret_never_takes_the_permissions_of_a_leftover() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.key");
+        std::fs::write(dir.path().join("ca.key.new"), "half").unwrap();
+        replace(&path, b"secret", 0o600).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"secret");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        replace(&path, b"newer", 0o600).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_replacement_that_fails_leaves_the_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("taken");
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("kept"), "").unwrap();
+        assert!(replace(&path, b"x", 0o600).is_err());
+        assert!(path.join("kept").exists());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

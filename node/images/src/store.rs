@@ -654,15 +654,8 @@ fn chains(diff_ids: &[String]) -> Vec<String> {
 
 /// Replaces `path` so that a crash leaves the old or the new content, never a mixture.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let failed = |e: std::io::Error| Error::io(format!("write {}", path.display()), e);
-    let beside = path.with_extension("new");
-    let mut file = File::create(&beside).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-    std::fs::rename(&beside, path).map_err(failed)?;
-    if let Some(parent) = path.parent() {
-        File::open(parent).and_then(|dir| dir.sync_all()).map_err(failed)?;
-    }
-    Ok(())
+    dhow_clock::disk::replace(path, bytes, 0o644)
+        .map_err(|e| Error::io(format!("write {}", path.display()), e))
 }
 
 /// Copies a stream to a file, returning its digest and length.
