@@ -148,6 +148,15 @@ fn killed_platform() {
     s.ok("kubectl wait --for=condition=Ready pod --all --timeout=30s");
     s.tells(&format!("curl -sS -m 5 http://{ip}"), &["ahoy"]);
     s.ok("kubectl exec deployment/web -- true");
+
+    // Somebody unmounts the namespaces while nothing runs: pods get new ones.
+    kill(platform(&s));
+    kill(launcher(&s));
+    contained(&s).into_iter().filter(|pid| alive(*pid)).for_each(kill);
+    s.ok("for m in $(grep -o \"$DHOW_DATA_DIR/run/ns/[^ ]*\" /proc/self/mountinfo); do umount -l $m; done");
+    machine.up(&[]);
+    s.until("kubectl get deployment web -o jsonpath={.status.availableReplicas}", "6");
+    s.until(&format!("curl -sS -m 5 http://{ip}"), "ahoy");
 }
 
 /// Names of the files in a directory of the platform.

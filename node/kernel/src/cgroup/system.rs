@@ -63,6 +63,10 @@ impl System {
                 return Err(Error::io(&dir, "making it", error));
             }
         }
+        if hierarchy.version == Version::V1 && controllers.iter().any(|c| c == "pids") {
+            // One that was there may have been told to let nothing multiply ([`Cgroups::signal`]).
+            let _ = write(&dir, "pids.max", "max");
+        }
         Ok(Part { version: hierarchy.version, dir, controllers })
     }
 

@@ -93,10 +93,17 @@ pub(super) enum Purpose {
 /// A group whose last process is not gone yet.
 #[derive(Debug)]
 pub(super) struct Dying {
-    group: Group,
+    pub group: Group,
     pub next: Duration,
     tries: u32,
     askers: Vec<Asker>,
+}
+
+impl Dying {
+    /// Nobody waits for its end.
+    pub fn is_unasked(&self) -> bool {
+        self.askers.is_empty()
+    }
 }
 
 /// Identifiers become names of files and groups.

@@ -53,6 +53,13 @@ impl Launcher {
             .cgroups
             .create(&format!("{}/{id}", self.cgroup), &limits)
             .map_err(|error| fail("making the pod's cgroup", &error))?;
+        // What was left under this name (by an earlier launcher) may still be on its way out: the
+        // new sandbox takes the group over, or it would be ended with the old one.
+        let dirs: Vec<&PathBuf> = group.parts.iter().map(|part| &part.dir).collect();
+        let taken = |dying: &super::containers::Dying| {
+            dying.is_unasked() && dying.group.parts.iter().any(|old| dirs.contains(&&old.dir))
+        };
+        self.dying.retain(|dying| !taken(dying));
         let dir = self.namespace_dir(&id);
         match bear_sandbox(&spec, &dir) {
             Ok((pid, ours)) => {
