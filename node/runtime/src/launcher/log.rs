@@ -240,6 +240,12 @@ mod tests {
 
     const NOW: i128 = 1_767_323_045_123_456_789;
 
+    /// Faults are armed for the whole process: whoever writes a log does so alone.
+    fn alone() -> std::sync::MutexGuard<'static, ()> {
+        static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     fn log(name: &str, max_size: u64, max_files: u32) -> (Log, PathBuf) {
         let dir = std::env::temp_dir().join(format!("dhow-log-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
@@ -257,6 +263,7 @@ mod tests {
 
     #[test]
     fn lines_are_whole_or_marked_as_parts() {
+        let _alone = alone();
         let (mut log, dir) = log("parts", 0, 1);
         log.write(0, b"one\ntw", NOW);
         log.write(1, b"err\n", NOW);
@@ -275,6 +282,7 @@ mod tests {
 
     #[test]
     fn a_full_log_is_rotated_and_the_oldest_goes() {
+        let _alone = alone();
         let (mut log, dir) = log("rotate", 100, 3);
         for number in 0..12 {
             log.write(0, format!("line {number}\n").as_bytes(), NOW);
@@ -287,6 +295,22 @@ mod tests {
         assert_eq!(names, ["0.log", "0.log.1", "0.log.2"]);
         let text = std::fs::read_to_string(dir.join("0.log")).unwrap();
         assert!(text.ends_with("line 11\n"));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_disk_that_takes_nothing_costs_lines_and_their_number_is_known() {
+        let _alone = alone();
+        let (mut log, dir) = log("full", 0, 1);
+        log.write(0, b"one\n", NOW);
+        let full = dhow_fault::Effect::Fail("no space left".into());
+        dhow_fault::arm("runtime::log_write", full, 0, 1, std::time::Duration::from_secs(60));
+        log.write(0, b"two\n", NOW);
+        assert_eq!(log.dropped, "2026-01-02T03:04:05.123456789Z stdout F two\n".len() as u64);
+        log.write(0, b"three\n", NOW);
+        let text = std::fs::read_to_string(&log.spec.path).unwrap();
+        let lines: Vec<&str> = text.lines().map(|line| &line[31..]).collect();
+        assert_eq!(lines, ["stdout F one", "stdout F three"]);
         std::fs::remove_dir_all(dir).unwrap();
     }
 }
