@@ -4,6 +4,7 @@ use crate::State;
 use crate::codec::text;
 use crate::model::stored;
 use crate::types::{Actor, Result, WriteOptions};
+use crate::write::Aim;
 use dhow_objects::{kinds, meta, time};
 use k8s_openapi::api::core::v1::Event;
 use serde_json::{Value, json};
@@ -107,8 +108,10 @@ impl State {
                 new["lastTimestamp"] = json!(now);
                 Ok(new)
             };
-            match self.replace(actor, &kinds::EVENT, &namespace, &name, "", &again, &options).await
-            {
+            let (kind, namespace, name) = (&kinds::EVENT, namespace.as_str(), name.as_str());
+            let options = &options;
+            let aim = Aim { actor, kind, namespace, name, subresource: "", options };
+            match self.replace(aim, &again).await {
                 // Expired meanwhile.
                 Err(refusal) if refusal.code == 404 => {}
                 done => return done.map(|_| ()),

@@ -3,6 +3,7 @@
 use crate::State;
 use crate::codec::text;
 use crate::types::{Actor, DeleteOptions, Deleted, Object, Result, WriteOptions};
+use crate::write::Aim;
 use dhow_objects::kinds::{self, Kind};
 use dhow_objects::{Status, meta, time};
 use serde_json::{Value, json};
@@ -153,7 +154,9 @@ impl State {
             new
         })
         };
-        self.replace(actor, &kinds::POD, namespace, name, "binding", &finish, options).await
+        let (kind, subresource) = (&kinds::POD, "binding");
+        let aim = Aim { actor, kind, namespace, name, subresource, options };
+        self.replace(aim, &finish).await
     }
 
     /// Evicts a pod: a deletion that `policy/v1` Eviction asks for.
@@ -193,7 +196,9 @@ impl State {
             }
             Ok(new)
         };
-        self.replace(actor, &kinds::NAMESPACE, "", name, "finalize", &make, options).await
+        let (kind, namespace, subresource) = (&kinds::NAMESPACE, "", "finalize");
+        let aim = Aim { actor, kind, namespace, name, subresource, options };
+        self.replace(aim, &make).await
     }
 }
 

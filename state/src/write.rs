@@ -39,6 +39,17 @@ pub(crate) enum Committed {
     Refused(Status),
 }
 
+/// Who writes to which object, or to its `subresource` ("" for the object), and how.
+#[derive(Clone, Copy)]
+pub(crate) struct Aim<'a> {
+    pub(crate) actor: &'a Actor,
+    pub(crate) kind: &'static Kind,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) subresource: &'a str,
+    pub(crate) options: &'a WriteOptions,
+}
+
 /// What is to be committed.
 pub(crate) struct Commit<'a> {
     pub(crate) kind: &'static Kind,
@@ -336,7 +347,7 @@ impl State {
     /// # Errors
     /// 404 when it does not exist, 409 when it is at another resourceVersion, 422 when the new
     /// state breaks rules.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments, reason = "the parts of a request, as the doors have them")]
     pub async fn update(
         &self,
         actor: &Actor,
@@ -348,10 +359,10 @@ impl State {
         options: &WriteOptions,
     ) -> Result<Arc<Object>> {
         let target = stored_kind(kind);
+        let aim = Aim { actor, kind: target, namespace, name, subresource, options };
         if subresource == "scale" {
             let make = |old: &Value| subresource::scaled(target, old, &value);
-            let done =
-                self.replace(actor, target, namespace, name, subresource, &make, options).await?;
+            let done = self.replace(aim, &make).await?;
             return subresource::scale_object(&done);
         }
         check_type(kind, &mut value)?;
@@ -363,8 +374,7 @@ impl State {
         }
         let value = to_stored(kind, value);
         let make = |_: &Value| Ok(value.clone());
-        let done =
-            self.replace(actor, target, namespace, name, subresource, &make, options).await?;
+        let done = self.replace(aim, &make).await?;
         Ok(shown(kind, &done))
     }
 
@@ -374,7 +384,7 @@ impl State {
     /// # Errors
     /// As [`State::update`]; 422 or 400 when the patch does not fit, 409 with causes when an apply
     /// would take fields of others.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments, reason = "the parts of a request, as the doors have them")]
     pub async fn patch(
         &self,
         actor: &Actor,
@@ -386,10 +396,9 @@ impl State {
         options: &WriteOptions,
     ) -> Result<(Arc<Object>, bool)> {
         let target = stored_kind(kind);
+        let aim = Aim { actor, kind: target, namespace, name, subresource, options };
         if let Patch::Apply { value, force } = patch {
-            return self
-                .apply(actor, kind, namespace, name, subresource, value, force, options)
-                .await;
+            return self.apply(Aim { kind, ..aim }, value, force).await;
         }
         let scale = subresource == "scale";
         let own = (target.group, target.version, target.kind);
@@ -411,24 +420,18 @@ impl State {
             }
             model::patch(own, old, &patch, options)
         };
-        let done =
-            self.replace(actor, target, namespace, name, subresource, &make, options).await?;
+        let done = self.replace(aim, &make).await?;
         let done = if scale { subresource::scale_object(&done)? } else { shown(kind, &done) };
         Ok((done, false))
     }
 
-    #[allow(clippy::too_many_arguments)]
     async fn apply(
         &self,
-        actor: &Actor,
-        kind: &'static Kind,
-        namespace: &str,
-        name: &str,
-        subresource: &str,
+        aim: Aim<'_>,
         mut value: Value,
         force: bool,
-        options: &WriteOptions,
     ) -> Result<(Arc<Object>, bool)> {
+        let Aim { actor, kind, namespace, name, subresource, options } = aim;
         if subresource == "scale" || kind.from_storage.is_some() {
             return Err(Status::not_implemented(format!(
                 "server-side apply to {}/{subresource} is not implemented; use a merge patch",
@@ -469,10 +472,7 @@ impl State {
             }
         }
         let make = |old: &Value| model::apply(&applied, Some(old), &now);
-        let done = self
-            .replace_owned(actor, kind, namespace, name, subresource, &make, options, true)
-            .await?;
-        Ok((done, false))
+        Ok((self.replace_owned(aim, &make, true).await?, false))
     }
 
     /// Brings an object, or its `subresource`, into the state that `make` computes from the present
@@ -489,38 +489,29 @@ impl State {
         subresource: &str,
         make: &(dyn Fn(&Value) -> Result<Value> + Sync),
     ) -> Result<Arc<Object>> {
-        let (kind, options) = (stored_kind(kind), WriteOptions::default());
-        self.replace(actor, kind, &key.namespace, &key.name, subresource, make, &options).await
+        let (namespace, name) = (key.namespace.as_str(), key.name.as_str());
+        let options = &WriteOptions::default();
+        let aim = Aim { actor, kind: stored_kind(kind), namespace, name, subresource, options };
+        self.replace(aim, make).await
     }
 
     /// Brings an object into the state that `make` computes from the present one.
-    #[allow(clippy::too_many_arguments)]
     pub(crate) async fn replace(
         &self,
-        actor: &Actor,
-        kind: &'static Kind,
-        namespace: &str,
-        name: &str,
-        subresource: &str,
+        aim: Aim<'_>,
         make: &(dyn Fn(&Value) -> Result<Value> + Sync),
-        options: &WriteOptions,
     ) -> Result<Arc<Object>> {
-        self.replace_owned(actor, kind, namespace, name, subresource, make, options, false).await
+        self.replace_owned(aim, make, false).await
     }
 
     /// `owned`: `make` has settled managedFields itself.
-    #[allow(clippy::too_many_arguments)]
     async fn replace_owned(
         &self,
-        actor: &Actor,
-        kind: &'static Kind,
-        namespace: &str,
-        name: &str,
-        subresource: &str,
+        aim: Aim<'_>,
         make: &(dyn Fn(&Value) -> Result<Value> + Sync),
-        options: &WriteOptions,
         owned: bool,
     ) -> Result<Arc<Object>> {
+        let Aim { actor, kind, namespace, name, subresource, options } = aim;
         for _ in 0..TRIES {
             self.sync().await?;
             let current = self
@@ -546,7 +537,7 @@ impl State {
             check_namespace(kind, namespace, &mut new)?;
             carry_over(&mut new, &old, name);
             let mut claims = Claims::default();
-            self.settle(kind, namespace, name, subresource, &mut new, &old, &mut claims).await?;
+            self.settle(aim, &mut new, &old, &mut claims).await?;
             self.may_grant(actor, kind, namespace, name, &new, Some(&old))?;
             if !owned {
                 let now = time::format(self.now());
@@ -587,18 +578,15 @@ impl State {
     }
 
     /// Defaults, admission and rules for an update.
-    #[allow(clippy::too_many_arguments)]
     async fn settle(
         &self,
-        kind: &'static Kind,
-        namespace: &str,
-        name: &str,
-        subresource: &str,
+        aim: Aim<'_>,
         new: &mut Value,
         old: &Value,
         claims: &mut Claims,
     ) -> Result<()> {
-        match subresource {
+        let Aim { kind, namespace, name, .. } = aim;
+        match aim.subresource {
             "" | "scale" => {
                 kind.complete(new);
                 let request = Request {

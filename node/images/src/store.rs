@@ -122,7 +122,7 @@ pub struct Images {
 
 /// Held while the store changes.
 #[derive(Debug)]
-pub struct Guard(#[allow(dead_code)] File);
+pub struct Guard(#[allow(dead_code, reason = "it is held for its lock")] File);
 
 impl Images {
     /// Opens (or makes) the store in `dir`.
