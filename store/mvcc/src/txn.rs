@@ -47,7 +47,7 @@ impl Mvcc {
     fn range_at(&self, range: &Range, at: i64, now: i64) -> RangeResult {
         let mut result = RangeResult { revision: now, ..RangeResult::default() };
         if range.count_only {
-            result.count = self.count_at(&range.span, at) as i64;
+            result.count = self.count(&range.span, at, now) as i64;
             return result;
         }
         let limit = if range.limit == 0 { usize::MAX } else { range.limit };
@@ -61,7 +61,7 @@ impl Mvcc {
             result.kvs.push(version.to_kv(key, range.keys_only));
         }
         result.count = if result.more {
-            self.count_at(&range.span, at) as i64
+            self.count(&range.span, at, now) as i64
         } else {
             result.kvs.len() as i64
         };
@@ -109,8 +109,17 @@ impl Mvcc {
 
     /// How many keys of the span are alive at revision `at`.
     pub fn count_at(&self, span: &Span, at: i64) -> usize {
-        if at >= self.revision {
+        self.count(span, at, self.revision)
+    }
+
+    /// The same as a transaction sees it whose own revision, if it has written, is `now`.
+    fn count(&self, span: &Span, at: i64, now: i64) -> usize {
+        if at >= now {
             return self.index.count(span);
+        }
+        if now > self.revision {
+            // The index holds what the transaction wrote; the history does not tell it yet.
+            return self.index.span(span).filter(|e| e.live_at(at).is_some()).count();
         }
         // Near the newest revision it is cheaper to undo the later changes than to walk.
         let newest = self.index.count(span);

@@ -407,3 +407,20 @@ proptest! {
         prop_assert_eq!(mvcc.bytes(), bytes, "the quota in use can be computed anew");
     }
 }
+
+/// A transaction that has written and then reads the revision before its own: its writes do not
+/// count there, also when a limit cuts the answer short.
+#[test]
+fn a_read_of_the_past_within_a_transaction_does_not_count_its_writes() {
+    let mut mvcc = Mvcc::new();
+    let put = |key: &str| Op::put(key.to_owned(), "");
+    let txn = |success: Vec<Op>| Command::Txn(Txn { success, ..Txn::default() });
+    for key in ["a", "b"] {
+        mvcc.apply(&txn(vec![put(key)])).unwrap();
+    }
+    let past = Range { revision: 3, limit: 1, ..Range::all(Span::From("a".into())) };
+    let applied = mvcc.apply(&txn(vec![put("c"), Op::Range(past)])).unwrap();
+    let Outcome::Txn(answer) = applied.outcome else { panic!("a transaction's answer") };
+    let OpResult::Range(read) = &answer.results[1] else { panic!("a range's answer") };
+    assert_eq!((read.count, read.more), (2, true));
+}
