@@ -112,9 +112,10 @@ impl Mvcc {
         self.count(span, at, self.revision)
     }
 
-    /// The same as a transaction sees it whose own revision, if it has written, is `now`.
+    /// The same for a reader to whom `now` is the newest revision: beyond ours for a transaction
+    /// that has written, behind it for one that must not see what is not durable yet.
     fn count(&self, span: &Span, at: i64, now: i64) -> usize {
-        if at >= now {
+        if at >= now.max(self.revision) {
             return self.index.count(span);
         }
         if now > self.revision {

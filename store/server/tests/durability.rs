@@ -216,6 +216,8 @@ async fn nothing_is_seen_before_it_is_durable_and_reads_do_not_wait() {
     put(&*store, "a", "old").await;
     let mut watcher = watch(&*store, "", 0);
     gated.gate.shut(true);
+    // A failed assertion must not leave the writer at the gate: the store waits for it.
+    let _open = Opens(gated.gate.clone());
     let writing = {
         let store = store.clone();
         tokio::spawn(async move {
@@ -240,6 +242,15 @@ async fn nothing_is_seen_before_it_is_durable_and_reads_do_not_wait() {
     assert_eq!(writing.await.unwrap().unwrap().revision, 3);
     assert_eq!(events(&mut *watcher).await.0, 3);
     assert_eq!(events(&mut *late).await.0, 3);
+}
+
+/// Opens a gate when it goes out of scope.
+struct Opens(Arc<Gate>);
+
+impl Drop for Opens {
+    fn drop(&mut self) {
+        self.0.shut(false);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
