@@ -8,7 +8,7 @@ use dhow_workloads::deployment::{self, Action};
 use dhow_workloads::{controller_of, seconds, selects};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 const NAME: &str = "deployment-controller";
@@ -169,31 +169,10 @@ async fn act(
                 "apiVersion": "apps/v1", "kind": "Deployment", "name": deployment.metadata.name,
                 "uid": uid, "controller": true, "blockOwnerDeletion": true,
             });
-            let patch = json!({"metadata": {"ownerReferences": [owner]}});
-            let key = set(&name);
-            state
-                .patch_typed::<ReplicaSet>(
-                    actor,
-                    &kinds::REPLICA_SET,
-                    &key,
-                    "",
-                    Patch::Strategic(patch),
-                )
-                .await?;
+            own(context, actor, &set(&name), owner).await?;
         }
         Action::Release(name) => {
-            let patch =
-                json!({"metadata": {"ownerReferences": [{"$patch": "delete", "uid": uid}]}});
-            let key = set(&name);
-            state
-                .patch_typed::<ReplicaSet>(
-                    actor,
-                    &kinds::REPLICA_SET,
-                    &key,
-                    "",
-                    Patch::Strategic(patch),
-                )
-                .await?;
+            own(context, actor, &set(&name), json!({"$patch": "delete", "uid": uid})).await?;
         }
         Action::Delete(name) => {
             let options =
@@ -205,4 +184,11 @@ async fn act(
         }
     }
     Ok(Done::Fine)
+}
+
+/// Changes the one owner reference of a replica set that `reference` names by its uid.
+async fn own(context: &Context, actor: &Actor, set: &Key, reference: Value) -> Result<(), Status> {
+    let patch = Patch::Strategic(json!({"metadata": {"ownerReferences": [reference]}}));
+    let kind = &kinds::REPLICA_SET;
+    context.state.patch_typed::<ReplicaSet>(actor, kind, set, "", patch).await.map(drop)
 }
