@@ -4,6 +4,8 @@
 //! writing transaction, keys in byte order, watches that replay history. A [`Backend`] provides it;
 //! [`Kv`] is the cheap, cloneable handle over whichever backend the process runs on.
 
+pub mod admin;
+
 use bytes::Bytes;
 use dhow_clock::BoxFuture;
 use std::sync::Arc;
@@ -75,6 +77,39 @@ pub struct Range {
     pub count_only: bool,
     /// The read may be served from this member's state without a check that it is the newest.
     pub serializable: bool,
+    /// Another order than the keys', and bounds on revisions.
+    pub select: Select,
+}
+
+/// What a range sorts by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SortBy {
+    /// The key.
+    Key,
+    /// The version.
+    Version,
+    /// The create revision.
+    CreateRevision,
+    /// The modification revision.
+    ModRevision,
+    /// The value's bytes.
+    Value,
+}
+
+/// Another order than the keys', and bounds on revisions. Applied before the limit, so that a range
+/// with any of them reads all its keys; the count ignores it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Select {
+    /// By what to sort, and whether descending; `None` for the order of the keys.
+    pub sort: Option<(SortBy, bool)>,
+    /// Leave out keys modified before this revision; 0 for no bound.
+    pub min_mod_revision: i64,
+    /// Leave out keys modified after this revision; 0 for no bound.
+    pub max_mod_revision: i64,
+    /// Leave out keys created before this revision; 0 for no bound.
+    pub min_create_revision: i64,
+    /// Leave out keys created after this revision; 0 for no bound.
+    pub max_create_revision: i64,
 }
 
 impl Range {
@@ -87,6 +122,7 @@ impl Range {
             keys_only: false,
             count_only: false,
             serializable: false,
+            select: Select::default(),
         }
     }
 }
@@ -343,6 +379,111 @@ pub enum Error {
     /// The disk failed; writes are refused until the cause is mended.
     #[error("etcdserver: {0}")]
     Storage(String),
+    /// An alarm says that members differ.
+    #[error("etcdserver: corrupt cluster")]
+    Corrupt,
+    /// No leader is known.
+    #[error("etcdserver: no leader")]
+    NoLeader,
+    /// The leader changed while the request was under way; whether it happened is not known.
+    #[error("etcdserver: leader changed")]
+    LeaderChanged,
+    /// Only the leader can do this.
+    #[error("etcdserver: not leader")]
+    NotLeader,
+    /// No answer in time; whether it happened is not known.
+    #[error("etcdserver: request timed out")]
+    Timeout,
+    /// More is under way than the member takes.
+    #[error("etcdserver: too many requests")]
+    TooManyRequests,
+    /// A learner does not serve this.
+    #[error("etcdserver: rpc not supported for learner")]
+    NotForLearner,
+    /// No member of that identifier.
+    #[error("etcdserver: member not found")]
+    MemberNotFound,
+    /// A member of that identifier exists.
+    #[error("etcdserver: member ID already exist")]
+    MemberExists,
+    /// A member with one of the addresses exists.
+    #[error("etcdserver: Peer URLs already exists")]
+    PeerUrlExists,
+    /// The addresses cannot be read.
+    #[error("etcdserver: given member URLs are invalid")]
+    BadMemberUrls,
+    /// The change would risk the quorum.
+    #[error("etcdserver: re-configuration failed due to not enough started members")]
+    NotEnoughStarted,
+    /// Only learners can be promoted.
+    #[error("etcdserver: can only promote a learner member")]
+    NotLearner,
+    /// The learner is too far behind.
+    #[error("etcdserver: can only promote a learner member which is in sync with leader")]
+    LearnerNotReady,
+    /// There are as many learners as allowed.
+    #[error("etcdserver: too many learner members in cluster")]
+    TooManyLearners,
+    /// Another cluster's request.
+    #[error("etcdserver: cluster ID mismatch")]
+    ClusterIdMismatch,
+    /// The leadership cannot go to that member.
+    #[error("etcdserver: bad leader transferee")]
+    BadTransferee,
+    /// A majority cannot be reached.
+    #[error("etcdserver: unhealthy cluster")]
+    Unhealthy,
+    /// There is no user root.
+    #[error("etcdserver: root user does not exist")]
+    NoRootUser,
+    /// The user root lacks the role root.
+    #[error("etcdserver: root user does not have root role")]
+    NoRootRole,
+    /// A user of that name exists.
+    #[error("etcdserver: user name already exists")]
+    UserExists,
+    /// No name was given.
+    #[error("etcdserver: user name is empty")]
+    UserNameEmpty,
+    /// No such user.
+    #[error("etcdserver: user name not found")]
+    UserNotFound,
+    /// A role of that name exists.
+    #[error("etcdserver: role name already exists")]
+    RoleExists,
+    /// No such role.
+    #[error("etcdserver: role name not found")]
+    RoleNotFound,
+    /// No name was given.
+    #[error("etcdserver: role name is empty")]
+    RoleNameEmpty,
+    /// Wrong name or password.
+    #[error("etcdserver: authentication failed, invalid user ID or password")]
+    AuthFailed,
+    /// The rules do not allow it.
+    #[error("etcdserver: permission denied")]
+    PermissionDenied,
+    /// The user does not have the role.
+    #[error("etcdserver: role is not granted to the user")]
+    RoleNotGranted,
+    /// The role does not have the permission.
+    #[error("etcdserver: permission is not granted to the role")]
+    PermissionNotGranted,
+    /// No permission was given.
+    #[error("etcdserver: permission not given")]
+    PermissionNotGiven,
+    /// Authentication is off.
+    #[error("etcdserver: authentication is not enabled")]
+    AuthNotEnabled,
+    /// The token is not known.
+    #[error("etcdserver: invalid auth token")]
+    InvalidToken,
+    /// The rules have changed since the credentials were checked.
+    #[error("etcdserver: revision of auth store is old")]
+    AuthOldRevision,
+    /// Root and what authentication needs cannot be changed so.
+    #[error("etcdserver: invalid auth management")]
+    InvalidAuthManagement,
 }
 
 /// What a store must do. Implemented by `store/server` in process and by an external etcd's client.

@@ -299,7 +299,8 @@ impl<'a> Reader<'a> {
                 let revision = self.number()?;
                 let limit = usize::try_from(self.length()?).map_err(|_| Malformed("limit"))?;
                 let [keys_only, count_only, serializable] = self.flags()?;
-                Op::Range(Range { span, revision, limit, keys_only, count_only, serializable })
+                let select = dhow_kv::Select::default();
+                Op::Range(Range { span, revision, limit, keys_only, count_only, serializable, select })
             }
             1 => {
                 let [prev_kv, ignore_value, ignore_lease] = self.flags()?;

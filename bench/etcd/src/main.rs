@@ -1,0 +1,2 @@
+//! The load generator and the floor of the etcd benches.
+fn main() {}

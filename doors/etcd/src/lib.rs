@@ -1,0 +1,1 @@
+//! etcd's gRPC services and JSON gateway over the store.

@@ -1,0 +1,1 @@
+//! bbolt files, written in bulk and read back: etcd's snapshots.

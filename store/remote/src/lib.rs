@@ -1,0 +1,1 @@
+//! An external etcd cluster as the store.

@@ -1,0 +1,1 @@
+//! etcd's messages and services: generated from our own protos, without protoc.
