@@ -8,11 +8,13 @@ mod journal;
 mod lease;
 mod queue;
 mod store;
+mod transport;
 mod watch;
 mod writer;
 
 pub use dhow_log::Error as OpenError;
 pub use store::{Status, Store};
+pub use transport::Transport;
 
 use dhow_mvcc::Limits;
 use std::time::Duration;

@@ -18,6 +18,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("store/mvcc", &["store/kv"]),
     ("store/bolt", &[]),
     ("store/rpc", &[]),
+    ("store/peers", &["base", "store"]),
     ("store/remote", &["base", "store/kv", "store/rpc"]),
     ("store/log", &["base"]),
     ("store/server", &["base", "store"]),

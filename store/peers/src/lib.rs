@@ -1,0 +1,1 @@
+//! The members' connections to each other: frames over mutual TLS.

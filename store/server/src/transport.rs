@@ -1,0 +1,16 @@
+//! How members reach each other: the store says what to send, somebody else owns the sockets.
+
+use bytes::Bytes;
+use dhow_kv::admin::Member;
+
+/// Carries messages between members. The other direction is [`Store::receive`](crate::Store).
+///
+/// Messages may be lost, and Raft repeats what matters; between two members they keep their order
+/// while a connection lasts, and none arrives twice or damaged.
+pub trait Transport: Send + Sync + std::fmt::Debug + 'static {
+    /// Queues a message for a member. Never blocks; drops the message when the member is not
+    /// reached or its queue is full.
+    fn send(&self, to: u64, message: Bytes);
+    /// Tells who the members are now and where; called at start and with each change.
+    fn members(&self, members: &[Member]);
+}
