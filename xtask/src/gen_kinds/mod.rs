@@ -55,7 +55,7 @@ pub fn run() -> anyhow::Result<()> {
         serde_json::from_slice(&output.stdout).context("derive.go printed unexpected facts")?;
     let bytes = table::encode(&packages)?;
 
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/objects/data/kinds.table");
+    let path = crate::workspace::root().join("model/objects/data/kinds.table");
     std::fs::write(&path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
     let types: usize = packages.iter().map(|p| p.types.len()).sum();
     println!("gen-kinds: {types} types in {} packages, {} bytes", packages.len(), bytes.len());
@@ -64,7 +64,7 @@ pub fn run() -> anyhow::Result<()> {
 
 /// Writes `model/objects/tests/data/schema_golden.txt`.
 fn goldens() -> anyhow::Result<()> {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/objects/tests/data");
+    let data = crate::workspace::root().join("model/objects/tests/data");
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
     std::fs::write(scratch.path().join("main.go"), include_str!("golden.go"))?;
     let go = |args: &[&str]| -> anyhow::Result<Vec<u8>> {
