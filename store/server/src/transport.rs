@@ -11,6 +11,11 @@ pub trait Transport: Send + Sync + std::fmt::Debug + 'static {
     /// Queues a message for a member. Never blocks; drops the message when the member is not
     /// reached or its queue is full.
     fn send(&self, to: u64, message: Bytes);
+    /// As [`Transport::send`], for pieces of snapshots: they may travel beside the other messages
+    /// and keep their order only among themselves, so that heartbeats do not wait behind them.
+    fn send_bulk(&self, to: u64, message: Bytes) {
+        self.send(to, message);
+    }
     /// Tells who the members are now and where; called at start and with each change.
     fn members(&self, members: &[Member]);
 }
