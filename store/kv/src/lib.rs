@@ -112,6 +112,14 @@ pub struct Select {
     pub max_create_revision: i64,
 }
 
+impl Select {
+    /// Whether it leaves the answer as it is: no bounds, and the order of the keys.
+    pub fn is_default(&self) -> bool {
+        let order = Self { sort: None, ..*self };
+        order == Self::default() && matches!(self.sort, None | Some((SortBy::Key, false)))
+    }
+}
+
 impl Range {
     /// A read of everything in `span`, now.
     pub fn all(span: Span) -> Self {

@@ -2,7 +2,7 @@
 
 use crate::Command;
 use bytes::Bytes;
-use dhow_kv::{Compare, Op, Order, Range, Span, Target, Txn};
+use dhow_kv::{Compare, Op, Order, Range, Select, SortBy, Span, Target, Txn};
 
 /// How deep transactions may stand in each other.
 const DEPTH: usize = 130;
@@ -63,7 +63,7 @@ impl Command {
 }
 
 /// More than the tags, flags and numbers of any one step or guard take.
-const STEP: usize = 48;
+const STEP: usize = 96;
 
 fn span_bound(span: &Span) -> usize {
     match span {
@@ -160,7 +160,11 @@ fn put_op(out: &mut Vec<u8>, op: &Op) {
             put_span(out, &range.span);
             put_number(out, range.revision);
             put_length(out, range.limit as u64);
-            out.push(flags([range.keys_only, range.count_only, range.serializable]));
+            let select = range.select != Select::default();
+            out.push(flags([range.keys_only, range.count_only, range.serializable, select]));
+            if select {
+                put_select(out, &range.select);
+            }
         }
         Op::Put { key, value, lease, prev_kv, ignore_value, ignore_lease } => {
             out.push(1);
@@ -181,7 +185,29 @@ fn put_op(out: &mut Vec<u8>, op: &Op) {
     }
 }
 
-fn flags(bits: [bool; 3]) -> u8 {
+/// Few reads have one, so a flag of the read says whether it is there.
+fn put_select(out: &mut Vec<u8>, select: &Select) {
+    out.push(select.sort.map_or(0, |(by, descending)| {
+        let by = match by {
+            SortBy::Key => 1,
+            SortBy::Version => 2,
+            SortBy::CreateRevision => 3,
+            SortBy::ModRevision => 4,
+            SortBy::Value => 5,
+        };
+        by | u8::from(descending) << 7
+    }));
+    for bound in [
+        select.min_mod_revision,
+        select.max_mod_revision,
+        select.min_create_revision,
+        select.max_create_revision,
+    ] {
+        put_number(out, bound);
+    }
+}
+
+fn flags<const N: usize>(bits: [bool; N]) -> u8 {
     bits.iter().enumerate().map(|(at, bit)| u8::from(*bit) << at).sum()
 }
 
@@ -242,12 +268,32 @@ impl<'a> Reader<'a> {
         if count > self.whole.len() - self.at { Err(Malformed("count")) } else { Ok(count) }
     }
 
-    fn flags(&mut self) -> Result<[bool; 3], Malformed> {
+    fn flags<const N: usize>(&mut self) -> Result<[bool; N], Malformed> {
         let byte = self.byte()?;
-        if byte > 7 {
+        if byte >> N != 0 {
             return Err(Malformed("unknown flag"));
         }
-        Ok([byte & 1 != 0, byte & 2 != 0, byte & 4 != 0])
+        Ok(std::array::from_fn(|at| byte >> at & 1 != 0))
+    }
+
+    fn select(&mut self) -> Result<Select, Malformed> {
+        let sort = self.byte()?;
+        let by = match sort & 0x7f {
+            0 if sort == 0 => None,
+            1 => Some(SortBy::Key),
+            2 => Some(SortBy::Version),
+            3 => Some(SortBy::CreateRevision),
+            4 => Some(SortBy::ModRevision),
+            5 => Some(SortBy::Value),
+            _ => return Err(Malformed("unknown order")),
+        };
+        Ok(Select {
+            sort: by.map(|by| (by, sort >> 7 != 0)),
+            min_mod_revision: self.number()?,
+            max_mod_revision: self.number()?,
+            min_create_revision: self.number()?,
+            max_create_revision: self.number()?,
+        })
     }
 
     fn span(&mut self) -> Result<Span, Malformed> {
@@ -298,9 +344,17 @@ impl<'a> Reader<'a> {
                 let span = self.span()?;
                 let revision = self.number()?;
                 let limit = usize::try_from(self.length()?).map_err(|_| Malformed("limit"))?;
-                let [keys_only, count_only, serializable] = self.flags()?;
-                let select = dhow_kv::Select::default();
-                Op::Range(Range { span, revision, limit, keys_only, count_only, serializable, select })
+                let [keys_only, count_only, serializable, select] = self.flags()?;
+                let select = if select { self.select()? } else { Select::default() };
+                Op::Range(Range {
+                    span,
+                    revision,
+                    limit,
+                    keys_only,
+                    count_only,
+                    serializable,
+                    select,
+                })
             }
             1 => {
                 let [prev_kv, ignore_value, ignore_lease] = self.flags()?;
@@ -342,6 +396,14 @@ mod tests {
         round(&Command::LeaseGrant { id: i64::MIN, ttl: 60 });
         round(&Command::LeaseRevoke { id: 7 });
         let range = Range { limit: 300, keys_only: true, ..Range::all(Span::From("".into())) };
+        let select = Select {
+            sort: Some((SortBy::Value, true)),
+            min_mod_revision: i64::MIN,
+            max_mod_revision: i64::MAX,
+            min_create_revision: i64::MIN,
+            max_create_revision: 1,
+        };
+        let selected = Range { select, ..range.clone() };
         let compare = |target| Compare {
             span: Span::Range("a".into(), "b".into()),
             order: Order::NotEqual,
@@ -356,7 +418,7 @@ mod tests {
                 compare(Target::Lease(0)),
                 compare(Target::Value("v".into())),
             ],
-            success: vec![Op::Range(range), Op::delete("d"), Op::Txn(inner)],
+            success: vec![Op::Range(range), Op::Range(selected), Op::delete("d"), Op::Txn(inner)],
             failure: vec![Op::Put {
                 key: "x".into(),
                 value: "".into(),

@@ -4,7 +4,8 @@ use crate::index::{Entry, Version};
 use crate::{History, Mvcc};
 use bytes::Bytes;
 use dhow_kv::{
-    Compare, Error, KeyValue, Op, OpResult, Order, Range, RangeResult, Span, Target, Txn, TxnResult,
+    Compare, Error, KeyValue, Op, OpResult, Order, Range, RangeResult, Select, SortBy, Span,
+    Target, Txn, TxnResult,
 };
 
 /// A revision that is newer than all.
@@ -50,6 +51,9 @@ impl Mvcc {
             result.count = self.count(&range.span, at, now) as i64;
             return result;
         }
+        if !range.select.is_default() {
+            return self.selected(range, at, now);
+        }
         let limit = if range.limit == 0 { usize::MAX } else { range.limit };
         let mut entries =
             self.index.span(&range.span).filter_map(|e| e.live_at(at).map(|v| (&e.key, v)));
@@ -66,6 +70,51 @@ impl Mvcc {
             result.kvs.len() as i64
         };
         result
+    }
+
+    /// A read with bounds on revisions or another order than the keys': it looks at all keys of the
+    /// span. Equals stay in the order of their keys.
+    fn selected(&self, range: &Range, at: i64, now: i64) -> RangeResult {
+        let Select {
+            sort,
+            min_mod_revision,
+            max_mod_revision,
+            min_create_revision,
+            max_create_revision,
+        } = range.select;
+        let within = |revision: i64, min: i64, max: i64| {
+            (min == 0 || revision >= min) && (max == 0 || revision <= max)
+        };
+        let mut count = 0;
+        let mut found: Vec<(&Bytes, &Version)> = Vec::new();
+        for entry in self.index.span(&range.span) {
+            let Some(version) = entry.live_at(at) else { continue };
+            count += 1;
+            if within(version.mod_revision, min_mod_revision, max_mod_revision)
+                && within(version.create_revision, min_create_revision, max_create_revision)
+            {
+                found.push((&entry.key, version));
+            }
+        }
+        if let Some((by, descending)) = sort {
+            found.sort_by(|a, b| {
+                let ordering = match by {
+                    SortBy::Key => a.0.cmp(b.0),
+                    SortBy::Version => a.1.version.cmp(&b.1.version),
+                    SortBy::CreateRevision => a.1.create_revision.cmp(&b.1.create_revision),
+                    SortBy::ModRevision => a.1.mod_revision.cmp(&b.1.mod_revision),
+                    SortBy::Value => a.1.value.cmp(&b.1.value),
+                };
+                if descending { ordering.reverse() } else { ordering }
+            });
+        }
+        let limit = if range.limit == 0 { usize::MAX } else { range.limit };
+        RangeResult {
+            revision: now,
+            more: found.len() > limit,
+            kvs: found.iter().take(limit).map(|(key, v)| v.to_kv(key, range.keys_only)).collect(),
+            count,
+        }
     }
 
     /// At most `most` live key-values of the span at revision `at`, of keys after `after`; and

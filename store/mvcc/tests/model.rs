@@ -1,7 +1,10 @@
 //! The state machine against a naive model that keeps a whole copy of the keys per revision.
 
 use bytes::Bytes;
-use dhow_kv::{Compare, Error, KeyValue, Op, OpResult, Order, Range, Span, Target, Txn, TxnResult};
+use dhow_kv::{
+    Compare, Error, KeyValue, Op, OpResult, Order, Range, Select, SortBy, Span, Target, Txn,
+    TxnResult,
+};
 use dhow_mvcc::{Command, Limits, Loader, Mvcc, Outcome, check_txn};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +45,7 @@ impl Model {
         if range.count_only {
             return (Vec::new(), false, count);
         }
+        let all = select(all, &range.select);
         let limit = if range.limit == 0 { all.len() } else { range.limit };
         let more = all.len() > limit;
         let mut kvs: Vec<KeyValue> = all.into_iter().take(limit).collect();
@@ -185,6 +189,39 @@ impl Model {
     }
 }
 
+/// What a selection leaves, in its order.
+fn select(mut all: Vec<KeyValue>, select: &Select) -> Vec<KeyValue> {
+    let bounds = [
+        (select.min_mod_revision, 1),
+        (select.max_mod_revision, -1),
+        (select.min_create_revision, 1),
+        (select.max_create_revision, -1),
+    ];
+    for (at, (bound, sign)) in bounds.into_iter().enumerate().filter(|(_, (b, _))| *b != 0) {
+        all.retain(|kv| {
+            let of = if at < 2 { kv.mod_revision } else { kv.create_revision };
+            of * sign >= bound * sign
+        });
+    }
+    if let Some((by, descending)) = select.sort {
+        // From behind, so that a sort that is reversed leaves equals in the order of their keys.
+        if descending {
+            all.reverse();
+        }
+        match by {
+            SortBy::Key => all.sort_by(|a, b| a.key.cmp(&b.key)),
+            SortBy::Version => all.sort_by_key(|kv| kv.version),
+            SortBy::CreateRevision => all.sort_by_key(|kv| kv.create_revision),
+            SortBy::ModRevision => all.sort_by_key(|kv| kv.mod_revision),
+            SortBy::Value => all.sort_by(|a, b| a.value.cmp(&b.value)),
+        }
+        if descending {
+            all.reverse();
+        }
+    }
+    all
+}
+
 struct Work {
     keys: Keys,
     written: Vec<(Bytes, Option<KeyValue>)>,
@@ -275,11 +312,31 @@ fn span() -> impl Strategy<Value = Span> {
 
 fn range() -> impl Strategy<Value = Op> {
     let revision = prop_oneof![4 => Just(0_i64), 1 => 1..40_i64];
-    (span(), revision, 0..4_usize, any::<bool>(), any::<bool>()).prop_map(
-        |(span, revision, limit, keys_only, count_only)| {
-            Op::Range(Range { revision, limit, keys_only, count_only, ..Range::all(span) })
+    let select = prop_oneof![2 => Just(Select::default()), 1 => selection()];
+    (span(), revision, 0..4_usize, any::<bool>(), any::<bool>(), select).prop_map(
+        |(span, revision, limit, keys_only, count_only, select)| {
+            Op::Range(Range { revision, limit, keys_only, count_only, select, ..Range::all(span) })
         },
     )
+}
+
+fn selection() -> impl Strategy<Value = Select> {
+    let by = prop_oneof![
+        Just(SortBy::Key),
+        Just(SortBy::Version),
+        Just(SortBy::CreateRevision),
+        Just(SortBy::ModRevision),
+        Just(SortBy::Value),
+    ];
+    let bound = || prop_oneof![3 => Just(0_i64), 1 => 1..30_i64];
+    let sort = prop::option::of((by, any::<bool>()));
+    (sort, bound(), bound(), bound(), bound()).prop_map(|(sort, a, b, c, d)| Select {
+        sort,
+        min_mod_revision: a,
+        max_mod_revision: b,
+        min_create_revision: c,
+        max_create_revision: d,
+    })
 }
 
 fn put() -> impl Strategy<Value = Op> {

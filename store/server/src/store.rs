@@ -208,7 +208,8 @@ impl Store {
 
     fn read_range(&self, range: &Range) -> Result<RangeResult, Error> {
         check_range(range)?;
-        if range.count_only || (range.limit > 0 && range.limit <= SCAN) {
+        let selects = !range.select.is_default();
+        if range.count_only || selects || (range.limit > 0 && range.limit <= SCAN) {
             return self.shared.read().range(range, self.shared.hub.published());
         }
         loop {
