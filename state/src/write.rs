@@ -616,10 +616,18 @@ impl State {
                 return Ok(());
             }
             other => {
-                return Err(Status::not_implemented(format!(
-                    "writing {}/{other} is not implemented",
-                    kind.plural
-                )));
+                let part = kind.subresource(other).and_then(|below| below.part);
+                let Some(part) = part else {
+                    return Err(Status::not_implemented(format!(
+                        "writing {}/{other} is not implemented",
+                        kind.plural
+                    )));
+                };
+                kind.complete(new);
+                (part.keep)(new, old);
+                kind.prepare_update(new, old);
+                let causes = kind.validate_part(part, new, old);
+                return if causes.is_empty() { Ok(()) } else { Err(invalid(kind, name, causes)) };
             }
         }
         let causes = kind.validate_all(new, Some(old));

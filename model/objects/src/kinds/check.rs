@@ -2,7 +2,7 @@
 //!
 //! Texts follow `k8s.io/apimachinery/pkg/util/validation/field` and `pkg/api/validation`.
 
-use super::{Kind, NameRule};
+use super::{Kind, NameRule, Part};
 use crate::quantity::Quantity;
 use crate::selectors::LabelSelector;
 use crate::status::{Status, StatusCause};
@@ -331,6 +331,17 @@ impl Kind {
         checks.metadata(self, new, old);
         let mut causes = checks.causes();
         causes.extend((self.validate)(new, old));
+        causes
+    }
+
+    /// Everything that is wrong with a change of one part of an object: its metadata, then the
+    /// part's own rules.
+    #[must_use]
+    pub fn validate_part(&self, part: &Part, new: &Value, old: &Value) -> Vec<StatusCause> {
+        let mut checks = Checks::default();
+        checks.metadata(self, new, Some(old));
+        let mut causes = checks.causes();
+        causes.extend((part.validate)(new, old));
         causes
     }
 

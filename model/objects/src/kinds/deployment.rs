@@ -26,6 +26,7 @@ pub static DEPLOYMENT: Kind = Kind {
             version: "v1",
             kind: "Deployment",
             verbs: STATUS_VERBS,
+            part: None,
         },
     ],
     columns: &[

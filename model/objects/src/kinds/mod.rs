@@ -61,6 +61,17 @@ pub struct Subresource {
     pub kind: &'static str,
     /// Verbs, as discovery tells them.
     pub verbs: &'static [&'static str],
+    /// How the part of the object is written that this path alone may change, if there is one.
+    pub part: Option<&'static Part>,
+}
+
+/// A part of an object that only a path of its own may change, for example `pods/resize`.
+#[derive(Debug)]
+pub struct Part {
+    /// Puts everything else back as it was; the second is the object as stored.
+    pub keep: fn(&mut Value, &Value),
+    /// Rules of the object as a whole and of this change.
+    pub validate: fn(&Value, &Value) -> Vec<StatusCause>,
 }
 
 /// How the name of a kind's objects must look.

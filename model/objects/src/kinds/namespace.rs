@@ -24,6 +24,7 @@ pub static NAMESPACE: Kind = Kind {
             version: "v1",
             kind: "Namespace",
             verbs: &["update"],
+            part: None,
         },
         Subresource {
             name: "status",
@@ -31,6 +32,7 @@ pub static NAMESPACE: Kind = Kind {
             version: "v1",
             kind: "Namespace",
             verbs: STATUS_VERBS,
+            part: None,
         },
     ],
     fields: &[

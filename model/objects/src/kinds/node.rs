@@ -24,6 +24,7 @@ pub static NODE: Kind = Kind {
         version: "v1",
         kind: "Node",
         verbs: STATUS_VERBS,
+        part: None,
     }],
     fields: &[SelectableField {
         label: "spec.unschedulable",

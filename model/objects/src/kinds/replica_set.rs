@@ -15,6 +15,7 @@ pub(super) const SCALE: Subresource = Subresource {
     version: "v1",
     kind: "Scale",
     verbs: STATUS_VERBS,
+    part: None,
 };
 
 /// `apps/v1 ReplicaSet`.
@@ -34,6 +35,7 @@ pub static REPLICA_SET: Kind = Kind {
             version: "v1",
             kind: "ReplicaSet",
             verbs: STATUS_VERBS,
+            part: None,
         },
     ],
     columns: &[

@@ -25,6 +25,7 @@ pub static SERVICE: Kind = Kind {
         version: "v1",
         kind: "Service",
         verbs: STATUS_VERBS,
+        part: None,
     }],
     fields: &[
         SelectableField { label: "spec.clusterIP", path: "spec.clusterIP", absent: "" },

@@ -16,6 +16,7 @@ pub static SERVICE_ACCOUNT: Kind = Kind {
         version: "v1",
         kind: "TokenRequest",
         verbs: &["create"],
+        part: None,
     }],
     columns: &[NAME, AGE],
     ..BASE

@@ -62,6 +62,18 @@ pub(super) fn all(checks: &mut Checks, path: &str, spec: &Value, volumes: &Volum
                 checks.forbidden(&format!("{at}.{field}"), detail);
             }
         }
+        if c.get("resources").is_some_and(|r| r.as_object().is_none_or(|r| !r.is_empty())) {
+            checks
+                .forbidden(&format!("{at}.resources"), "cannot be set for an Ephemeral Container");
+        }
+        for (j, mount) in items(c, "/volumeMounts").iter().enumerate() {
+            for field in ["subPath", "subPathExpr"] {
+                if !text(mount, &format!("/{field}")).is_empty() {
+                    let at = format!("{at}.volumeMounts[{j}].{field}");
+                    checks.forbidden(&at, "cannot be set for an Ephemeral Container");
+                }
+            }
+        }
     }
 }
 

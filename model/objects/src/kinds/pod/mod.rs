@@ -3,6 +3,7 @@
 mod columns;
 mod container;
 pub(super) mod defaults;
+mod parts;
 mod qos;
 pub(super) mod validate;
 
@@ -23,12 +24,15 @@ pub static POD: Kind = Kind {
     subresources: &[
         below("attach", "", "PodAttachOptions", &["create", "get"]),
         below("binding", "", "Binding", &["create"]),
-        below("ephemeralcontainers", "", "Pod", STATUS_VERBS),
+        Subresource {
+            part: Some(&parts::EPHEMERAL_CONTAINERS),
+            ..below("ephemeralcontainers", "", "Pod", STATUS_VERBS)
+        },
         below("eviction", "policy", "Eviction", &["create"]),
         below("exec", "", "PodExecOptions", &["create", "get"]),
         below("log", "", "Pod", &["get"]),
         below("portforward", "", "PodPortForwardOptions", &["create", "get"]),
-        below("resize", "", "Pod", STATUS_VERBS),
+        Subresource { part: Some(&parts::RESIZE), ..below("resize", "", "Pod", STATUS_VERBS) },
         below("status", "", "Pod", STATUS_VERBS),
     ],
     fields: &[
@@ -59,7 +63,7 @@ const fn below(
     kind: &'static str,
     verbs: &'static [&'static str],
 ) -> Subresource {
-    Subresource { name, group, version: "v1", kind, verbs }
+    Subresource { name, group, version: "v1", kind, verbs, part: None }
 }
 
 const fn field(path: &'static str, absent: &'static str) -> SelectableField {

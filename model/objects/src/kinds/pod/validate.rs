@@ -17,7 +17,20 @@ pub(super) fn pod(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
     let mut checks = Checks::default();
     let empty = json!({});
     let new_spec = new.get("spec").unwrap_or(&empty);
-    spec(&mut checks, "spec", new_spec);
+    whole(&mut checks, new, new_spec);
+    match old {
+        None if !items(new_spec, "/ephemeralContainers").is_empty() => {
+            checks.forbidden("spec.ephemeralContainers", "cannot be set on create");
+        }
+        None => {}
+        Some(old) => update(&mut checks, new_spec, old.get("spec").unwrap_or(&empty)),
+    }
+    checks.causes()
+}
+
+/// Rules of a pod as it stands, however it came to it.
+pub(super) fn whole(checks: &mut Checks, new: &Value, new_spec: &Value) {
+    spec(checks, "spec", new_spec);
     checks.not_negative(
         "spec.terminationGracePeriodSeconds",
         new_spec.get("terminationGracePeriodSeconds"),
@@ -28,10 +41,6 @@ pub(super) fn pod(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
         let path = "metadata.annotations[controller.kubernetes.io/pod-deletion-cost]";
         checks.invalid(path, cost, "must be a 32bit integer");
     }
-    if let Some(old_spec) = old.and_then(|o| o.get("spec")) {
-        update(&mut checks, new_spec, old_spec);
-    }
-    checks.causes()
 }
 
 /// Rules of a pod template at `spec.template`.
@@ -372,7 +381,7 @@ fn update(checks: &mut Checks, new: &Value, old: &Value) {
 }
 
 /// Lists what differs, one line a field.
-fn differences(path: &str, new: &Value, old: &Value, out: &mut Vec<String>) {
+pub(super) fn differences(path: &str, new: &Value, old: &Value, out: &mut Vec<String>) {
     match (new, old) {
         (Value::Object(new), Value::Object(old)) => {
             let keys: BTreeSet<&String> = new.keys().chain(old.keys()).collect();
