@@ -492,6 +492,12 @@ pub enum Error {
     /// Root and what authentication needs cannot be changed so.
     #[error("etcdserver: invalid auth management")]
     InvalidAuthManagement,
+    /// No member of an external store answers; the request was certainly not carried out.
+    #[error("the store cannot be reached: {0}")]
+    Unreachable(String),
+    /// An external store refused with a text that none of the others stands for.
+    #[error("{0}")]
+    Other(String),
 }
 
 /// What a store must do. Implemented by `store/server` in process and by an external etcd's client.
