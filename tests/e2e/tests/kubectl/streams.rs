@@ -184,10 +184,27 @@ fn debug(s: &Shell) {
     s.ok("kubectl wait --for=condition=Ready pod/copy --timeout=30s");
     s.until("kubectl logs copy", "copied");
     s.is("kubectl get pod copy -o jsonpath='{.metadata.labels}'", "");
-    // A container that joins a running pod: not built yet, and it says so.
+    // A container that joins a running pod, at a terminal, and sees the processes of its target.
+    let told = s.sh("script -qec \"kubectl debug -it sleeper --image=busybox --container=peek --target=main --profile=general -- sh -c 'hostname; cat /proc/1/cmdline | tr \\\\\\\\000 :; sleep 0.5; exit 3'\" /dev/null");
+    assert!(told.out.contains("sleeper") && told.out.contains("sleep:1000"), "{told:#?}");
+    s.until(
+        "kubectl get pod sleeper -o jsonpath='{.status.ephemeralContainerStatuses[0].name} {.status.ephemeralContainerStatuses[0].state.terminated.exitCode}'",
+        "peek 3",
+    );
+    s.tells("kubectl logs sleeper -c peek", &["sleeper"]);
+    // Without a target it has processes of its own, and it outlives nobody's attention.
+    s.ok("kubectl debug sleeper --image=busybox --container=stay -- sh -c 'echo stayed; exec sleep 999'");
+    s.until("kubectl logs sleeper -c stay", "stayed");
+    s.is("kubectl exec sleeper -c stay -- cat /proc/1/cmdline | tr -d s", "leep\0999\0");
+    s.is("kubectl exec sleeper -c stay -- hostname", "sleeper");
+    s.is("kubectl get pod sleeper -o jsonpath='{.status.containerStatuses[0].restartCount} {.status.phase}'", "0 Running");
+    s.tells("kubectl describe pod sleeper", &["Ephemeral Containers:", "stay:", "peek:"]);
     s.fails(
         "kubectl debug sleeper --image=busybox --container=peek -- true",
-        &["writing pods/ephemeralcontainers is not implemented"],
+        &["ephemeralcontainers", "already exists"],
     );
-    s.is("kubectl get pod sleeper -o jsonpath='{.spec.ephemeralContainers}'", "");
+    s.fails(
+        "kubectl debug sleeper --image=busybox --container=lost --target=none -- true",
+        &["spec.ephemeralContainers[2].targetContainerName: Not found: \"none\""],
+    );
 }
