@@ -4,6 +4,7 @@
 //! batch to the state, appends it to the log, syncs once, and only then makes it visible and
 //! answers. Readers look at the newest durable revision and never wait for the disk.
 
+mod cluster;
 mod journal;
 mod lease;
 mod queue;
@@ -12,6 +13,7 @@ mod transport;
 mod watch;
 mod writer;
 
+pub use cluster::{Cluster, Introduction, Standing, Start};
 pub use dhow_log::Error as OpenError;
 pub use store::{Status, Store};
 pub use transport::Transport;
@@ -38,7 +40,7 @@ impl Default for Retention {
 }
 
 /// How a [`Store`] behaves.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// How large a request may be.
     pub limits: Limits,
@@ -55,6 +57,11 @@ pub struct Options {
     pub checkpoint_bytes: u64,
     /// Commit in the caller instead of in a thread: nothing runs concurrently, for simulations.
     pub inline: bool,
+    /// Raise an alarm when the quota is used up, which stays until somebody ends it, as etcd does.
+    /// Otherwise writes are refused only as long as there is no space.
+    pub quota_alarm: bool,
+    /// The other members; `None` for a store that is alone.
+    pub cluster: Option<Cluster>,
 }
 
 impl Default for Options {
@@ -67,6 +74,8 @@ impl Default for Options {
             segment_bytes: 8 << 20,
             checkpoint_bytes: 32 << 20,
             inline: false,
+            quota_alarm: false,
+            cluster: None,
         }
     }
 }

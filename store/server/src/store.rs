@@ -1,11 +1,12 @@
 //! The store's handle: reads, watches, leases, and the way to the writer.
 
-use crate::Options;
 use crate::lease::{self, Lessor};
 use crate::queue::{Queue, Request};
 use crate::watch::{Hub, StoreWatcher, lock};
 use crate::writer::Writer;
+use crate::{Introduction, Options, Standing};
 use crate::{OpenError, journal};
+use bytes::Bytes;
 use dhow_clock::disk::{Disk, Real};
 use dhow_clock::{BoxFuture, SharedClock};
 use dhow_kv::{Backend, Error, Lease, Range, RangeResult, Txn, TxnResult, WatchRequest, Watcher};
@@ -168,6 +169,33 @@ impl Store {
         }
         store
     }
+
+    /// Takes a message that the transport has brought from another member.
+    pub fn receive(&self, from: u64, message: Bytes) {
+        let _ = (from, message);
+    }
+
+    /// Tells the store that messages to a member were dropped, so that Raft sends them again sooner.
+    pub fn unreachable(&self, to: u64) {
+        let _ = to;
+    }
+
+    /// What to tell a member that wants to join.
+    pub fn introduction(&self) -> Introduction {
+        Introduction::default()
+    }
+
+    /// What a member is to this one, by its identifier.
+    pub fn standing(&self, id: u64) -> Standing {
+        let _ = id;
+        Standing::Unknown
+    }
+
+    /// Tells the store that another member says that it has been removed: it stops.
+    pub fn expelled(&self) {}
+
+    /// Completes when this member has been removed from its cluster (or the store has stopped).
+    pub async fn removed(&self) {}
 
     /// Starts the timer of the leases, if it does not run.
     fn ensure_timer(&self) {

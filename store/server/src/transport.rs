@@ -3,13 +3,15 @@
 use bytes::Bytes;
 use dhow_kv::admin::Member;
 
-/// Carries messages between members. The other direction is [`Store::receive`](crate::Store).
+/// Carries messages between members. The other direction is
+/// [`Store::receive`](crate::Store::receive).
 ///
 /// Messages may be lost, and Raft repeats what matters; between two members they keep their order
-/// while a connection lasts, and none arrives twice or damaged.
+/// while a connection lasts, and none arrives twice or damaged. A transport must know for certain
+/// who a message comes from, and hand over none from another cluster.
 pub trait Transport: Send + Sync + std::fmt::Debug + 'static {
-    /// Queues a message for a member. Never blocks; drops the message when the member is not
-    /// reached or its queue is full.
+    /// Queues a message for a member. Never blocks, and does not deliver within the call; drops the
+    /// message when the member is not reached or its queue is full.
     fn send(&self, to: u64, message: Bytes);
     /// As [`Transport::send`], for pieces of snapshots: they may travel beside the other messages
     /// and keep their order only among themselves, so that heartbeats do not wait behind them.
