@@ -41,6 +41,17 @@ pub struct Status {
     pub alarms: Vec<Alarm>,
 }
 
+/// What every request looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pulse {
+    /// The Raft term that this member is in.
+    pub term: u64,
+    /// The leader's member identifier, 0 when there is none.
+    pub leader: u64,
+    /// Whether this member is a learner.
+    pub learner: bool,
+}
+
 /// One member of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Member {
@@ -209,6 +220,12 @@ pub trait Admin: Send + Sync + 'static {
     fn identity(&self) -> Identity;
     /// How this member is.
     fn status(&self) -> Status;
+    /// The part of [`Admin::status`] that goes into every answer; called for each request, so it
+    /// should cost a few loads and no lock.
+    fn pulse(&self) -> Pulse {
+        let Status { term, leader, learner, .. } = self.status();
+        Pulse { term, leader, learner }
+    }
     /// Completes when this member's loss of (or return to) a leader has been noticed: waits while
     /// `leader() == known` holds, and returns the leader now, 0 for none. Cancel safe.
     fn leader_changed(&self, known: u64) -> BoxFuture<'_, u64>;

@@ -8,7 +8,9 @@ pub mod admin;
 
 use bytes::Bytes;
 use dhow_clock::BoxFuture;
+use std::future::Future as _;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 /// One stored key with its history counters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -322,6 +324,12 @@ pub enum WatchEvent {
 pub trait Watcher: Send {
     /// The next item; `None` when the store has shut down. Cancel safe.
     fn next(&mut self) -> BoxFuture<'_, Option<WatchEvent>>;
+    /// The same without a future: whoever drives many watchers polls those that were woken. As
+    /// [`Watcher::next`] is cancel safe, a new future for each call does; implementations that hold
+    /// their waker themselves answer without one.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
+        self.next().as_mut().poll(context)
+    }
     /// Asks for a [`WatchEvent::Progress`] once everything up to now was delivered.
     fn request_progress(&mut self);
 }
