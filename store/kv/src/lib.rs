@@ -8,7 +8,6 @@ pub mod admin;
 
 use bytes::Bytes;
 use dhow_clock::BoxFuture;
-use std::future::Future as _;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
