@@ -1,6 +1,8 @@
 //! The bytes of a [`Command`]: tags and variable-length numbers, little endian, nothing optional.
 
 use crate::Command;
+use crate::alarm::{put_alarm, put_kind, read_alarm, read_kind};
+use crate::auth::codec::{change_size, put_change, read_change};
 use bytes::Bytes;
 use dhow_kv::{Compare, Op, Order, Range, Select, SortBy, Span, Target, Txn};
 
@@ -33,14 +35,44 @@ impl Command {
                 out.push(4);
                 put_number(out, *id);
             }
+            Self::TxnAs { txn, auth_revision } => {
+                out.push(5);
+                put_length(out, *auth_revision);
+                put_txn(out, txn);
+            }
+            Self::AlarmRaise(alarm) => {
+                out.push(6);
+                put_alarm(out, alarm);
+            }
+            Self::AlarmDisarm { member, kind } => {
+                out.push(7);
+                put_kind(out, *kind);
+                put_length(out, *member);
+            }
+            Self::Auth(change) => {
+                out.push(8);
+                put_change(out, change);
+            }
+            Self::TokenIssue { user, prefix, auth_revision } => {
+                out.push(9);
+                put_bytes(out, user.as_bytes());
+                put_bytes(out, prefix.as_bytes());
+                put_length(out, *auth_revision);
+            }
         }
     }
 
     /// At least as many bytes as [`Command::encode`] appends.
     pub fn size_bound(&self) -> usize {
         match self {
-            Self::Txn(txn) => 1 + txn_bound(txn),
-            Self::Compact(_) | Self::LeaseGrant { .. } | Self::LeaseRevoke { .. } => 32,
+            Self::Txn(txn) | Self::TxnAs { txn, .. } => 16 + txn_bound(txn),
+            Self::Auth(change) => STEP + change_size(change),
+            Self::TokenIssue { user, prefix, .. } => STEP + user.len() + prefix.len(),
+            Self::Compact(_)
+            | Self::LeaseGrant { .. }
+            | Self::LeaseRevoke { .. }
+            | Self::AlarmRaise(_)
+            | Self::AlarmDisarm { .. } => 32,
         }
     }
 
@@ -55,7 +87,22 @@ impl Command {
             2 => Self::Compact(reader.number()?),
             3 => Self::LeaseGrant { id: reader.number()?, ttl: reader.number()? },
             4 => Self::LeaseRevoke { id: reader.number()? },
-            _ => return Err(Malformed("unknown command")),
+            5 => {
+                let auth_revision = reader.length()?;
+                Self::TxnAs { txn: reader.txn(DEPTH)?, auth_revision }
+            }
+            6 => Self::AlarmRaise(read_alarm(&mut reader)?),
+            7 => {
+                let kind = read_kind(&mut reader)?;
+                Self::AlarmDisarm { member: reader.length()?, kind }
+            }
+            8 => Self::Auth(read_change(&mut reader)?),
+            9 => Self::TokenIssue {
+                user: reader.text()?,
+                prefix: reader.text()?,
+                auth_revision: reader.length()?,
+            },
+            _ => return Err(Malformed("unknown command: a newer version wrote it")),
         };
         reader.end()?;
         Ok(command)
@@ -103,7 +150,7 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn put_span(out: &mut Vec<u8>, span: &Span) {
+pub(crate) fn put_span(out: &mut Vec<u8>, span: &Span) {
     match span {
         Span::Key(key) => {
             out.push(0);
@@ -262,8 +309,13 @@ impl<'a> Reader<'a> {
         Ok(bytes)
     }
 
+    pub(crate) fn text(&mut self) -> Result<String, Malformed> {
+        let bytes = self.bytes()?;
+        std::str::from_utf8(&bytes).map(str::to_owned).map_err(|_| Malformed("text"))
+    }
+
     /// A count of things of at least one byte each.
-    fn count(&mut self) -> Result<usize, Malformed> {
+    pub(crate) fn count(&mut self) -> Result<usize, Malformed> {
         let count = usize::try_from(self.length()?).map_err(|_| Malformed("count"))?;
         if count > self.whole.len() - self.at { Err(Malformed("count")) } else { Ok(count) }
     }
@@ -296,7 +348,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn span(&mut self) -> Result<Span, Malformed> {
+    pub(crate) fn span(&mut self) -> Result<Span, Malformed> {
         Ok(match self.byte()? {
             0 => Span::Key(self.bytes()?),
             1 => Span::Range(self.bytes()?, self.bytes()?),
@@ -378,6 +430,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dhow_kv::admin::{Access, Alarm, AlarmKind, AuthChange, Permission};
 
     fn round(command: &Command) {
         let mut bytes = Vec::new();
@@ -391,10 +444,49 @@ mod tests {
     }
 
     #[test]
+    fn every_change_of_users_and_roles_comes_back() {
+        let (name, hash) = ("ann".to_owned(), "$2a$10$hash".to_owned());
+        let (user, role) = (name.clone(), "reader".to_owned());
+        let span = Span::Range("a".into(), "b".into());
+        for change in [
+            AuthChange::Enable,
+            AuthChange::Disable,
+            AuthChange::UserAdd { name: name.clone(), hash: hash.clone(), no_password: false },
+            AuthChange::UserAdd { name: name.clone(), hash: String::new(), no_password: true },
+            AuthChange::UserDelete(name.clone()),
+            AuthChange::UserChangePassword { name, hash },
+            AuthChange::UserGrantRole { user: user.clone(), role: role.clone() },
+            AuthChange::UserRevokeRole { user, role: role.clone() },
+            AuthChange::RoleAdd(role.clone()),
+            AuthChange::RoleDelete(role.clone()),
+            AuthChange::RoleRevoke { role, span },
+        ] {
+            round(&Command::Auth(change));
+        }
+        for access in [Access::Read, Access::Write, Access::ReadWrite] {
+            let permission = Permission { access, span: Span::From("k".into()) };
+            round(&Command::Auth(AuthChange::RoleGrant { role: "r".into(), permission }));
+        }
+    }
+
+    #[test]
+    fn what_a_newer_version_wrote_is_refused() {
+        for bytes in [&[77][..], &[8, 77], &[7, 77, 0]] {
+            assert!(Command::decode(&Bytes::from(bytes)).is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
     fn every_command_comes_back() {
         round(&Command::Compact(i64::MAX));
         round(&Command::LeaseGrant { id: i64::MIN, ttl: 60 });
         round(&Command::LeaseRevoke { id: 7 });
+        round(&Command::TxnAs { txn: Txn::default(), auth_revision: u64::MAX });
+        round(&Command::AlarmRaise(Alarm { member: u64::MAX, kind: AlarmKind::Corrupt }));
+        round(&Command::AlarmDisarm { member: 0, kind: None });
+        round(&Command::AlarmDisarm { member: 9, kind: Some(AlarmKind::NoSpace) });
+        let (user, prefix) = ("ann".to_owned(), "abcdefghijklmnop".to_owned());
+        round(&Command::TokenIssue { user, prefix, auth_revision: 300 });
         let range = Range { limit: 300, keys_only: true, ..Range::all(Span::From("".into())) };
         let select = Select {
             sort: Some((SortBy::Value, true)),

@@ -1,21 +1,28 @@
 //! Revisions, ranges, transactions, leases, watch history; pure.
 //!
 //! [`Mvcc`] is a deterministic state machine: the same [`Command`]s in the same order give the same
-//! state and the same answers, whoever applies them. It does no input or output and reads no clock.
+//! state and the same answers, whoever applies them. [`Machine`] is the same with users and alarms. It does no input or output and reads no clock.
 //! Its semantics are those of etcd v3 (<https://etcd.io/docs/latest/learning/api/>).
 
+mod alarm;
+pub mod auth;
 mod check;
 mod codec;
 mod history;
 mod index;
+mod machine;
 mod snapshot;
 mod txn;
 
+pub use alarm::Alarms;
+pub use auth::Auth;
 pub use check::{check_range, check_txn, cost, is_read_only};
 pub use codec::Malformed;
+pub use machine::{Machine, MachineHeader, MachineLoader};
 pub use snapshot::{Header, Loader};
 
 use bytes::Bytes;
+use dhow_kv::admin::{Alarm, AlarmKind, AuthChange};
 use dhow_kv::{Error, Event, KeyValue, Span, Txn, TxnResult};
 use history::History;
 use index::Index;
@@ -62,6 +69,49 @@ pub enum Command {
         /// Its identifier.
         id: i64,
     },
+    /// Run a transaction if the rules are still those that it was allowed by.
+    TxnAs {
+        /// The transaction.
+        txn: Txn,
+        /// The revision of the rules.
+        auth_revision: u64,
+    },
+    /// Raise an alarm.
+    AlarmRaise(Alarm),
+    /// End alarms.
+    AlarmDisarm {
+        /// Whose; 0 for all.
+        member: u64,
+        /// About what; `None` for all.
+        kind: Option<AlarmKind>,
+    },
+    /// Change users, roles or the whole of authentication.
+    Auth(AuthChange),
+    /// Give a token to a user whose password was checked.
+    TokenIssue {
+        /// The user.
+        user: String,
+        /// What the token begins with: random, not used before, without a full stop. The index of
+        /// the command follows in the token, so that a member can tell whether it is behind it.
+        prefix: String,
+        /// The revision of the rules that the password was checked by.
+        auth_revision: u64,
+    },
+}
+
+/// What a lease takes of the quota.
+pub const LEASE_COST: u64 = 64;
+
+impl Command {
+    /// What the command may add to the store at most, by the quota's measure; 0 for what is not
+    /// refused without space.
+    pub fn cost(&self) -> u64 {
+        match self {
+            Self::Txn(txn) | Self::TxnAs { txn, .. } => cost(txn),
+            Self::LeaseGrant { .. } => LEASE_COST,
+            _ => 0,
+        }
+    }
 }
 
 /// What applying a [`Command`] answered.
@@ -69,6 +119,10 @@ pub enum Command {
 pub enum Outcome {
     /// A transaction's answer.
     Txn(TxnResult),
+    /// The alarms that were raised or ended.
+    Alarms(Vec<Alarm>),
+    /// The new token.
+    Token(String),
     /// The others answer with the revision after them.
     Done(i64),
 }
@@ -146,14 +200,15 @@ impl Mvcc {
         self.bytes
     }
 
-    /// Applies a command.
+    /// Applies a command about keys or leases. Those about users, tokens and alarms need a
+    /// [`Machine`]; here they change nothing.
     ///
     /// # Errors
     /// As the operations of [`dhow_kv::Backend`]; then nothing has changed. A transaction's shape is
     /// not checked here again: see [`check_txn`].
     pub fn apply(&mut self, command: &Command) -> Result<Applied, Error> {
         match command {
-            Command::Txn(txn) => self.apply_txn(txn),
+            Command::Txn(txn) | Command::TxnAs { txn, .. } => self.apply_txn(txn),
             Command::Compact(revision) => {
                 if *revision > self.revision {
                     return Err(Error::FutureRevision);
@@ -183,6 +238,10 @@ impl Mvcc {
                 self.revision = writes.finish(&mut self.history);
                 Ok(self.done(true))
             }
+            Command::AlarmRaise(_)
+            | Command::AlarmDisarm { .. }
+            | Command::Auth(_)
+            | Command::TokenIssue { .. } => Ok(self.done(false)),
         }
     }
 

@@ -36,12 +36,17 @@ impl Header {
     /// [`Malformed`].
     pub fn decode(bytes: &Bytes) -> Result<Self, Malformed> {
         let mut reader = Reader::new(bytes);
+        let header = Self::read(&mut reader)?;
+        reader.end()?;
+        Ok(header)
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (revision, compacted) = (reader.number()?, reader.number()?);
         let mut leases = Vec::new();
-        for _ in 0..reader.length()? {
+        for _ in 0..reader.count()? {
             leases.push((reader.number()?, reader.number()?));
         }
-        reader.end()?;
         Ok(Self { revision, compacted, leases })
     }
 }

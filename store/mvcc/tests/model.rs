@@ -155,7 +155,7 @@ impl Model {
     fn apply(&mut self, command: &Command) -> Result<Outcome, Error> {
         let mut work = Work { keys: self.now().clone(), written: Vec::new() };
         match command {
-            Command::Txn(txn) => {
+            Command::Txn(txn) | Command::TxnAs { txn, .. } => {
                 let result = self.run(txn, &mut work)?;
                 self.commit(work);
                 return Ok(Outcome::Txn(result));
@@ -184,6 +184,7 @@ impl Model {
                 }
                 self.commit(work);
             }
+            _ => {}
         }
         Ok(Outcome::Done(self.revision()))
     }

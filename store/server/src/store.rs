@@ -310,7 +310,7 @@ impl Backend for Store {
             }
             match self.shared.submit(Command::Txn(txn), false).await? {
                 Outcome::Txn(result) => Ok(result),
-                Outcome::Done(_) => Err(Error::Storage("a transaction had no answer".into())),
+                _ => Err(Error::Storage("a transaction had no answer".into())),
             }
         })
     }
@@ -396,5 +396,6 @@ impl Backend for Store {
 fn done(outcome: Outcome) -> Result<i64, Error> {
     match outcome {
         Outcome::Done(revision) | Outcome::Txn(TxnResult { revision, .. }) => Ok(revision),
+        _ => Err(Error::Storage("an answer has no revision".into())),
     }
 }

@@ -5,7 +5,7 @@ use crate::queue::{Reply, Request};
 use crate::store::Shared;
 use bytes::Bytes;
 use dhow_kv::Error;
-use dhow_mvcc::{Command, Mvcc, Outcome, cost};
+use dhow_mvcc::{Command, Mvcc, Outcome};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -204,11 +204,7 @@ impl Writer {
         leases: &mut Vec<(i64, Option<i64>)>,
     ) -> Result<Outcome, Error> {
         let quota = shared.options.quota_bytes;
-        let growth = match command {
-            Command::Txn(txn) => cost(txn),
-            Command::LeaseGrant { .. } => 64,
-            Command::Compact(_) | Command::LeaseRevoke { .. } => 0,
-        };
+        let growth = command.cost();
         if quota > 0 && growth > 0 && mvcc.bytes() + growth > quota {
             return Err(Error::NoSpace);
         }
@@ -216,7 +212,7 @@ impl Writer {
         match command {
             Command::LeaseGrant { id, ttl } => leases.push((*id, Some(*ttl))),
             Command::LeaseRevoke { id } => leases.push((*id, None)),
-            Command::Txn(_) | Command::Compact(_) => {}
+            _ => {}
         }
         if applied.changed
             && let Some(journal) = &mut self.journal
