@@ -159,6 +159,9 @@ impl Lane {
             }
             let dropped = self.queue.clear();
             tracing::debug!(member = self.id(), dropped, "messages dropped");
+            if let Some(local) = self.shared.local() {
+                local.unreachable(self.member);
+            }
             // Not all members at once, and none too often.
             let jitter = self.shared.config.clock.random() % 1000;
             let wait = pause / 2 + pause.mul_f64(jitter as f64 / 2000.0);
@@ -178,8 +181,10 @@ impl Lane {
     /// One line per change: a peer that stays away is not told of again and again.
     fn tell(&self, trouble: &Trouble, said: &mut String) {
         let text = trouble.to_string();
-        if let Trouble::Refused { why: Refusal::Removed, .. } = trouble {
-            self.shared.expelled.send_replace(true);
+        if let Trouble::Refused { why: Refusal::Removed, .. } = trouble
+            && let Some(local) = self.shared.local()
+        {
+            local.expelled();
         }
         if *said != text {
             let lane = lane_name(self.purpose);

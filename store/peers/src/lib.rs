@@ -23,17 +23,18 @@ pub use hello::Refusal;
 use bytes::{Bytes, BytesMut};
 use dhow_clock::SharedClock;
 use dhow_kv::admin::{Identity, Member};
-use dhow_server::Transport;
+use dhow_server::{Introduction, Standing, Store, Transport};
 use hello::{Answer, Hello, PREFACE, Purpose, VERSION};
 use lane::Trouble;
 use remote::Peer;
 use rustls::pki_types::ServerName;
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use tls::Trust;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
@@ -43,8 +44,42 @@ use tokio_util::task::TaskTracker;
 /// How long a connection may take until both sides know each other.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// What receives the members' messages: the sender and the message. Must not block.
-pub type Deliver = Arc<dyn Fn(u64, Bytes) + Send + Sync>;
+/// This machine's own member: where messages go, and who answers what callers ask. Nothing of it
+/// may block.
+pub trait Local: Send + Sync + 'static {
+    /// A message from a member.
+    fn receive(&self, from: u64, message: Bytes);
+    /// Messages to a member were dropped, because it is not reached.
+    fn unreachable(&self, to: u64);
+    /// The cluster and its members.
+    fn introduction(&self) -> Introduction;
+    /// What a caller is to this member.
+    fn standing(&self, id: u64) -> Standing;
+    /// Another member says that this one was removed from the cluster.
+    fn expelled(&self);
+}
+
+impl Local for Store {
+    fn receive(&self, from: u64, message: Bytes) {
+        self.receive(from, message);
+    }
+
+    fn unreachable(&self, to: u64) {
+        self.unreachable(to);
+    }
+
+    fn introduction(&self) -> Introduction {
+        self.introduction()
+    }
+
+    fn standing(&self, id: u64) -> Standing {
+        self.standing(id)
+    }
+
+    fn expelled(&self) {
+        self.expelled();
+    }
+}
 
 /// How [`Peers`] behaves.
 #[derive(Debug, Clone)]
@@ -64,9 +99,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 /// The members, and the ways to them.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    members: Vec<Member>,
-    /// Members that were, and are no more.
-    removed: HashSet<u64>,
+    /// Who was a member when last told.
+    members: HashSet<u64>,
     peers: HashMap<u64, Peer>,
     /// The tasks of connections that came in, by member and purpose.
     incoming: HashMap<(u64, u8), AbortHandle>,
@@ -77,11 +111,13 @@ pub(crate) struct Table {
 pub(crate) struct Shared {
     config: Config,
     identity: watch::Sender<Option<Identity>>,
-    deliver: OnceLock<Deliver>,
+    /// Weak, because the store holds its transport.
+    local: OnceLock<Weak<dyn Local>>,
     table: Mutex<Table>,
-    expelled: watch::Sender<bool>,
     stop: CancellationToken,
     tracker: TaskTracker,
+    /// The store calls from threads of its own.
+    runtime: Handle,
 }
 
 impl std::fmt::Debug for Shared {
@@ -95,12 +131,18 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The member, while there is one.
+    fn local(&self) -> Option<Arc<dyn Local>> {
+        self.local.get()?.upgrade()
+    }
+
     /// Runs a task until the transport is shut down.
     fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
-        self.tracker.spawn(async move {
+        let task = async move {
             stop.run_until_cancelled(task).await;
-        });
+        };
+        self.tracker.spawn_on(task, &self.runtime);
     }
 
     /// Connects to a member at the first of its addresses that answers.
@@ -173,15 +215,6 @@ async fn dial(
     }
 }
 
-/// What a member tells somebody who is to become one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct View {
-    /// The cluster.
-    pub cluster_id: u64,
-    /// Its members, as far as the asked one knows.
-    pub members: Vec<Member>,
-}
-
 /// Why no member told who the members are.
 #[derive(Debug, thiserror::Error)]
 #[error("no member answers: {}; check that they run and that the addresses are right", .0.join("; "))]
@@ -196,14 +229,14 @@ pub async fn ask(
     addresses: &[Address],
     trust: Option<&Trust>,
     clock: &SharedClock,
-) -> Result<View, NoAnswer> {
+) -> Result<Introduction, NoAnswer> {
     let (version, purpose) = (VERSION, Purpose::Ask);
     let hello = Hello { version, purpose, cluster: 0, from: 0, to: 0, urls: Vec::new() };
     let mut troubles = Vec::new();
     for address in addresses {
         match dial(address, trust, clock, &hello).await {
             Ok((_, Answer::Welcome { cluster, members, .. })) => {
-                return Ok(View { cluster_id: cluster, members });
+                return Ok(Introduction { cluster_id: cluster, members });
             }
             Ok((_, Answer::Refused(_))) => {}
             Err(trouble) => troubles.push(trouble.to_string()),
@@ -225,11 +258,11 @@ impl Peers {
             shared: Arc::new(Shared {
                 config,
                 identity: watch::Sender::new(None),
-                deliver: OnceLock::new(),
+                local: OnceLock::new(),
                 table: Mutex::default(),
-                expelled: watch::Sender::new(false),
                 stop: CancellationToken::new(),
                 tracker: TaskTracker::new(),
+                runtime: Handle::current(),
             }),
         })
     }
@@ -239,19 +272,14 @@ impl Peers {
         self.shared.spawn(serve::accept(self.shared.clone(), listener, tls));
     }
 
-    /// Says who this member is, and what takes the others' messages.
-    pub fn start(&self, identity: Identity, deliver: Deliver) {
-        // A second start changes nothing: what was told to others stays true.
-        if self.shared.deliver.set(deliver).is_ok() {
+    /// Says who this member is, and hands it what comes. A second call changes nothing.
+    pub fn start(&self, identity: Identity, local: Weak<dyn Local>) {
+        if self.shared.local.set(local).is_ok() {
+            let mut table = self.shared.table();
+            // Told of before it was known who this one is.
+            table.peers.remove(&identity.member_id);
+            drop(table);
             self.shared.identity.send_replace(Some(identity));
-        }
-    }
-
-    /// Completes when another member says that this one was removed from the cluster. Cancel safe.
-    pub async fn expelled(&self) {
-        let mut expelled = self.shared.expelled.subscribe();
-        if expelled.wait_for(|expelled| *expelled).await.is_err() {
-            std::future::pending().await
         }
     }
 
@@ -302,10 +330,8 @@ impl Transport for Peers {
                 }
             }
         }
-        let stays = |id: u64| members.iter().any(|member| member.id == id);
-        for id in table.members.iter().map(|member| member.id).filter(|id| !stays(*id)) {
-            tracing::info!(member = format!("{id:x}"), "member was removed");
-            table.removed.insert(id);
+        let now: HashSet<u64> = members.iter().map(|member| member.id).collect();
+        for id in table.members.difference(&now).copied() {
             if let Some(peer) = table.peers.remove(&id) {
                 peer.gone();
             }
@@ -315,7 +341,7 @@ impl Transport for Peers {
                 }
             }
         }
-        table.members = members.to_vec();
+        table.members = now;
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::address::{Address, Listener, Socket};
 use crate::hello::{self, Answer, Hello, PREFACE, Purpose, Refusal, VERSION};
 use crate::{HANDSHAKE, Shared, Stream, frame, remote};
+use dhow_server::{Introduction, Standing};
 use std::io;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
@@ -140,12 +141,13 @@ impl Shared {
         if hello.version != VERSION {
             return Answer::Refused(Refusal::Version { theirs: VERSION });
         }
-        let Some(own) = *self.identity.borrow() else {
+        let own = *self.identity.borrow();
+        let (Some(own), Some(local)) = (own, self.local()) else {
             return Answer::Refused(Refusal::Starting);
         };
         if hello.purpose == Purpose::Ask {
-            let members = self.table().members.clone();
-            let (cluster, member) = (own.cluster_id, own.member_id);
+            let Introduction { cluster_id: cluster, members } = local.introduction();
+            let member = own.member_id;
             return Answer::Welcome { version: VERSION, cluster, member, members };
         }
         if hello.cluster != own.cluster_id {
@@ -154,7 +156,7 @@ impl Shared {
         if hello.to != own.member_id {
             return Answer::Refused(Refusal::Member { theirs: own.member_id });
         }
-        if self.table().removed.contains(&hello.from) {
+        if local.standing(hello.from) == Standing::Removed {
             return Answer::Refused(Refusal::Removed);
         }
         let (cluster, member) = (own.cluster_id, own.member_id);
@@ -175,9 +177,8 @@ impl Shared {
     async fn take(self: &Arc<Self>, stream: Box<dyn Stream>, member: u64) -> io::Result<()> {
         let mut stream = BufReader::with_capacity(64 << 10, stream);
         while let Some(message) = frame::read(&mut stream, frame::MOST).await? {
-            if let Some(deliver) = self.deliver.get() {
-                deliver(member, message);
-            }
+            let Some(local) = self.local() else { return Ok(()) };
+            local.receive(member, message);
         }
         Ok(())
     }
