@@ -51,6 +51,11 @@ impl History {
         self.first
     }
 
+    /// The revision that the next record will be of.
+    pub(crate) fn end(&self) -> i64 {
+        self.first + self.records.len() as i64
+    }
+
     /// The keys that `revision` wrote; nothing when it is not recorded.
     pub(crate) fn keys(&self, revision: i64) -> &[Bytes] {
         usize::try_from(revision - self.first)

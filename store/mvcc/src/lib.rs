@@ -11,6 +11,7 @@ mod codec;
 mod history;
 mod index;
 mod machine;
+mod rows;
 mod snapshot;
 mod txn;
 
@@ -19,6 +20,7 @@ pub use auth::Auth;
 pub use check::{check_range, check_txn, cost, is_read_only};
 pub use codec::Malformed;
 pub use machine::{Machine, MachineHeader, MachineLoader};
+pub use rows::{Export, HashRun, Import, Rows, read_key_value};
 pub use snapshot::{Header, Loader};
 
 use bytes::Bytes;
@@ -152,6 +154,8 @@ pub struct Mvcc {
     compacted: i64,
     /// While it is set, compactions beyond this one are not worked off.
     hold: Option<i64>,
+    /// The same for others that read for a while: how many at which compacted revision.
+    pins: BTreeMap<i64, usize>,
     bytes: u64,
 }
 
@@ -171,6 +175,7 @@ impl Mvcc {
             revision: 1,
             compacted: 0,
             hold: None,
+            pins: BTreeMap::new(),
             bytes: 0,
         }
     }
@@ -322,7 +327,8 @@ impl Mvcc {
     }
 
     fn prune_until(&self) -> i64 {
-        self.hold.map_or(self.compacted, |hold| hold.min(self.compacted))
+        let pinned = self.pins.first_key_value().map(|(at, _)| *at);
+        [self.hold, pinned].into_iter().flatten().fold(self.compacted, i64::min)
     }
 
     /// Keeps compactions beyond `compacted` from being worked off, until called with `None`: a
@@ -331,9 +337,25 @@ impl Mvcc {
         self.hold = compacted;
     }
 
-    /// Whether a snapshot keeps the newest compaction from being worked off.
+    /// Keeps compactions beyond `compacted` from being worked off until [`Mvcc::unpin`], beside
+    /// [`Mvcc::hold`] and any number of others.
+    pub fn pin(&mut self, compacted: i64) {
+        *self.pins.entry(compacted).or_default() += 1;
+    }
+
+    /// Ends one [`Mvcc::pin`].
+    pub fn unpin(&mut self, compacted: i64) {
+        if let Some(count) = self.pins.get_mut(&compacted) {
+            *count -= 1;
+            if *count == 0 {
+                self.pins.remove(&compacted);
+            }
+        }
+    }
+
+    /// Whether a snapshot or a pin keeps the newest compaction from being worked off.
     pub fn is_held(&self) -> bool {
-        self.hold.is_some_and(|hold| hold < self.compacted)
+        self.prune_until() < self.compacted
     }
 
     /// The leases and what each was granted, in seconds.

@@ -158,8 +158,10 @@ impl Loader {
                     self.writes.push((mod_revision, sub, copy.clone()));
                 }
             }
-            if newest != 0 {
-                let lease = self.mvcc.leases.get_mut(&newest).ok_or(Malformed("lease"))?;
+            // A key that came from elsewhere may name a lease that is gone.
+            if newest != 0
+                && let Some(lease) = self.mvcc.leases.get_mut(&newest)
+            {
                 lease.keys.insert(copy);
             }
         }

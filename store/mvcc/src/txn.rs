@@ -356,7 +356,7 @@ impl Mvcc {
         (doomed.len() as i64, previous)
     }
 
-    fn move_lease(&mut self, key: &Bytes, from: i64, to: i64) {
+    pub(crate) fn move_lease(&mut self, key: &Bytes, from: i64, to: i64) {
         if from == to {
             return;
         }

@@ -1,0 +1,79 @@
+//! The checksum over the history, as etcd computes it (`server/storage/mvcc/hash.go`).
+
+use super::{Export, Rows};
+use crate::Mvcc;
+use dhow_kv::admin::HashKv;
+use dhow_kv::{Error, Span};
+
+/// A checksum that is being computed, step by step, while the store goes on. The store must be kept
+/// from compacting meanwhile: [`Mvcc::pin`] with [`HashRun::compacted`].
+#[derive(Debug)]
+pub struct HashRun {
+    export: Export,
+    row: Rows,
+    crc: u32,
+    compacted: i64,
+    revision: i64,
+    /// Whether any key is alive at the revision. If none is, etcd takes what it has from before the
+    /// compaction for kept.
+    any: bool,
+}
+
+impl Mvcc {
+    /// Begins the checksum over the history up to `revision` (0 for `now`).
+    ///
+    /// # Errors
+    /// [`Error::Compacted`], [`Error::FutureRevision`].
+    pub fn hash_kv(&self, revision: i64, now: i64) -> Result<HashRun, Error> {
+        let compacted = self.compacted();
+        if revision > 0 && revision < compacted {
+            return Err(Error::Compacted);
+        }
+        if revision > now {
+            return Err(Error::FutureRevision);
+        }
+        let revision = if revision <= 0 { now } else { revision };
+        Ok(HashRun {
+            export: Export::between(compacted, revision),
+            row: Rows::default(),
+            crc: crc32c::crc32c(b"key"),
+            compacted,
+            revision,
+            any: self.count_at(&Span::From(bytes::Bytes::new()), revision) > 0,
+        })
+    }
+}
+
+impl HashRun {
+    /// The compacted revision that must be pinned.
+    pub fn compacted(&self) -> i64 {
+        self.compacted
+    }
+
+    /// Takes about `size` bytes more into the checksum, or looks at some keys. Returns the checksum
+    /// at the end.
+    pub fn step(&mut self, mvcc: &Mvcc, size: usize) -> Option<HashKv> {
+        let mut taken = 0;
+        let more = self.export.next(mvcc, &mut |key, version| {
+            if version.mod_revision <= self.compacted {
+                let holds = mvcc.index.get(key).and_then(|entry| entry.live_at(self.revision));
+                let holds = holds.is_some_and(|holds| {
+                    (holds.mod_revision, holds.sub) == (version.mod_revision, version.sub)
+                });
+                // A tombstone of the compacted revision itself never counts, since some versions of
+                // etcd drop it and some do not.
+                if !version.is_live() || self.any && !holds {
+                    return true;
+                }
+            }
+            self.row.clear();
+            self.row.push(key, version);
+            self.crc = crc32c::crc32c_append(self.crc, &self.row.bytes);
+            taken += self.row.bytes();
+            taken < size
+        });
+        // Before the first compaction etcd says -1.
+        let compact_revision = if self.compacted > 0 { self.compacted } else { -1 };
+        (!more).then_some(HashKv { hash: self.crc, compact_revision, hash_revision: self.revision })
+    }
+}
