@@ -46,6 +46,18 @@ pub fn build_for_tasks() -> Result<()> {
     build(&["dhow", "shop"]).map(drop)
 }
 
+/// Builds the platform's program unless `DHOW_BIN` names one.
+///
+/// # Errors
+/// When the build fails.
+pub fn build_platform() -> Result<()> {
+    if std::env::var_os("DHOW_BIN").is_some() {
+        println!("using {} as DHOW_BIN says", workspace::dhow().display());
+        return Ok(());
+    }
+    build(&["dhow"]).map(drop)
+}
+
 /// Checks a binary and returns its size in bytes.
 ///
 /// # Errors

@@ -46,7 +46,10 @@ pub async fn run(options: &Options) -> Result<()> {
                     continue;
                 }
                 let puts = (from..keys.min(from + batch)).map(|nth| RequestOp {
-                    request: Some(request_op::Request::RequestPut(load::put(load::key(nth), &value))),
+                    request: Some(request_op::Request::RequestPut(load::put(
+                        load::key(nth),
+                        &value,
+                    ))),
                 });
                 let txn = TxnRequest { success: puts.collect(), ..TxnRequest::default() };
                 client.txn(txn).await?;

@@ -48,7 +48,8 @@ pub struct Options {
 /// When it cannot listen or make the log.
 pub async fn run(options: &Options) -> Result<()> {
     let log = options.dir.as_deref().map(Log::open).transpose()?;
-    let floor = Floor(Arc::new(Shared { log, revision: AtomicI64::new(1), value: crate::load::value(0) }));
+    let floor =
+        Floor(Arc::new(Shared { log, revision: AtomicI64::new(1), value: crate::load::value(0) }));
     tonic::transport::Server::builder()
         .add_service(KvServer::new(floor.clone()))
         .add_service(LeaseServer::new(floor))

@@ -86,7 +86,10 @@ mod tests {
         for value in (0..200).chain([1_000, 4_095, 4_096, 999_999, 5_000_000_000]) {
             let top = upper(bucket(value) as u64);
             assert!(top >= value, "{value} lies above its bucket's end {top}");
-            assert!(top as f64 <= value as f64 * 1.04 + 1.0, "{value} lies in a bucket up to {top}");
+            assert!(
+                top as f64 <= value as f64 * 1.04 + 1.0,
+                "{value} lies in a bucket up to {top}"
+            );
         }
     }
 

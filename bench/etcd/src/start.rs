@@ -55,11 +55,8 @@ async fn first_put(child: &mut Child, endpoint: &str, start: Instant) -> Result<
         if let Some(status) = child.try_wait()? {
             bail!("the server ended before it answered: {status}");
         }
-        let put = PutRequest {
-            key: "start/first".into(),
-            value: "1".into(),
-            ..PutRequest::default()
-        };
+        let put =
+            PutRequest { key: "start/first".into(), value: "1".into(), ..PutRequest::default() };
         if let Ok(channel) = Endpoint::from_shared(endpoint.to_owned())?.connect().await
             && KvClient::new(channel).put(put).await.is_ok()
         {

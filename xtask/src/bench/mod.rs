@@ -4,6 +4,7 @@
 //! bench come from rounds in which all cases take turns, so that a busy moment hits all of them.
 
 mod enclosure;
+mod etcd;
 mod idle;
 mod report;
 mod run;
@@ -29,6 +30,8 @@ pub struct Options {
     /// How many rounds, at least 5
     #[arg(long, default_value_t = 7)]
     rounds: u32,
+    #[command(flatten)]
+    etcd: etcd::EtcdOptions,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -41,6 +44,8 @@ enum Which {
     Idle,
     /// Requests per second through a ClusterIP against straight to the pod
     Service,
+    /// The store against etcd and against a bare server of the same protocol
+    Etcd,
     /// All of them
     All,
 }
@@ -51,10 +56,13 @@ enum Which {
 /// When one cannot be run. A bar that is missed is in the report, and no error.
 pub fn run(options: &Options) -> Result<()> {
     sh::must_be_root("cargo xtask bench")?;
-    if options.rounds < FEWEST {
+    if options.rounds < FEWEST && !options.etcd.quick {
         bail!("--rounds {} is too few for a median: at least {FEWEST}", options.rounds);
     }
-    dist::build_for_tasks()?;
+    // The store's bench builds what it needs itself: it can do without the platform.
+    if options.which != Which::Etcd {
+        dist::build_for_tasks()?;
+    }
     let wanted = |which| options.which == which || options.which == Which::All;
     if wanted(Which::Start) {
         start::run(options.rounds)?;
@@ -67,6 +75,9 @@ pub fn run(options: &Options) -> Result<()> {
     }
     if wanted(Which::Service) {
         service::run(options.rounds)?;
+    }
+    if wanted(Which::Etcd) {
+        etcd::run(options.rounds, &options.etcd)?;
     }
     Ok(())
 }

@@ -41,6 +41,11 @@ impl Series {
         Self { name: name.to_owned(), unit: "times", values: values.collect() }
     }
 
+    /// The least value, the median and the greatest one.
+    pub fn spread(&self) -> (f64, f64, f64) {
+        (self.min(), self.median(), self.max())
+    }
+
     fn min(&self) -> f64 {
         self.values.iter().copied().fold(f64::NAN, f64::min)
     }
@@ -85,8 +90,23 @@ impl Report {
     /// # Errors
     /// When the file cannot be written.
     pub fn finish(&self) -> Result<()> {
+        self.print_series(|_| true);
+        self.close()
+    }
+
+    /// As [`Report::finish`], for a bench that has printed the series of its cases itself: only
+    /// series of which `also` is true are printed.
+    ///
+    /// # Errors
+    /// As [`Report::finish`].
+    pub fn finish_with(&self, also: impl Fn(&str) -> bool) -> Result<()> {
+        self.print_series(also);
+        self.close()
+    }
+
+    fn print_series(&self, wanted: impl Fn(&str) -> bool) {
         println!("\n{:<44} {:>4} {:>10} {:>10} {:>10}", self.name, "RUNS", "MIN", "MEDIAN", "MAX");
-        for s in &self.series {
+        for s in self.series.iter().filter(|s| wanted(&s.name)) {
             println!(
                 "{:<44} {:>4} {:>10.2} {:>10.2} {:>10.2}  {}",
                 s.name,
@@ -97,6 +117,9 @@ impl Report {
                 s.unit
             );
         }
+    }
+
+    fn close(&self) -> Result<()> {
         for (what, value, bar, reached) in &self.verdicts {
             let verdict = if *reached { "reached" } else { "MISSED" };
             println!("{what:<44} {value:>15.2}   bar: {bar}: {verdict}");

@@ -4,4 +4,6 @@ use anyhow::Result;
 #[derive(Debug, clap::Args)]
 pub struct Options {}
 /// Runs.
-pub async fn run(_: &Options) -> Result<()> { anyhow::bail!("not implemented") }
+pub async fn run(_: &Options) -> Result<()> {
+    anyhow::bail!("not implemented")
+}

@@ -9,9 +9,9 @@ use crate::process;
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use dhow_rpc::etcdserverpb::PutRequest;
+use futures::Stream;
 use request::Client;
 use serde_json::json;
-use futures::Stream;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tonic::transport::{Channel, Endpoint};
@@ -185,7 +185,12 @@ async fn drive(
 }
 
 /// The line of JSON: `done` is what was done in the window, of which CPU time is told per one.
-fn summary(latency: &Histogram, done: u64, cpu: Used, options: &Options) -> Result<serde_json::Value> {
+fn summary(
+    latency: &Histogram,
+    done: u64,
+    cpu: Used,
+    options: &Options,
+) -> Result<serde_json::Value> {
     let per = |cpu: Duration| cpu.as_secs_f64() * 1e6 / done.max(1) as f64;
     let rss = options.pid.map(process::rss).transpose()?;
     Ok(json!({

@@ -11,8 +11,8 @@ use dhow_rpc::etcdserverpb::{
 };
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
-use tonic::transport::Channel;
 use tonic::Streaming;
+use tonic::transport::Channel;
 
 /// Connections that the watchers share; those of one share a stream too.
 const CONNECTIONS: usize = 10;
