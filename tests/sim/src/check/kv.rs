@@ -1,0 +1,820 @@
+//! Linearizability, as Wing and Gong search for it, pruned by revisions.
+//!
+//! Every write has a revision of its own and every answer tells the store's revision, so the answers
+//! themselves fix the order. Only writes of unknown outcome (and leases that ran out) are open: they
+//! may fill a revision that nobody claimed, or none. The search walks the revisions upwards with a
+//! [`Model`], tries who may fill the gaps, checks every answer where it belongs, and goes back when
+//! one is wrong: not to the last choice, but to the last that matters for what was wrong.
+
+use super::model::{Model, Undo, bare, inside, read};
+use super::timeline::Timeline;
+use super::{Promise, Rules, Violation};
+use crate::history::{History, Input, Item, Moment, Operation, Output, Watch, may_write};
+use bytes::Bytes;
+use dhow_kv::{Error, Event, KeyValue, Op, OpResult, Span, Txn, TxnResult};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How many changes the search tries before it gives up.
+const BUDGET: usize = 5_000_000;
+
+/// Who made a revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The operation with this place in the history.
+    Operation(usize),
+    /// The end of a lease that nobody renewed.
+    Expiry(i64),
+}
+
+/// One revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revision {
+    /// Who made it.
+    pub cause: Cause,
+    /// Its events, with previous key-values.
+    pub events: Vec<Event>,
+    /// When it was asked for; for an expiry, nothing is known.
+    pub called: Moment,
+}
+
+/// The history of revisions, as it must have been.
+#[derive(Debug, Default)]
+pub struct Replay {
+    /// From revision 2 on.
+    revisions: Vec<Revision>,
+    /// When which revision was known.
+    pub timeline: Timeline,
+}
+
+impl Replay {
+    /// The newest revision that anybody has seen.
+    pub fn last(&self) -> i64 {
+        self.revisions.len() as i64 + 1
+    }
+
+    /// A revision, from 2 to [`Replay::last`].
+    pub fn revision(&self, revision: i64) -> Option<&Revision> {
+        self.revisions.get(usize::try_from(revision - 2).ok()?)
+    }
+
+    /// All revisions with their numbers.
+    pub fn revisions(&self) -> impl Iterator<Item = (i64, &Revision)> {
+        (2..).zip(&self.revisions)
+    }
+}
+
+/// Something that was seen of a revision by somebody.
+#[derive(Debug, Clone)]
+struct Fact {
+    kv: KeyValue,
+    deleted: bool,
+    /// The value was not asked for.
+    no_value: bool,
+}
+
+impl Fact {
+    fn fits(&self, events: &[Event]) -> bool {
+        events.iter().any(|event| {
+            event.kv.key == self.kv.key
+                && event.deleted == self.deleted
+                && (self.deleted
+                    || (self.no_value || event.kv.value == self.kv.value)
+                        && event.kv.version == self.kv.version
+                        && event.kv.create_revision == self.kv.create_revision
+                        && event.kv.lease == self.kv.lease)
+        })
+    }
+
+    /// Whether the transaction could be what was seen, in any state.
+    fn possible(&self, txn: &Txn) -> bool {
+        txn.success.iter().chain(&txn.failure).any(|op| match op {
+            Op::Put { key, value, ignore_value, .. } => {
+                !self.deleted
+                    && *key == self.kv.key
+                    && (*ignore_value || self.no_value || *value == self.kv.value)
+            }
+            Op::Delete { span, .. } => self.deleted && span.contains(&self.kv.key),
+            Op::Txn(inner) => self.possible(inner),
+            Op::Range(_) => false,
+        })
+    }
+}
+
+/// Whether an answer tells of a write.
+fn wrote(txn: &Txn, result: &TxnResult) -> bool {
+    let ops = if result.succeeded { &txn.success } else { &txn.failure };
+    ops.iter().zip(&result.results).any(|(op, result)| match (op, result) {
+        (Op::Put { .. }, _) => true,
+        (_, OpResult::Delete { deleted, .. }) => *deleted > 0,
+        (Op::Txn(txn), OpResult::Txn(result)) => wrote(txn, result),
+        _ => false,
+    })
+}
+
+/// The keys that a transaction may write, and those that its guards look at.
+fn spans(txn: &Txn, writes: &mut Vec<Span>, guards: &mut Vec<Span>) {
+    guards.extend(txn.compare.iter().map(|compare| compare.span.clone()));
+    for op in txn.success.iter().chain(&txn.failure) {
+        match op {
+            Op::Put { key, .. } => writes.push(Span::Key(key.clone())),
+            Op::Delete { span, .. } => writes.push(span.clone()),
+            Op::Txn(inner) => spans(inner, writes, guards),
+            Op::Range(_) => {}
+        }
+    }
+}
+
+fn read_spans(txn: &Txn, out: &mut Vec<Span>) {
+    spans(txn, out, &mut Vec::new());
+    out.extend(txn.compare.iter().map(|compare| compare.span.clone()));
+    for op in txn.success.iter().chain(&txn.failure) {
+        match op {
+            Op::Range(range) => out.push(range.span.clone()),
+            Op::Txn(inner) => read_spans(inner, out),
+            Op::Put { .. } | Op::Delete { .. } => {}
+        }
+    }
+}
+
+fn bounds(span: &Span) -> (&[u8], Option<Vec<u8>>) {
+    match span {
+        Span::Key(key) => {
+            let mut end = key.to_vec();
+            end.push(0);
+            (key, Some(end))
+        }
+        Span::Range(from, to) => (from, Some(to.to_vec())),
+        Span::From(from) => (from, None),
+    }
+}
+
+fn overlap(a: &Span, b: &Span) -> bool {
+    let ((a_from, a_to), (b_from, b_to)) = (bounds(a), bounds(b));
+    a_to.is_none_or(|to| b_from < to.as_slice()) && b_to.is_none_or(|to| a_from < to.as_slice())
+}
+
+fn overlap_any(these: &[Span], those: &[Span]) -> bool {
+    these.iter().any(|a| those.iter().any(|b| overlap(a, b)))
+}
+
+/// A write of unknown outcome.
+struct Open {
+    at: usize,
+    writes: Vec<Span>,
+    guards: Vec<Span>,
+    /// It ends a lease: what it deletes depends on the state.
+    revokes: bool,
+}
+
+/// The history, sorted for the search.
+struct Search<'a> {
+    operations: &'a [Operation],
+    timeline: &'a Timeline,
+    /// The operation that claims each revision.
+    claimed: BTreeMap<i64, usize>,
+    /// Reads by the revision that they look at.
+    readers: BTreeMap<i64, Vec<usize>>,
+    /// Revocations by the revision that they answered.
+    revoked: BTreeMap<i64, Vec<usize>>,
+    open: Vec<Open>,
+    /// Who may fill each gap, among the open.
+    fillers: BTreeMap<i64, Vec<usize>>,
+    facts: BTreeMap<i64, Vec<Fact>>,
+    /// Where nothing happened, at revisions that nobody claims, as watches that saw nothing tell.
+    quiet: BTreeMap<i64, Vec<Span>>,
+    /// When each lease can have run out at the earliest.
+    leases: BTreeMap<i64, std::time::Duration>,
+}
+
+/// Why the walk cannot go on.
+struct Dead {
+    detail: String,
+    /// The keys that matter for it; none when everything may.
+    spans: Option<Vec<Span>>,
+}
+
+/// A revision on the way up.
+struct Step {
+    undo: Vec<Undo>,
+    revision: Revision,
+    /// The choice that was taken, when there was one: an index into the choices of the gap.
+    choice: Option<usize>,
+    used: Option<usize>,
+}
+
+/// Checks that every operation fits into one order of revisions.
+///
+/// # Errors
+/// [`Promise::Linearizable`], or [`Promise::Decidable`] when the search takes too long.
+pub fn check(history: &History, rules: &Rules) -> Result<Replay, Violation> {
+    let timeline = Timeline::of(history);
+    let search = Search::prepare(history, &timeline, rules)?;
+    search.check_refusals(rules)?;
+    let revisions = search.run()?;
+    Ok(Replay { revisions, timeline })
+}
+
+fn broken(detail: String) -> Violation {
+    Violation::new(Promise::Linearizable, detail)
+}
+
+impl<'a> Search<'a> {
+    fn prepare(
+        history: &'a History,
+        timeline: &'a Timeline,
+        rules: &Rules,
+    ) -> Result<Self, Violation> {
+        let mut search = Search {
+            operations: &history.operations,
+            timeline,
+            claimed: BTreeMap::new(),
+            readers: BTreeMap::new(),
+            revoked: BTreeMap::new(),
+            open: Vec::new(),
+            fillers: BTreeMap::new(),
+            facts: BTreeMap::new(),
+            quiet: BTreeMap::new(),
+            leases: BTreeMap::new(),
+        };
+        for (at, operation) in history.operations.iter().enumerate() {
+            search.sort_in(at, operation, rules)?;
+        }
+        for (revision, event) in history.watches.iter().flat_map(|watch| {
+            watch.items.iter().flat_map(|(_, item)| match item {
+                Item::Events(revision, events) => {
+                    events.iter().map(|event| (*revision, event)).collect::<Vec<_>>()
+                }
+                Item::Progress(_) | Item::Compacted(_) => Vec::new(),
+            })
+        }) {
+            if event.kv.mod_revision != revision {
+                let detail = format!(
+                    "a watch delivers {:?} at revision {revision}, which says that it is of revision {}",
+                    event.kv.key, event.kv.mod_revision
+                );
+                return Err(broken(detail));
+            }
+            let fact = Fact { kv: event.kv.clone(), deleted: event.deleted, no_value: false };
+            search.learn(fact);
+            if let Some(kv) = &event.prev_kv {
+                search.learn(Fact { kv: kv.clone(), deleted: false, no_value: false });
+            }
+        }
+        for facts in search.facts.values_mut() {
+            facts.sort_by(|a, b| (&a.kv.key, a.deleted).cmp(&(&b.kv.key, b.deleted)));
+            facts.dedup_by(|a, b| {
+                a.kv == b.kv && a.deleted == b.deleted && a.no_value == b.no_value
+            });
+        }
+        search.find_fillers()?;
+        history.watches.iter().for_each(|watch| search.hear_nothing(watch));
+        Ok(search)
+    }
+
+    /// Learns from what a watch did not deliver. Whether it should have is checked elsewhere.
+    fn hear_nothing(&mut self, watch: &Watch) {
+        let revisions = watch.items.iter().filter_map(|(_, item)| match item {
+            Item::Events(revision, _) => Some((*revision, true)),
+            Item::Progress(revision) => Some((*revision, false)),
+            Item::Compacted(_) => None,
+        });
+        let heard: BTreeSet<i64> =
+            revisions.clone().filter(|(_, events)| *events).map(|(revision, _)| revision).collect();
+        let Some(last) = revisions.clone().map(|(revision, _)| revision).max() else { return };
+        let first = match watch.start {
+            0 => revisions.map(|(revision, _)| revision).min().unwrap_or(last) + 1,
+            start => start,
+        };
+        if first > last {
+            return;
+        }
+        for (revision, _) in self.fillers.range(first..=last) {
+            if !heard.contains(revision) {
+                self.quiet.entry(*revision).or_default().push(watch.span.clone());
+            }
+        }
+    }
+
+    fn learn(&mut self, fact: Fact) {
+        self.facts.entry(fact.kv.mod_revision).or_default().push(fact);
+    }
+
+    fn learn_from(&mut self, result: &OpResult, op: &Op) {
+        match (result, op) {
+            (OpResult::Range(found), Op::Range(range)) => {
+                for kv in &found.kvs {
+                    let kv = kv.clone();
+                    self.learn(Fact { kv, deleted: false, no_value: range.keys_only });
+                }
+            }
+            (OpResult::Put { prev_kv: Some(kv) }, _) => {
+                self.learn(Fact { kv: kv.clone(), deleted: false, no_value: false });
+            }
+            (OpResult::Delete { prev_kvs, .. }, _) => {
+                for kv in prev_kvs {
+                    self.learn(Fact { kv: kv.clone(), deleted: false, no_value: false });
+                }
+            }
+            (OpResult::Txn(result), Op::Txn(txn)) => self.learn_from_txn(result, txn),
+            _ => {}
+        }
+    }
+
+    fn learn_from_txn(&mut self, result: &TxnResult, txn: &Txn) {
+        let ops = if result.succeeded { &txn.success } else { &txn.failure };
+        for (result, op) in result.results.iter().zip(ops) {
+            self.learn_from(result, op);
+        }
+    }
+
+    /// Checks an operation against time alone, and puts it where the search finds it.
+    fn sort_in(
+        &mut self,
+        at: usize,
+        operation: &Operation,
+        rules: &Rules,
+    ) -> Result<(), Violation> {
+        let floor = self.timeline.floor(operation.called);
+        let behind = |revision: i64| {
+            broken(format!(
+                "{operation:?} answers with revision {revision}, although {floor} had been seen before it was asked"
+            ))
+        };
+        match (&operation.input, &operation.output) {
+            (Input::Range(range), Output::Range(found)) => {
+                if !range.serializable && found.revision < floor {
+                    return Err(behind(found.revision));
+                }
+                let looks_at = if range.revision > 0 { range.revision } else { found.revision };
+                if looks_at > found.revision {
+                    return Err(broken(format!("{operation:?} reads the future")));
+                }
+                self.readers.entry(looks_at).or_default().push(at);
+                self.learn_from(&OpResult::Range(found.clone()), &Op::Range(range.clone()));
+            }
+            (Input::Txn(txn), Output::Txn(result)) => {
+                self.learn_from_txn(result, txn);
+                if !wrote(txn, result) {
+                    if result.revision < floor {
+                        return Err(behind(result.revision));
+                    }
+                    self.readers.entry(result.revision).or_default().push(at);
+                } else if result.revision <= floor {
+                    return Err(behind(result.revision));
+                } else if let Some(other) = self.claimed.insert(result.revision, at) {
+                    let other = &self.operations[other];
+                    return Err(broken(format!("{operation:?} and {other:?} have one revision")));
+                } else if self.timeline.proved(result.revision).order < operation.called.order {
+                    return Err(broken(format!("{operation:?} was seen before it was asked for")));
+                }
+            }
+            (Input::Txn(txn), Output::Unknown) if may_write(txn) => {
+                let (mut writes, mut guards) = (Vec::new(), Vec::new());
+                spans(txn, &mut writes, &mut guards);
+                self.open.push(Open { at, writes, guards, revokes: false });
+            }
+            (Input::LeaseRevoke(_), Output::Unknown) => {
+                self.open.push(Open { at, writes: Vec::new(), guards: Vec::new(), revokes: true });
+            }
+            (Input::LeaseRevoke(_), Output::Revision(revision)) => {
+                if *revision < floor {
+                    return Err(behind(*revision));
+                }
+                self.revoked.entry(*revision).or_default().push(at);
+            }
+            (Input::LeaseGrant(id, ttl), Output::Lease(_) | Output::Unknown) => {
+                let ttl = (*ttl).max(rules.min_lease_ttl).max(0) as u64;
+                let ttl = ttl * 1000 * (1000 - rules.drift_thousandths.min(1000)) / 1000;
+                let ends = operation.called.time + std::time::Duration::from_millis(ttl);
+                self.leases.insert(*id, ends);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn txn(&self, at: usize) -> Option<&'a Txn> {
+        match &self.operations[at].input {
+            Input::Txn(txn) => Some(txn),
+            _ => None,
+        }
+    }
+
+    /// For every revision that nobody claims, who of the open may be it.
+    fn find_fillers(&mut self) -> Result<(), Violation> {
+        let none = Vec::new();
+        for revision in 2..=self.timeline.last() {
+            if self.claimed.contains_key(&revision) {
+                continue;
+            }
+            let facts = self.facts.get(&revision).unwrap_or(&none);
+            let proved = self.timeline.proved(revision);
+            let fits = |open: &Open| {
+                let operation = &self.operations[open.at];
+                operation.called.order < proved.order
+                    && self.timeline.floor(operation.called) < revision
+                    && match self.txn(open.at) {
+                        Some(txn) => facts.iter().all(|fact| fact.possible(txn)),
+                        None => facts.iter().all(|fact| fact.deleted),
+                    }
+            };
+            let fillers: Vec<usize> = self
+                .open
+                .iter()
+                .enumerate()
+                .filter(|(_, open)| fits(open))
+                .map(|(at, _)| at)
+                .collect();
+            if fillers.is_empty()
+                && let Some(fact) = facts.iter().find(|fact| !fact.deleted)
+            {
+                let Fact { kv, .. } = fact;
+                return Err(broken(format!(
+                    "revision {revision} is {kv:?}, which nobody can have written"
+                )));
+            }
+            self.fillers.insert(revision, fillers);
+        }
+        // Where only one fits, it is not free for the others.
+        let mut fixed: Vec<(i64, usize)> = self
+            .fillers
+            .iter()
+            .filter(|(revision, fillers)| {
+                let put = |facts: &Vec<Fact>| facts.iter().any(|fact| !fact.deleted);
+                fillers.len() == 1 && self.facts.get(revision).is_some_and(put)
+            })
+            .map(|(revision, fillers)| (*revision, fillers[0]))
+            .collect();
+        let taken: BTreeSet<usize> = fixed.iter().map(|(_, filler)| *filler).collect();
+        for (revision, fillers) in &mut self.fillers {
+            if fixed.binary_search_by_key(revision, |(at, _)| *at).is_err() {
+                fillers.retain(|filler| !taken.contains(filler));
+            }
+        }
+        fixed.sort_by_key(|(_, filler)| *filler);
+        if let Some(pair) = fixed.windows(2).find(|pair| pair[0].1 == pair[1].1) {
+            let operation = &self.operations[self.open[pair[0].1].at];
+            return Err(broken(format!(
+                "{operation:?} happened twice, at revisions {} and {}",
+                pair[0].0, pair[1].0
+            )));
+        }
+        Ok(())
+    }
+
+    /// Checks what was refused for a revision's sake.
+    fn check_refusals(&self, rules: &Rules) -> Result<(), Violation> {
+        let mut compactions: Vec<(u64, u64, i64)> = self
+            .operations
+            .iter()
+            .filter_map(|operation| match (&operation.input, &operation.output) {
+                (Input::Compact(revision), Output::Revision(_)) => {
+                    Some((operation.called.order, operation.returned.order, *revision))
+                }
+                (Input::Compact(revision), Output::Unknown) => {
+                    Some((operation.called.order, u64::MAX, *revision))
+                }
+                _ => None,
+            })
+            .collect();
+        compactions.sort_unstable();
+        for operation in self.operations {
+            let Input::Range(range) = &operation.input else { continue };
+            let revision = range.revision;
+            match &operation.output {
+                Output::Refused(Error::Compacted) if !rules.compacts_itself => {
+                    let before = compactions.iter().take_while(|c| c.0 < operation.returned.order);
+                    if !before.into_iter().any(|c| c.2 > revision) {
+                        return Err(broken(format!(
+                            "{operation:?} is refused, but nobody compacted revision {revision}"
+                        )));
+                    }
+                }
+                Output::Refused(Error::FutureRevision) if !range.serializable => {
+                    if revision <= self.timeline.floor(operation.called) {
+                        return Err(broken(format!(
+                            "{operation:?} is refused, but revision {revision} had been seen"
+                        )));
+                    }
+                }
+                Output::Range(_) if revision > 0 && !range.serializable => {
+                    let gone =
+                        |c: &&(u64, u64, i64)| c.1 < operation.called.order && c.2 > revision;
+                    if let Some((.., until)) = compactions.iter().find(gone) {
+                        return Err(broken(format!(
+                            "{operation:?} reads below revision {until}, which had been compacted"
+                        )));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&self) -> Result<Vec<Revision>, Violation> {
+        let mut model = Model::default();
+        let mut steps: Vec<Step> = Vec::new();
+        let mut used: BTreeSet<usize> = BTreeSet::new();
+        let mut budget = BUDGET;
+        let mut deepest: Option<(i64, String)> = None;
+        if let Err(dead) = self.settle(&mut model, &mut Vec::new()) {
+            return Err(broken(dead.detail));
+        }
+        let last = self.timeline.last();
+        // Which choice of the next revision to begin with.
+        let mut from = 0;
+        while model.revision < last {
+            match self.climb(&mut model, &used, from, &mut budget) {
+                Ok(step) => {
+                    used.extend(step.used);
+                    steps.push(step);
+                    from = 0;
+                }
+                Err(dead) => {
+                    let at = model.revision + 1;
+                    if deepest.as_ref().is_none_or(|(deepest, _)| *deepest < at) {
+                        deepest = Some((at, dead.detail.clone()));
+                    }
+                    let relevant = dead.spans.map(|spans| self.close(spans));
+                    let Some(again) = self.retreat(&mut model, &mut steps, &mut used, relevant)
+                    else {
+                        return Err(broken(deepest.map_or(dead.detail, |(_, detail)| detail)));
+                    };
+                    from = again;
+                }
+            }
+            if budget == 0 {
+                let at =
+                    deepest.map_or(String::new(), |(at, detail)| format!(" at {at}: {detail}"));
+                let detail = format!("after {BUDGET} attempts the search stands{at}");
+                return Err(Violation::new(Promise::Decidable, detail));
+            }
+        }
+        Ok(steps.into_iter().map(|step| step.revision).collect())
+    }
+
+    /// Makes the next revision.
+    fn climb(
+        &self,
+        model: &mut Model,
+        used: &BTreeSet<usize>,
+        from: usize,
+        budget: &mut usize,
+    ) -> Result<Step, Dead> {
+        let revision = model.revision + 1;
+        if let Some(at) = self.claimed.get(&revision) {
+            *budget = budget.saturating_sub(1);
+            return self.claim(model, *at, revision);
+        }
+        let fillers = self.fillers.get(&revision).map(Vec::as_slice).unwrap_or_default();
+        let revoked = self.revoked.get(&revision).map(Vec::as_slice).unwrap_or_default();
+        let proved = self.timeline.proved(revision).time;
+        let mut expiring: Vec<i64> = model.keys.values().map(|kv| kv.lease).collect();
+        expiring.sort_unstable();
+        expiring.dedup();
+        expiring.retain(|id| self.leases.get(id).is_some_and(|ends| *ends <= proved));
+        let mut choice = from;
+        let mut why: Option<Dead> = None;
+        loop {
+            // First who said that it was them, then whose time was up, then who may have.
+            let (cause, filler) = if let Some(at) = revoked.get(choice) {
+                (Cause::Operation(*at), None)
+            } else if let Some(id) = expiring.get(choice - revoked.len()) {
+                (Cause::Expiry(*id), None)
+            } else if let Some(filler) = fillers.get(choice - revoked.len() - expiring.len()) {
+                (Cause::Operation(self.open[*filler].at), Some(*filler))
+            } else {
+                // Whatever failed for every choice may have failed for an earlier one's sake.
+                let detail = why.map_or_else(
+                    || format!("nobody can have made revision {revision}{}", self.seen(revision)),
+                    |dead| dead.detail,
+                );
+                return Err(Dead { detail, spans: None });
+            };
+            choice += 1;
+            *budget = budget.saturating_sub(1);
+            if filler.is_some_and(|filler| used.contains(&filler)) {
+                continue;
+            }
+            match self.fill(model, cause, revision) {
+                Ok((undo, made)) => {
+                    let choice = Some(choice);
+                    return Ok(Step { undo, revision: made, choice, used: filler });
+                }
+                Err(dead) => why = Some(dead),
+            }
+            if *budget == 0 {
+                return Err(Dead { detail: "no time left".into(), spans: None });
+            }
+        }
+    }
+
+    fn seen(&self, revision: i64) -> String {
+        match self.facts.get(&revision).and_then(|facts| facts.first()) {
+            Some(fact) => format!(", of which {:?} was seen (deleted: {})", fact.kv, fact.deleted),
+            None => ", of which nothing was seen".into(),
+        }
+    }
+
+    /// Makes the revision that an operation claims.
+    fn claim(&self, model: &mut Model, at: usize, revision: i64) -> Result<Step, Dead> {
+        let operation = &self.operations[at];
+        let (Input::Txn(txn), Output::Txn(answer)) = (&operation.input, &operation.output) else {
+            return Err(Dead { detail: format!("{operation:?} claims a revision"), spans: None });
+        };
+        let wrong = |why: String| {
+            let mut spans = Vec::new();
+            read_spans(txn, &mut spans);
+            Dead { detail: format!("{operation:?} {why}"), spans: Some(spans) }
+        };
+        let Some((result, events, undo)) = model.apply(txn) else {
+            return Err(wrong("should have been refused".into()));
+        };
+        if bare(result.clone()) != bare(answer.clone()) || model.revision != revision {
+            model.back(undo);
+            return Err(wrong(format!("should have answered {result:?}")));
+        }
+        let made = Revision { cause: Cause::Operation(at), events, called: operation.called };
+        let (undo, made) = self.seal(model, vec![undo], made)?;
+        Ok(Step { undo, revision: made, choice: None, used: None })
+    }
+
+    /// Makes a revision that nobody claims, if this cause can.
+    fn fill(
+        &self,
+        model: &mut Model,
+        cause: Cause,
+        revision: i64,
+    ) -> Result<(Vec<Undo>, Revision), Dead> {
+        let never =
+            Dead { detail: format!("{cause:?} cannot be revision {revision}"), spans: None };
+        let (events, undo, called) = match cause {
+            Cause::Expiry(id) => {
+                let (events, undo) = model.end_lease(id);
+                (events, undo, Moment::default())
+            }
+            Cause::Operation(at) => match &self.operations[at].input {
+                Input::LeaseRevoke(id) => {
+                    let (events, undo) = model.end_lease(*id);
+                    (events, undo, self.operations[at].called)
+                }
+                Input::Txn(txn) => match model.apply(txn) {
+                    Some((_, events, undo)) => (events, undo, self.operations[at].called),
+                    None => return Err(never),
+                },
+                _ => return Err(never),
+            },
+        };
+        if events.is_empty() {
+            model.back(undo);
+            return Err(never);
+        }
+        self.seal(model, vec![undo], Revision { cause, events, called })
+    }
+
+    /// Checks what was seen of the newest revision and at it, and takes it back if that is wrong.
+    fn seal(
+        &self,
+        model: &mut Model,
+        mut undo: Vec<Undo>,
+        made: Revision,
+    ) -> Result<(Vec<Undo>, Revision), Dead> {
+        let revision = model.revision;
+        let facts = self.facts.get(&revision).map(Vec::as_slice).unwrap_or_default();
+        let quiet = self.quiet.get(&revision).map(Vec::as_slice).unwrap_or_default();
+        let loud = |event: &&Event| quiet.iter().any(|span| span.contains(&event.kv.key));
+        let sealed = match facts.iter().find(|fact| !fact.fits(&made.events)) {
+            _ if made.events.iter().any(|event| loud(&event)) => Err(Dead {
+                detail: format!("revision {revision} wrote where a watch saw nothing: {made:?}"),
+                spans: None,
+            }),
+            Some(fact) => Err(Dead {
+                detail: format!(
+                    "revision {revision} is {:?}, but somebody saw {:?} (deleted: {})",
+                    made.events, fact.kv, fact.deleted
+                ),
+                spans: Some(vec![Span::Key(fact.kv.key.clone())]),
+            }),
+            None => self.settle(model, &mut undo),
+        };
+        match sealed {
+            Ok(()) => Ok((undo, made)),
+            Err(dead) => {
+                undo.into_iter().rev().for_each(|undo| model.back(undo));
+                Err(dead)
+            }
+        }
+    }
+
+    /// Checks the answers that were given at the newest revision.
+    fn settle(&self, model: &mut Model, undo: &mut Vec<Undo>) -> Result<(), Dead> {
+        let revision = model.revision;
+        for at in self.revoked.get(&revision).into_iter().flatten() {
+            let operation = &self.operations[*at];
+            let Input::LeaseRevoke(id) = operation.input else { continue };
+            if model.ended.contains(&id) {
+                continue;
+            }
+            let (events, back) = model.end_lease(id);
+            undo.push(back);
+            if let Some(event) = events.first() {
+                return Err(Dead {
+                    detail: format!("{operation:?} left {:?} behind", event.kv.key),
+                    spans: Some(vec![Span::Key(event.kv.key.clone())]),
+                });
+            }
+        }
+        for at in self.readers.get(&revision).into_iter().flatten() {
+            self.answer(model, &self.operations[*at])?;
+        }
+        Ok(())
+    }
+
+    fn answer(&self, model: &mut Model, operation: &Operation) -> Result<(), Dead> {
+        match (&operation.input, &operation.output) {
+            (Input::Range(range), Output::Range(found)) => {
+                let should = read(&model.keys, range);
+                if (&should.kvs, should.count, should.more) == (&found.kvs, found.count, found.more)
+                {
+                    return Ok(());
+                }
+                let detail = format!("{operation:?} should have answered {should:?}");
+                Err(Dead { detail, spans: Some(vec![range.span.clone()]) })
+            }
+            (Input::Txn(txn), Output::Txn(answer)) => {
+                let mut spans = Vec::new();
+                read_spans(txn, &mut spans);
+                let spans = Some(spans);
+                let Some((result, events, undo)) = model.apply(txn) else {
+                    let detail = format!("{operation:?} should have been refused");
+                    return Err(Dead { detail, spans });
+                };
+                model.back(undo);
+                if events.is_empty() && bare(result.clone()) == bare(answer.clone()) {
+                    return Ok(());
+                }
+                let detail = format!("{operation:?} should have answered {result:?}");
+                Err(Dead { detail, spans })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// All keys on which these depend through guards of open transactions.
+    fn close(&self, mut spans: Vec<Span>) -> Vec<Span> {
+        let mut pulled = BTreeSet::new();
+        loop {
+            let before = pulled.len();
+            for (at, open) in self.open.iter().enumerate() {
+                if !open.guards.is_empty()
+                    && !pulled.contains(&at)
+                    && overlap_any(&open.writes, &spans)
+                {
+                    pulled.insert(at);
+                    spans.extend(open.guards.iter().cloned());
+                }
+            }
+            if pulled.len() == before {
+                return spans;
+            }
+        }
+    }
+
+    /// Goes back to the last choice that matters. Returns with which to go on there.
+    fn retreat(
+        &self,
+        model: &mut Model,
+        steps: &mut Vec<Step>,
+        used: &mut BTreeSet<usize>,
+        relevant: Option<Vec<Span>>,
+    ) -> Option<usize> {
+        while let Some(step) = steps.pop() {
+            step.undo.into_iter().rev().for_each(|undo| model.back(undo));
+            if let Some(filler) = step.used {
+                used.remove(&filler);
+            }
+            let revision = model.revision + 1;
+            let Some(choice) = step.choice else { continue };
+            let matters = relevant.as_ref().is_none_or(|relevant| {
+                self.fillers.get(&revision).into_iter().flatten().any(|filler| {
+                    let open = &self.open[*filler];
+                    open.revokes || overlap_any(&open.writes, relevant)
+                }) || self.revoked.contains_key(&revision)
+                    || !self.expiring_nowhere(model, revision)
+            });
+            if matters {
+                return Some(choice);
+            }
+        }
+        None
+    }
+
+    /// Whether no lease with keys can have run out by this revision.
+    fn expiring_nowhere(&self, model: &Model, revision: i64) -> bool {
+        let proved = self.timeline.proved(revision).time;
+        let every = Span::From(Bytes::new());
+        inside(&model.keys, &every)
+            .all(|kv| self.leases.get(&kv.lease).is_none_or(|ends| *ends > proved))
+    }
+}
