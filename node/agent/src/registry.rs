@@ -41,6 +41,8 @@ pub struct PodEntry {
     pub previous: BTreeMap<String, u32>,
     /// Its network namespace, once there is one; `None` inside when it is the machine's.
     pub netns: Option<Option<std::path::PathBuf>>,
+    /// What of the machine is granted to it: thousandths of a core, bytes of memory.
+    pub requests: (u64, u64),
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +55,8 @@ struct Inner {
 #[derive(Debug, Default)]
 pub struct Registry {
     inner: Mutex<Inner>,
+    /// Told when a pod went or asks for less.
+    room: watch::Sender<()>,
 }
 
 impl Registry {
@@ -87,7 +91,24 @@ impl Registry {
 
     /// Notes what is known of a pod; of two with one name the one that was noted last counts.
     pub fn set_pod(&self, namespace: &str, name: &str, entry: PodEntry) {
-        self.lock().pods.insert((namespace.to_owned(), name.to_owned()), entry);
+        let key = (namespace.to_owned(), name.to_owned());
+        let now = entry.requests;
+        let before = self.lock().pods.insert(key, entry).map(|old| old.requests);
+        if before.is_some_and(|before| now.0 < before.0 || now.1 < before.1) {
+            self.room.send_replace(());
+        }
+    }
+
+    /// What is granted to all pods but the one with this uid.
+    pub fn granted_to_others(&self, uid: &str) -> (u64, u64) {
+        let inner = self.lock();
+        let others = inner.pods.values().filter(|pod| pod.uid != uid).map(|pod| pod.requests);
+        others.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    }
+
+    /// Changes when a pod went or asks for less than before.
+    pub fn room(&self) -> watch::Receiver<()> {
+        self.room.subscribe()
     }
 
     /// Forgets a pod, if it still is the one with this uid.
@@ -96,6 +117,8 @@ impl Registry {
         let mut inner = self.lock();
         if inner.pods.get(&key).is_some_and(|p| p.uid == uid) {
             inner.pods.remove(&key);
+            drop(inner);
+            self.room.send_replace(());
         }
     }
 

@@ -1,9 +1,11 @@
 //! The handle to the launcher: requests, answers and news over its socket.
 
-use crate::spec::{ContainerSpec, ContainerState, Exit, ProcessSpec, SandboxSpec, SandboxState};
+use crate::spec::{
+    ContainerSpec, ContainerState, Exit, Limits, ProcessSpec, SandboxSpec, SandboxState,
+};
 use crate::wire::{self, Body, Inbox, Message, Op, Request, VERSION};
 use crate::{Attached, Config, Error};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -169,6 +171,28 @@ impl Runtime {
     /// [`Error::NotFound`], or what the kernel says of the signal.
     pub async fn kill(&self, id: &str, signal: i32, all: bool) -> Result<(), Error> {
         self.done(Op::Kill { id: id.to_owned(), signal, all }).await
+    }
+
+    /// Changes the limits of a sandbox and, with them, those of one of its containers: identifier,
+    /// limits, and labels that change with them. The container goes on running. Limits can be
+    /// changed or added, not taken away (0 leaves what there is).
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or [`Error::Launcher`] with what the kernel refused; memory below what
+    /// is in use is refused. Then the container has its old limits.
+    pub async fn change_limits(
+        &self,
+        sandbox: &str,
+        limits: Limits,
+        container: Option<(&str, Limits, BTreeMap<String, String>)>,
+    ) -> Result<(), Error> {
+        let container = container.map(|(id, limits, labels)| wire::ContainerLimits {
+            id: id.to_owned(),
+            limits,
+            labels,
+        });
+        let sandbox = sandbox.to_owned();
+        self.done(Op::Limit(Box::new(wire::Relimit { sandbox, limits, container }))).await
     }
 
     /// Removes an ended container's record, mounts and cgroup (kills it first if it runs). The

@@ -4,7 +4,9 @@
 //! File descriptors travel by `SCM_RIGHTS` with the first bytes of the frame that names them; the
 //! frame says how many there are.
 
-use crate::spec::{ContainerSpec, ContainerState, Exit, ProcessSpec, SandboxSpec, SandboxState};
+use crate::spec::{
+    ContainerSpec, ContainerState, Exit, Limits, ProcessSpec, SandboxSpec, SandboxState,
+};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
@@ -12,12 +14,12 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 
 /// Version of these words. A launcher of another version is refused, with its version named.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Longest frame in bytes; more is a broken peer.
 const MAX_FRAME: usize = 64 << 20;
@@ -47,7 +49,26 @@ pub(crate) enum Op {
     Exec { id: String, process: Box<ProcessSpec>, stdin: bool, stdout: bool, stderr: bool },
     Attach { id: String, stdin: bool },
     Resize { id: String, columns: u16, rows: u16 },
+    Limit(Box<Relimit>),
     Shutdown,
+}
+
+/// New limits of a pod, and of one of its containers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Relimit {
+    pub sandbox: String,
+    /// Of the whole pod.
+    pub limits: Limits,
+    pub container: Option<ContainerLimits>,
+}
+
+/// New limits of one container.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ContainerLimits {
+    pub id: String,
+    pub limits: Limits,
+    /// Labels that change with them.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What the launcher says: an answer, or news (`id` is `None`).

@@ -129,6 +129,7 @@ pub fn spec(
         (label::IMAGE_ID, image.id.clone()),
         (label::IMAGE, container.image.clone().unwrap_or_default()),
         (label::STOP_SIGNAL, stop_signal.to_string()),
+        (label::RESOURCES, resources::label(container)),
     ] {
         labels.insert(key.to_owned(), value);
     }

@@ -6,9 +6,11 @@
 //! moment at which time alone changes the answer.
 
 use super::observe::{Hook, Instance, Observed, Role, Step, Track, containers};
+use super::resources;
 use crate::probes::Kind;
 use crate::time;
 use k8s_openapi::api::core::v1::{Container, Pod};
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// One step to take now.
@@ -50,6 +52,11 @@ pub enum Action {
     },
     /// End a container by force.
     Kill {
+        /// The container.
+        name: String,
+    },
+    /// Give a running container the limits that its pod has by now.
+    Resize {
         /// The container.
         name: String,
     },
@@ -233,6 +240,40 @@ fn go_on(pod: &Pod, seen: &Observed, now: Duration, may_start: bool, plan: &mut 
             Role::Main => open &= tend(pod, *role, container, track, now, open, plan),
             Role::Ephemeral => {
                 tend(pod, *role, container, track, now, may_start, plan);
+            }
+        }
+    }
+    resize(&all, seen, now, plan);
+}
+
+/// Whether a running container has other requests or limits than its pod asks for.
+pub fn differs(container: &Container, track: &Track) -> bool {
+    let Some(has) = track.running().and_then(|i| i.resources.as_ref()) else { return false };
+    let wanted = container.resources.clone().unwrap_or_default();
+    !["cpu", "memory"].iter().all(|resource| resources::same(has, &wanted, resource))
+}
+
+/// One at a time: the pod's own limits lie around those of all its containers.
+fn resize(all: &[(Role, Cow<'_, Container>)], seen: &Observed, now: Duration, plan: &mut Plan) {
+    let busy = seen.containers.values().any(|t| matches!(t.resize, Step::Doing(_)));
+    if busy || seen.held.is_some() {
+        return;
+    }
+    for (_, container) in all {
+        let Some(track) = seen.track(&container.name).filter(|t| differs(container, t)) else {
+            continue;
+        };
+        let going = track
+            .running()
+            .is_some_and(|i| i.stopping.is_none() && i.condemned.is_none() && i.hook == Hook::Done);
+        if !going {
+            continue;
+        }
+        match &track.resize {
+            Step::Failed(failure) if now < failure.retry_at => plan.at(failure.retry_at),
+            _ => {
+                plan.push(Action::Resize { name: container.name.clone() });
+                return;
             }
         }
     }

@@ -46,6 +46,7 @@ fn run(attempt: u32) -> Instance {
         probes: BTreeMap::new(),
         recorded: true,
         stop_signal: 15,
+        resources: None,
     }
 }
 

@@ -6,7 +6,9 @@
 use crate::probes::{Kind, ProbeState};
 use crate::time;
 use dhow_runtime::{ContainerState, Phase};
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, EphemeralContainer, Pod};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerStatus, EphemeralContainer, Pod, ResourceRequirements,
+};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -35,6 +37,8 @@ pub mod label {
     pub const IMAGE: &str = "dev.dhow.image";
     /// Signal number that asks the container to end.
     pub const STOP_SIGNAL: &str = "dev.dhow.stop-signal";
+    /// Requests and limits that the container has, as JSON.
+    pub const RESOURCES: &str = "dev.dhow.resources";
 }
 
 /// What a container is to its pod.
@@ -216,7 +220,7 @@ pub struct Stopping {
 }
 
 /// One run of one container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Instance {
     /// The runtime's identifier.
     pub id: String,
@@ -247,6 +251,9 @@ pub struct Instance {
     pub recorded: bool,
     /// Signal number that asks it to end.
     pub stop_signal: i32,
+    /// The requests and limits that it has; `None` when nobody knows (a run that has ended, or
+    /// one of an older agent).
+    pub resources: Option<ResourceRequirements>,
 }
 
 impl Instance {
@@ -289,7 +296,7 @@ impl Instance {
 }
 
 /// Everything about one container of a pod.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Track {
     /// Its runs, oldest first.
     pub instances: Vec<Instance>,
@@ -299,6 +306,8 @@ pub struct Track {
     pub failure: Option<Failure>,
     /// The back-off before this attempt was told as an event.
     pub told: u32,
+    /// A change of its limits: under way, or how it failed.
+    pub resize: Step<()>,
 }
 
 impl Track {
@@ -324,7 +333,7 @@ impl Track {
 }
 
 /// Everything that is seen of one pod.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Observed {
     /// When the agent took the pod up.
     pub start_time: Duration,
@@ -336,6 +345,9 @@ pub struct Observed {
     pub containers: BTreeMap<String, Track>,
     /// The pod is gone from the store: end it by then.
     pub gone: Option<Duration>,
+    /// Why a resize that is asked for waits: upstream's reason (`Infeasible`, `Deferred`) and a
+    /// message.
+    pub held: Option<(&'static str, String)>,
     /// A phase that cannot change any more, with reason and message: `Failed` by deadline.
     pub verdict: Option<(String, String)>,
     /// The newest status has been stored.
@@ -442,6 +454,7 @@ pub fn instance_of(record: &ContainerState) -> Instance {
         probes: BTreeMap::new(),
         recorded: true,
         stop_signal: text(label::STOP_SIGNAL).parse().unwrap_or(15),
+        resources: serde_json::from_str(&text(label::RESOURCES)).ok(),
     }
 }
 
@@ -513,5 +526,6 @@ fn remembered(status: &ContainerStatus, now: Duration) -> Option<Instance> {
         probes: BTreeMap::new(),
         recorded: false,
         stop_signal: 15,
+        resources: None,
     })
 }

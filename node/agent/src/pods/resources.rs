@@ -3,7 +3,9 @@
 use super::observe::{Role, containers};
 use crate::quantity::{millis_of, units_of};
 use dhow_runtime::Limits;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use std::collections::BTreeMap;
 
 /// The pod's quality of service class.
 pub fn qos(pod: &Pod) -> &'static str {
@@ -68,6 +70,53 @@ pub fn pod_limits(pod: &Pod) -> Limits {
         memory_limit: sum(|l| l.memory_limit, true),
         pids_limit: 0,
     }
+}
+
+/// What a container has, as its record carries it.
+pub fn label(container: &Container) -> String {
+    let of = container.resources.clone().unwrap_or_default();
+    // A map of strings cannot fail to be written.
+    serde_json::to_string(&of).unwrap_or_default()
+}
+
+/// Whether two containers get the same of this resource (`cpu` or `memory`).
+pub fn same(a: &ResourceRequirements, b: &ResourceRequirements, resource: &str) -> bool {
+    let of = |r: &ResourceRequirements| {
+        let read = |list: &Option<BTreeMap<String, Quantity>>| match resource {
+            "cpu" => millis_of(list.as_ref(), resource),
+            _ => units_of(list.as_ref(), resource),
+        };
+        (read(&r.requests), read(&r.limits))
+    };
+    of(a) == of(b)
+}
+
+/// What the pod asks of its machine: thousandths of a core and bytes, as the scheduler counts.
+pub fn pod_requests(pod: &Pod) -> (u64, u64) {
+    let of = |container: &Container| {
+        let resources = container.resources.as_ref();
+        let list = |memory: bool| {
+            let (requests, limits) = (
+                resources.and_then(|r| r.requests.as_ref()),
+                resources.and_then(|r| r.limits.as_ref()),
+            );
+            let name = if memory { "memory" } else { "cpu" };
+            let named = requests.is_some_and(|r| r.contains_key(name));
+            let from = if named { requests } else { limits };
+            if memory { units_of(from, name) } else { millis_of(from, name) }
+        };
+        (list(false), list(true))
+    };
+    let (mut lasting, mut first) = ((0, 0), (0u64, 0u64));
+    for (role, container) in containers(pod) {
+        let (cpu, memory) = of(&container);
+        match role {
+            Role::Main | Role::Sidecar => lasting = (lasting.0 + cpu, lasting.1 + memory),
+            Role::Init => first = (first.0.max(cpu), first.1.max(memory)),
+            Role::Ephemeral => {}
+        }
+    }
+    (lasting.0.max(first.0), lasting.1.max(first.1))
 }
 
 /// How readily the kernel ends the container when memory runs out, as upstream computes it.

@@ -3,7 +3,7 @@
 //! Phases, conditions, reasons and messages are upstream's (`pkg/kubelet/kubelet_pods.go`,
 //! `pkg/kubelet/status/generate.go`).
 
-use super::diff::{Ending, ending, restarts};
+use super::diff::{Ending, differs, ending, restarts};
 use super::observe::{Hook, Instance, Observed, Role, Step, Track, containers};
 use super::resources;
 use crate::time::time;
@@ -31,7 +31,8 @@ pub fn status(
     for (role, container) in &all {
         let empty = Track::default();
         let track = seen.track(&container.name).unwrap_or(&empty);
-        let context = Context { pod, role: *role, ending: end, initialized, now };
+        let held = seen.held.is_some();
+        let context = Context { pod, role: *role, ending: end, initialized, held, now };
         let entry = container_status(&context, container, track);
         match role {
             Role::Init | Role::Sidecar => init.push(entry),
@@ -101,6 +102,8 @@ struct Context<'a> {
     role: Role,
     ending: Option<Ending>,
     initialized: bool,
+    /// A resize waits.
+    held: bool,
     now: Duration,
 }
 
@@ -137,6 +140,13 @@ fn container_status(
     }
     status.last_state = track.previous().and_then(terminated);
     if last.running() {
+        if let Some(has) = &last.resources {
+            // What it has, which a resize may still be about to change.
+            status.resources = Some(has.clone()).filter(|r| *r != Default::default());
+        }
+        let granted = if context.held { last.resources.as_ref() } else { None };
+        let granted = granted.or(container.resources.as_ref());
+        status.allocated_resources = granted.and_then(|r| r.requests.clone());
         status.started = Some(last.started());
         status.ready = last.ready();
         if last.hook == Hook::Done || context.ending.is_some() {
@@ -352,9 +362,43 @@ fn conditions(
         })
         .collect();
     // What others say (readiness gates, disruption) is theirs and stays as the store has it.
-    let foreign = others.into_iter().flatten().filter(|c| !OWN.contains(&c.type_.as_str()));
+    let own = |kind: &str| OWN.contains(&kind) || RESIZE.contains(&kind);
+    let foreign = others.into_iter().flatten().filter(|c| !own(&c.type_));
     conditions.extend(foreign.cloned());
+    let known = [before.conditions.as_ref(), others].into_iter().flatten().flatten();
+    conditions.extend(resizing(pod, seen, known.cloned().collect(), now));
     conditions
+}
+
+/// Conditions that are there only while a resize is.
+const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
+/// What is told of a resize: why it waits, or that it is under way and what is in its way.
+fn resizing(
+    pod: &Pod,
+    seen: &Observed,
+    known: Vec<PodCondition>,
+    now: Duration,
+) -> Option<PodCondition> {
+    let all = containers(pod);
+    let mut tracks = all.iter().filter_map(|(_, c)| seen.track(&c.name).map(|t| (c, t)));
+    let failure = tracks.clone().find_map(|(_, track)| track.resize.failure());
+    let (kind, reason, message) = match (&seen.held, failure) {
+        (Some((reason, message)), _) => (RESIZE[0], *reason, message.clone()),
+        (None, Some(failure)) => (RESIZE[1], "Error", failure.message.clone()),
+        (None, None) if tracks.any(|(c, t)| differs(c, t)) => (RESIZE[1], "", String::new()),
+        (None, None) => return None,
+    };
+    let since = known.into_iter().find(|c| c.type_ == kind).and_then(|c| c.last_transition_time);
+    Some(PodCondition {
+        type_: kind.to_owned(),
+        status: "True".to_owned(),
+        last_probe_time: None,
+        last_transition_time: since.or_else(|| Some(time(now))),
+        reason: (!reason.is_empty()).then(|| reason.to_owned()),
+        message: (!message.is_empty()).then_some(message),
+        observed_generation: pod.metadata.generation,
+    })
 }
 
 fn names<'a>(statuses: impl Iterator<Item = &'a ContainerStatus>) -> String {

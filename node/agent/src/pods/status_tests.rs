@@ -33,6 +33,7 @@ fn run() -> Instance {
         probes: BTreeMap::new(),
         recorded: true,
         stop_signal: 15,
+        resources: None,
     }
 }
 

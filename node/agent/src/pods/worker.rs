@@ -1,6 +1,8 @@
 //! One pod's worker: takes news, plans, carries out, reports. It waits for news or for the next due
 //! moment, and for nothing else.
 
+mod resize;
+
 use super::apply::{self, Order, StartFailure};
 use super::container;
 use super::diff::{self, Action, plan};
@@ -20,7 +22,7 @@ use dhow_intents::FeedError;
 use dhow_runtime::Exit;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, ResourceRequirements};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +87,12 @@ enum Done {
         kind: Kind,
         began: Duration,
         outcome: Outcome,
+    },
+    Resized {
+        name: String,
+        id: String,
+        resources: Box<ResourceRequirements>,
+        result: Result<(), String>,
     },
     Reported(Box<PodStatus>, Result<(), FeedError>),
     Torn(Result<(), String>),
@@ -166,7 +174,9 @@ impl Worker {
 
     /// Works until nothing of the pod is left.
     pub async fn run(mut self) {
+        self.asked();
         self.note();
+        let mut room = self.world.registry.room();
         while !self.over {
             let now = self.world.clock.now();
             let next = plan(&self.pod, &self.seen, now);
@@ -204,6 +214,7 @@ impl Worker {
                     None => return,
                 },
                 Some(done) = self.work.next(), if !self.work.is_empty() => self.settle(done),
+                Ok(()) = room.changed(), if self.seen.held.is_some() => self.asked(),
                 () = wait => {}
             }
             while let Ok(message) = self.inbox.try_recv() {
@@ -226,6 +237,7 @@ impl Worker {
             all: all.iter().map(|(_, c)| c.name.clone()).collect(),
             previous: self.previous(),
             netns: self.seen.sandbox.ready().map(|n| n.netns.clone()),
+            requests: self.granted(),
         };
         self.world.registry.set_pod(self.namespace(), self.name(), entry);
     }
@@ -255,7 +267,9 @@ impl Worker {
                 if meta(&pod) != meta(&self.pod) && volumes::tells_of_itself(&pod) {
                     self.refresh = true;
                 }
-                self.pod = pod;
+                let before = std::mem::replace(&mut self.pod, pod);
+                self.try_resize_again(&before);
+                self.asked();
                 self.note();
             }
             Message::Gone => {
@@ -373,6 +387,7 @@ impl Worker {
                 });
             }
             Action::Probe { name, kind } => self.probe(name, kind, now),
+            Action::Resize { name } => return self.resize(&name),
             Action::Forget { name, id } => {
                 let Some(track) = self.seen.containers.get_mut(&name) else { return false };
                 let Some(at) = track.instances.iter().position(|i| i.id == id) else {
@@ -611,6 +626,9 @@ impl Worker {
             Done::Probed { name, id, kind, began, outcome } => {
                 self.probed(&name, &id, kind, began, outcome, now)
             }
+            Done::Resized { name, id, resources, result } => {
+                self.resized(&name, &id, *resources, result, now);
+            }
             Done::Reported(status, result) => self.reported(*status, result, now),
             Done::Torn(Ok(())) => {
                 self.seen.tearing = false;
@@ -778,6 +796,7 @@ impl Worker {
                     probes: BTreeMap::new(),
                     recorded: false,
                     stop_signal: 15,
+                    resources: None,
                 });
             }
         }

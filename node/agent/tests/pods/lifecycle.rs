@@ -23,6 +23,8 @@ crate::tests![
     a_changed_image_restarts_the_container,
     containers_may_share_their_processes_and_be_looked_into,
     memory_over_the_limit_ends_a_container,
+    resources_change_while_containers_run,
+    a_resize_that_does_not_fit_waits_and_one_that_asks_for_it_restarts,
     the_node_registers_and_renews_its_lease,
 ];
 
@@ -288,4 +290,92 @@ async fn the_node_registers_and_renews_its_lease(lab: Arc<Lab>) {
     let status = node.status.clone().unwrap();
     assert!(status.images.unwrap()[0].names.as_ref().unwrap()[0].contains("busybox"));
     assert_eq!(status.conditions.unwrap().last().unwrap().type_, "Ready");
+}
+
+fn sized(cpu: &str, memory: &str) -> serde_json::Value {
+    json!({"requests": {"cpu": cpu, "memory": memory}, "limits": {"cpu": cpu, "memory": memory}})
+}
+
+fn resize(lab: &Lab, name: &str, resources: serde_json::Value) {
+    lab.feed.change(name, |pod| {
+        pod.spec.as_mut().unwrap().containers[0].resources =
+            Some(serde_json::from_value(resources).unwrap());
+    });
+}
+
+/// What the status says that the container has.
+fn cpu(status: &PodStatus) -> String {
+    let has = container(status, "main").resources.and_then(|r| r.limits).unwrap_or_default();
+    has.get("cpu").map(|q| q.0.clone()).unwrap_or_default()
+}
+
+async fn resources_change_while_containers_run(lab: Arc<Lab>) {
+    let mut pod = shell("web", FOREVER);
+    pod["spec"]["containers"][0]["resources"] = sized("100m", "32Mi");
+    lab.feed.create(pod);
+    lab.feed.until_ready("web").await;
+    resize(&lab, "web", sized("300m", "64Mi"));
+    lab.feed.until_pod("web", "resize", |s| cpu(s) == "300m").await;
+    let status = lab.feed.pod("web").unwrap().status.unwrap();
+    let main = container(&status, "main");
+    assert_eq!(main.restart_count, 0);
+    assert_eq!(main.allocated_resources.unwrap()["memory"].0, "64Mi");
+    assert_eq!(condition(&status, "PodResizeInProgress"), "");
+    let limits = lab.runtime.containers().await.unwrap().remove(0).spec.limits;
+    assert_eq!((limits.cpu_limit_millis, limits.memory_limit), (300, 64 << 20));
+    let sandbox = lab.runtime.sandboxes().await.unwrap().remove(0).spec.limits;
+    assert_eq!((sandbox.cpu_limit_millis, sandbox.memory_limit), (300, 64 << 20));
+    lab.feed.until_event("ResizeCompleted", "").await;
+    // Another agent knows what it has, and goes on downwards.
+    lab.stop().await;
+    lab.start().await;
+    resize(&lab, "web", sized("200m", "48Mi"));
+    lab.feed.until_pod("web", "resize", |s| cpu(s) == "200m").await;
+    // The kernel does not take memory away that is in use: it is told, and what was asked for
+    // next is tried at once.
+    resize(&lab, "web", sized("200m", "4Ki"));
+    lab.feed.until_pod("web", "trouble", |s| condition(s, "PodResizeInProgress") == "True").await;
+    lab.feed.until_event("ResizeError", "main").await;
+    let begun = Instant::now();
+    resize(&lab, "web", sized("250m", "48Mi"));
+    lab.feed
+        .until_pod("web", "resize", |s| {
+            cpu(s) == "250m" && condition(s, "PodResizeInProgress").is_empty()
+        })
+        .await;
+    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+}
+
+async fn a_resize_that_does_not_fit_waits_and_one_that_asks_for_it_restarts(lab: Arc<Lab>) {
+    let mut pod = shell("web", FOREVER);
+    pod["spec"]["containers"][0]["resources"] = sized("100m", "32Mi");
+    pod["spec"]["containers"][0]["resizePolicy"] =
+        json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+    lab.feed.create(pod);
+    lab.feed.until_ready("web").await;
+    resize(&lab, "web", sized("9999", "32Mi"));
+    lab.feed.until_pod("web", "condition", |s| condition(s, "PodResizePending") == "True").await;
+    let status = lab.feed.pod("web").unwrap().status.unwrap();
+    let told = status.conditions.iter().flatten().find(|c| c.type_ == "PodResizePending").unwrap();
+    assert_eq!(told.reason.as_deref(), Some("Infeasible"));
+    assert_eq!(cpu(&status), "100m");
+    resize(&lab, "web", sized("100m", "40Mi"));
+    lab.feed
+        .until_pod("web", "restart", |s| {
+            container(s, "main").restart_count == 1 && condition(s, "PodResizePending").is_empty()
+        })
+        .await;
+    // Another pod takes the room that this one then asks for.
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let mut large = shell("large", FOREVER);
+    large["spec"]["terminationGracePeriodSeconds"] = json!(1);
+    large["spec"]["containers"][0]["resources"] =
+        json!({"requests": {"cpu": format!("{}m", cores * 1000 - 200)}});
+    lab.feed.create(large);
+    lab.feed.until_ready("large").await;
+    resize(&lab, "web", sized("500m", "40Mi"));
+    lab.feed.until_pod("web", "condition", |s| condition(s, "PodResizePending") == "True").await;
+    lab.feed.until_event("ResizeDeferred", "cpu").await;
+    lab.feed.delete("large", 0);
+    lab.feed.until_pod("web", "resize", |s| cpu(s) == "500m").await;
 }

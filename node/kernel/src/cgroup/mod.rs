@@ -139,6 +139,12 @@ pub trait Cgroups: Debug {
     /// # Errors
     /// When a limit is refused.
     fn set_limits(&self, group: &Group, limits: &Limits) -> Result<(), Error>;
+    /// Changes the limits of a group whose processes run, upwards or downwards. Also of a group
+    /// that was recorded on disk ([`Group::of_dirs`]).
+    ///
+    /// # Errors
+    /// When a limit is refused: memory below what is in use is, and nobody is killed for it.
+    fn change_limits(&self, group: &Group, limits: &Limits) -> Result<(), Error>;
     /// The processes in a group, not those of groups below it.
     fn processes(&self, group: &Group) -> Vec<u32>;
     /// Sends a signal to every process of a group. `SIGKILL` leaves none behind where the kernel

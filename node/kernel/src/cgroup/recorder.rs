@@ -62,6 +62,10 @@ impl Cgroups for Recorder {
         Ok(())
     }
 
+    fn change_limits(&self, group: &Group, limits: &Limits) -> Result<(), Error> {
+        self.set_limits(group, limits)
+    }
+
     fn processes(&self, _: &Group) -> Vec<u32> {
         Vec::new()
     }

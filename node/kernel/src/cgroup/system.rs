@@ -34,6 +34,24 @@ impl System {
         &self.layout
     }
 
+    /// The part with its controllers, which records on disk do not name.
+    fn with_controllers(&self, part: &Part) -> Part {
+        let mut part = part.clone();
+        if part.controllers.is_empty() {
+            let mut all = self.layout.hierarchies.iter();
+            let own = all.find(|h| h.version == part.version && part.dir.starts_with(&h.own));
+            let of_own = own.into_iter().flat_map(|h| &h.controllers);
+            // On version 2 only those that were handed down to the group have files there.
+            let there = |name: &str| match part.version {
+                Version::V1 => true,
+                Version::V2 => std::fs::read_to_string(part.dir.join("cgroup.controllers"))
+                    .is_ok_and(|all| all.split_whitespace().any(|c| c == name)),
+            };
+            part.controllers = of_own.filter(|c| *c != "devices" && there(c)).cloned().collect();
+        }
+        part
+    }
+
     fn warn_once(&self, what: &str, error: &dyn std::fmt::Display, consequence: &str) {
         let mut warned = self.warned.lock().unwrap_or_else(|e| e.into_inner());
         if warned.insert(what.to_owned()) {
@@ -103,6 +121,22 @@ fn unusable(error: &Error) -> bool {
 fn write(dir: &Path, file: &str, value: &str) -> Result<(), Error> {
     let path = dir.join(file);
     std::fs::write(&path, value).map_err(|error| Error::io(&path, "writing it", error))
+}
+
+/// Refuses a memory limit below what is in use. Version 1 refuses it itself; version 2 would take
+/// it and end processes until it holds.
+fn refuse_below_use(part: &Part, limit: u64) -> Result<(), Error> {
+    if part.version == Version::V1 || !part.controllers.iter().any(|c| c == "memory") {
+        return Ok(());
+    }
+    let path = part.dir.join("memory.current");
+    let used = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+    let used: u64 = used.unwrap_or(0);
+    if used <= limit {
+        return Ok(());
+    }
+    let why = format!("{used} bytes are in use, more than the new limit of {limit}");
+    Err(Error::io(&path, "lowering the limit of memory", std::io::Error::other(why)))
 }
 
 /// The writes of one directory's limits: file, value, and whether its absence is fine.
@@ -220,6 +254,29 @@ impl Cgroups for System {
         for part in &group.parts {
             for (file, value, optional) in writes(part, limits) {
                 match write(&part.dir, file, &value) {
+                    Err(error) if !(optional && unusable(&error)) => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn change_limits(&self, group: &Group, limits: &Limits) -> Result<(), Error> {
+        for part in &group.parts {
+            let part = self.with_controllers(part);
+            if limits.memory > 0 {
+                refuse_below_use(&part, limits.memory)?;
+            }
+            for (file, value, optional) in writes(&part, limits) {
+                let mut written = write(&part.dir, file, &value);
+                if written.is_err() && file == "memory.limit_in_bytes" {
+                    // Memory alone may not be more than memory and swap together: upwards, the
+                    // sum goes first.
+                    let _ = write(&part.dir, "memory.memsw.limit_in_bytes", &value);
+                    written = write(&part.dir, file, &value);
+                }
+                match written {
                     Err(error) if !(optional && unusable(&error)) => return Err(error),
                     _ => {}
                 }

@@ -348,7 +348,7 @@ impl Launcher {
         }
     }
 
-    fn record(&self, id: &str) {
+    pub(super) fn record(&self, id: &str) {
         let Some(container) = self.containers.get(id) else { return };
         let start = dhow_kernel::process::identity(container.state.pid);
         let record = ContainerRecord {

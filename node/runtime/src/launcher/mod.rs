@@ -7,6 +7,7 @@
 mod birth;
 mod connection;
 mod containers;
+mod limits;
 mod log;
 mod note;
 mod poller;
@@ -367,6 +368,7 @@ impl Launcher {
             Op::Resize { id, columns, rows } => {
                 Some(self.resize(&id, columns, rows).map(|()| Body::Done))
             }
+            Op::Limit(relimit) => Some(self.change_limits(*relimit).map(|()| Body::Done)),
             Op::Shutdown => {
                 tracing::info!("removing everything");
                 self.ending = Some(Ending::Purge(asker));

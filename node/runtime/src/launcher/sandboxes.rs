@@ -78,17 +78,13 @@ impl Launcher {
     pub(super) fn sandbox_born(&mut self, asker: Asker, id: &str, fault: Option<Fault>) {
         let Some(sandbox) = self.sandboxes.get_mut(id) else { return };
         sandbox.growing = false;
-        let record = SandboxRecord {
-            spec: sandbox.spec.clone(),
-            group: GroupRecord::from(&sandbox.group),
-            boot: self.boot.clone(),
-        };
+        let spec = sandbox.spec.clone();
         let fault = fault.or_else(|| {
-            let error = records::store(&self.sandbox_record(id), &record).err()?;
-            Some(Fault { step: "writing its record".to_owned(), cause: error.to_string() })
+            let Err(Failure::Other(cause)) = self.record_sandbox(id) else { return None };
+            Some(Fault { step: "writing its record".to_owned(), cause })
         });
         let body = match fault {
-            None => Body::Sandbox(Box::new(self.sandbox_state(&record.spec))),
+            None => Body::Sandbox(Box::new(self.sandbox_state(&spec))),
             Some(fault) => {
                 let _ = self.drop_sandbox(id);
                 Body::Failed(Failure::CannotStart {
@@ -99,6 +95,18 @@ impl Launcher {
             }
         };
         self.answer(asker, body, Vec::new());
+    }
+
+    /// Writes the record of a sandbox.
+    pub(super) fn record_sandbox(&self, id: &str) -> Result<(), Failure> {
+        let Some(sandbox) = self.sandboxes.get(id) else { return Ok(()) };
+        let record = SandboxRecord {
+            spec: sandbox.spec.clone(),
+            group: GroupRecord::from(&sandbox.group),
+            boot: self.boot.clone(),
+        };
+        records::store(&self.sandbox_record(id), &record)
+            .map_err(|error| Failure::Other(error.to_string()))
     }
 
     /// `Ok(None)` means that the answer comes later.

@@ -2,6 +2,7 @@
 
 use crate::harness::{World, process, read_all, sandbox};
 use dhow_runtime::{Error, Limits, Runtime};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 crate::tests![
@@ -11,6 +12,7 @@ crate::tests![
     the_machines_network_can_be_used,
     a_pod_limits_its_containers_together,
     containers_can_share_processes,
+    limits_change_while_a_container_runs,
     removal_wants_an_empty_sandbox,
     code_runs_in_a_pods_network,
 ];
@@ -126,4 +128,48 @@ async fn code_runs_in_a_pods_network(world: Rc<World>) {
     })
     .unwrap();
     assert_eq!(inside.lines().count(), 3, "{inside}");
+}
+
+/// The limit of memory that the kernel holds a process to, in the words of either version.
+const MEMORY: &str =
+    "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max";
+
+async fn limits_change_while_a_container_runs(world: Rc<World>) {
+    let of = |memory: u64, cpu| Limits {
+        memory_limit: memory << 20,
+        cpu_limit_millis: cpu,
+        cpu_request_millis: cpu,
+        pids_limit: 0,
+    };
+    let mut pod = sandbox("pod");
+    pod.limits = of(32, 100);
+    world.runtime.create_sandbox(pod).await.unwrap();
+    let mut spec = world.shell("a", "sleep 1000");
+    spec.sandbox = Some("pod".to_owned());
+    spec.limits = of(32, 100);
+    let pid = world.runtime.start(spec).await.unwrap().pid;
+    let limit = || async {
+        let attached =
+            world.runtime.exec("a", process(&["sh", "-c", MEMORY]), false, true, false).await;
+        read_all(attached.unwrap().stdout).await.trim().to_owned()
+    };
+    assert_eq!(limit().await, (32u64 << 20).to_string());
+    let label = || BTreeMap::from([("size".to_owned(), "large".to_owned())]);
+    for memory in [64, 16] {
+        let change = Some(("a", of(memory, memory * 10), label()));
+        world.runtime.change_limits("pod", of(memory, memory * 10), change).await.unwrap();
+        assert_eq!(limit().await, (memory << 20).to_string());
+    }
+    // Less than is in use is refused, and what it had stays.
+    let tiny = Limits { memory_limit: 4096, ..of(16, 160) };
+    let refused =
+        world.runtime.change_limits("pod", tiny.clone(), Some(("a", tiny, label()))).await;
+    assert!(matches!(refused, Err(Error::Launcher(_))), "{refused:?}");
+    assert_eq!(limit().await, (16u64 << 20).to_string());
+    let states = world.runtime.containers().await.unwrap();
+    assert_eq!((states[0].pid, states[0].exit.as_ref()), (pid, None));
+    assert_eq!(states[0].spec.limits, of(16, 160));
+    assert_eq!(states[0].spec.labels["size"], "large");
+    let nobody = world.runtime.change_limits("none", of(1, 1), None).await;
+    assert!(matches!(nobody, Err(Error::NotFound(_))), "{nobody:?}");
 }

@@ -201,7 +201,7 @@ fn debug(s: &Shell) {
     s.tells("kubectl describe pod sleeper", &["Ephemeral Containers:", "stay:", "peek:"]);
     s.fails(
         "kubectl debug sleeper --image=busybox --container=peek -- true",
-        &["ephemeralcontainers", "already exists"],
+        &["existing ephemeral containers \"peek\" may not be changed"],
     );
     s.fails(
         "kubectl debug sleeper --image=busybox --container=lost --target=none -- true",

@@ -1,0 +1,205 @@
+//! Resizing in place: whether the machine has room, and the change itself.
+//!
+//! Follows upstream's kubelet (`pkg/kubelet/allocation`): a resize that can never fit is told as
+//! `Infeasible`, one that does not fit now as `Deferred` and tried when room is made.
+
+use super::{Done, Worker};
+use crate::events::Level;
+use crate::pods::diff::{self, differs};
+use crate::pods::observe::{Failure, Role, Step, containers, label};
+use crate::pods::{observe, resources};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+impl Worker {
+    /// Whether a resize is asked for at all.
+    fn resizes(&self) -> bool {
+        let all = containers(&self.pod);
+        all.iter().any(|(_, c)| self.seen.track(&c.name).is_some_and(|t| differs(c, t)))
+    }
+
+    /// The pod with the resources that its running containers have, but for `changed`, which gets
+    /// what the pod asks for.
+    fn as_it_runs(&self, changed: Option<&str>) -> Pod {
+        let mut pod = (*self.pod).clone();
+        let Some(spec) = pod.spec.as_mut() else { return pod };
+        let inits = spec.init_containers.iter_mut().flatten();
+        for container in inits.chain(spec.containers.iter_mut()) {
+            let track = self.seen.track(&container.name);
+            let has = track.and_then(|t| t.running()).and_then(|i| i.resources.clone());
+            if let Some(has) = has.filter(|_| changed != Some(container.name.as_str())) {
+                container.resources = Some(has);
+            }
+        }
+        pod
+    }
+
+    /// What of the machine is granted to this pod: thousandths of a core, bytes.
+    pub(super) fn granted(&self) -> (u64, u64) {
+        if self.seen.torn || diff::ending(&self.pod, &self.seen).is_some() && !self.seen.busy() {
+            return (0, 0);
+        }
+        match self.seen.held {
+            Some(_) => resources::pod_requests(&self.as_it_runs(None)),
+            None => resources::pod_requests(&self.pod),
+        }
+    }
+
+    /// The pod or the room on the machine changed: may a resize begin that it asks for?
+    pub(super) fn asked(&mut self) {
+        let held = if self.resizes() { self.obstacle() } else { None };
+        if held == self.seen.held {
+            return;
+        }
+        if let Some((reason, message)) = &held {
+            let event = if *reason == "Deferred" { "ResizeDeferred" } else { "ResizeInfeasible" };
+            self.event("", Level::Warning, event, format!("Pod resize: {message}"));
+        }
+        self.seen.held = held;
+        self.note();
+    }
+
+    /// What failed for the old numbers may succeed for new ones.
+    pub(super) fn try_resize_again(&mut self, before: &Pod) {
+        let all = containers(before);
+        let asked =
+            |name: &str| all.iter().find(|(_, c)| c.name == name).map(|(_, c)| &c.resources);
+        for (_, container) in containers(&self.pod) {
+            let changed = asked(&container.name) != Some(&container.resources);
+            if changed
+                && let Some(track) = self.seen.containers.get_mut(&container.name)
+                && matches!(track.resize, Step::Failed(_))
+            {
+                track.resize = Step::Absent;
+            }
+        }
+    }
+
+    /// What of the machine a resize lacks: as reason and message.
+    fn obstacle(&self) -> Option<(&'static str, String)> {
+        let wanted = resources::pod_requests(&self.pod);
+        let has = resources::pod_requests(&self.as_it_runs(None));
+        let facts = &self.world.facts;
+        let used = self.world.registry.granted_to_others(self.uid());
+        let all = [
+            ("cpu", wanted.0, has.0, used.0, facts.cpu_millis),
+            ("memory", wanted.1, has.1, used.1, facts.memory),
+        ];
+        // What a pod gives back is never refused.
+        let more = all.iter().filter(|(_, wanted, has, ..)| wanted > has);
+        let infeasible = more.clone().find(|(_, wanted, _, _, capacity)| wanted > capacity);
+        if let Some((name, wanted, _, _, capacity)) = infeasible {
+            let message = format!(
+                "Node didn't have enough capacity: {name}, requested: {wanted}, capacity: {capacity}"
+            );
+            return Some(("Infeasible", message));
+        }
+        let deferred =
+            more.clone().find(|(_, wanted, _, used, capacity)| wanted + used > *capacity);
+        deferred.map(|(name, wanted, _, used, capacity)| {
+            let message = format!(
+                "Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {capacity}"
+            );
+            ("Deferred", message)
+        })
+    }
+
+    /// Begins to give a container the limits that its pod asks for. Returns whether the plan has to
+    /// be made anew at once.
+    pub(super) fn resize(&mut self, name: &str) -> bool {
+        let Some((role, container)) = self.container(name) else { return false };
+        let Some(instance) = self.running(name) else { return false };
+        let wanted = container.resources.clone().unwrap_or_default();
+        let restarts = restarts(&container, instance.resources.as_ref(), &wanted);
+        let id = instance.id.clone();
+        if restarts && role == Role::Main {
+            instance.condemned = Some((format!("Container {name} resize requires restart"), None));
+            return self.widen_for_restart(name);
+        }
+        let limits = resources::limits(&container);
+        let labels = BTreeMap::from([(label::RESOURCES.to_owned(), resources::label(&container))]);
+        let pod = resources::pod_limits(&self.as_it_runs(Some(name)));
+        if let Some(track) = self.seen.containers.get_mut(name) {
+            track.resize.begin();
+        }
+        let (world, uid, name) = (self.world.clone(), self.uid().to_owned(), name.to_owned());
+        self.push(async move {
+            let change = Some((id.as_str(), limits, labels));
+            let result = world.runtime.change_limits(&uid, pod, change).await;
+            let result = result.map_err(|e| e.to_string());
+            Done::Resized { name, id, resources: Box::new(wanted), result }
+        });
+        false
+    }
+
+    /// The pod's own limits have to hold what the container will be started with.
+    fn widen_for_restart(&mut self, name: &str) -> bool {
+        let pod = resources::pod_limits(&self.as_it_runs(Some(name)));
+        let (world, uid) = (self.world.clone(), self.uid().to_owned());
+        self.push(async move {
+            if let Err(error) = world.runtime.change_limits(&uid, pod, None).await {
+                // The start that follows says what the kernel refuses.
+                tracing::warn!(uid, %error, "limits of a pod not changed");
+            }
+            Done::Forgotten
+        });
+        true
+    }
+
+    /// A change of limits has been made, or was refused.
+    pub(super) fn resized(
+        &mut self,
+        name: &str,
+        id: &str,
+        resources: ResourceRequirements,
+        result: Result<(), String>,
+        now: Duration,
+    ) {
+        let Some(track) = self.seen.containers.get_mut(name) else { return };
+        let times = track.resize.failure().map_or(0, |f| f.times) + 1;
+        match result {
+            Ok(()) => {
+                track.resize = Step::Absent;
+                if let Some(instance) = self.seen.instance_mut(id) {
+                    instance.resources = Some(resources);
+                }
+                tracing::info!(
+                    namespace = self.namespace(),
+                    pod = self.name(),
+                    container = name,
+                    "container resized"
+                );
+                if !self.resizes() {
+                    self.event("", Level::Normal, "ResizeCompleted", "Pod resize completed");
+                }
+                self.note();
+            }
+            Err(message) => {
+                let retry_at = now + observe::pause(times);
+                let reason = "ResizeError".to_owned();
+                track.resize =
+                    Step::Failed(Failure { reason, message: message.clone(), retry_at, times });
+                if times == 1 {
+                    let message = format!("Pod resize: container {name}: {message}");
+                    self.event(name, Level::Warning, "ResizeError", message);
+                }
+            }
+        }
+    }
+}
+
+/// Whether the container's policy asks for a restart when what has changed changes.
+fn restarts(
+    container: &Container,
+    has: Option<&ResourceRequirements>,
+    wanted: &ResourceRequirements,
+) -> bool {
+    let none = ResourceRequirements::default();
+    let has = has.unwrap_or(&none);
+    let policies = container.resize_policy.iter().flatten();
+    policies.clone().any(|policy| {
+        policy.restart_policy == "RestartContainer"
+            && !resources::same(has, wanted, &policy.resource_name)
+    })
+}

@@ -1,0 +1,74 @@
+//! New limits for pods and containers that run.
+
+use super::Launcher;
+use super::containers::limits as kernel;
+use crate::spec::Limits;
+use crate::wire::{Failure, Relimit};
+use dhow_kernel::cgroup::{Cgroups, Error};
+
+/// The wider of two: 0 is no limit, but for the request, of which 0 is the least.
+fn wider(a: &Limits, b: &Limits) -> Limits {
+    let limit = |a: u64, b: u64| if a == 0 || b == 0 { 0 } else { a.max(b) };
+    Limits {
+        cpu_request_millis: a.cpu_request_millis.max(b.cpu_request_millis),
+        cpu_limit_millis: limit(a.cpu_limit_millis, b.cpu_limit_millis),
+        memory_limit: limit(a.memory_limit, b.memory_limit),
+        pids_limit: limit(a.pids_limit, b.pids_limit),
+    }
+}
+
+impl Launcher {
+    /// The kernel holds a group to less than the group above it has: the pod is widened first and
+    /// narrowed last.
+    pub(super) fn change_limits(&mut self, relimit: Relimit) -> Result<(), Failure> {
+        let Relimit { sandbox: id, limits, container } = relimit;
+        let refused = |what: &str, error: &Error| Failure::Other(format!("{what}: {error}"));
+        let pod = format!("sandbox {id}");
+        let sandbox = self
+            .sandboxes
+            .get_mut(&id)
+            .filter(|sandbox| !sandbox.growing)
+            .ok_or_else(|| Failure::NotFound(pod.clone()))?;
+        let widest = kernel(&wider(&sandbox.spec.limits, &limits));
+        self.cgroups.change_limits(&sandbox.group, &widest).map_err(|e| refused(&pod, &e))?;
+        if let Some(new) = container {
+            let what = format!("container {}", new.id);
+            let known = self.containers.get_mut(&new.id);
+            let known = known.filter(|c| c.state.spec.sandbox.as_ref() == Some(&id));
+            let container = known.ok_or_else(|| Failure::NotFound(what.clone()))?;
+            let (group, old) = (&container.group, container.state.spec.limits.clone());
+            if let Err(error) = self.cgroups.change_limits(group, &kernel(&new.limits)) {
+                // Half of them may hold by now.
+                let _ = self.cgroups.change_limits(group, &kernel(&old));
+                return Err(refused(&what, &error));
+            }
+            container.state.spec.limits = new.limits;
+            container.state.spec.labels.extend(new.labels);
+            tracing::info!("container {} has other limits", new.id);
+            self.record(&new.id);
+        }
+        let Some(sandbox) = self.sandboxes.get_mut(&id) else { return Ok(()) };
+        self.cgroups
+            .change_limits(&sandbox.group, &kernel(&limits))
+            .map_err(|error| refused(&pod, &error))?;
+        sandbox.spec.limits = limits;
+        self.record_sandbox(&id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_limit_is_the_widest() {
+        let limits = |cpu, memory| Limits {
+            cpu_request_millis: cpu,
+            cpu_limit_millis: cpu,
+            memory_limit: memory,
+            pids_limit: 0,
+        };
+        assert_eq!(wider(&limits(100, 0), &limits(200, 64)), limits(200, 0));
+        assert_eq!(wider(&limits(300, 32), &limits(200, 64)), limits(300, 64));
+    }
+}
