@@ -72,7 +72,8 @@ const KNOWN: &[Error] = &[
 
 /// The error that a text of etcd stands for.
 pub(crate) fn of_text(text: &str) -> Option<Error> {
-    // Watches are told without the prefix that calls are told with.
+    // Watches are told with gRPC's own prefix, or with none.
+    let text = text.split_once(" desc = ").map_or(text, |(_, text)| text);
     let bare = |text: &str| text.strip_prefix("etcdserver: ").unwrap_or(text).to_owned();
     let wanted = bare(text);
     if let Some(known) = KNOWN.iter().find(|e| bare(&e.to_string()) == wanted) {
@@ -163,6 +164,8 @@ mod tests {
             Some(Error::Timeout)
         );
         assert_eq!(of_text("permission denied"), Some(Error::PermissionDenied));
+        let wrapped = "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token";
+        assert_eq!(of_text(wrapped), Some(Error::InvalidToken));
         assert_eq!(of_text("something new"), None);
     }
 

@@ -197,6 +197,11 @@ impl Pool {
         (tonic::Request::from_parts(metadata, tonic::Extensions::new(), message), number)
     }
 
+    /// Whether the cluster was told a name and a password.
+    pub(crate) fn has_user(&self) -> bool {
+        self.options.user.is_some()
+    }
+
     /// Gets a token in place of the one numbered `stale`, unless somebody just did.
     pub(crate) async fn renew(&self, stale: u64) -> Result<(), Failure> {
         let Some((name, password)) = &self.options.user else {
@@ -356,11 +361,16 @@ fn connect_error(url: &str, status: &Status) -> ConnectError {
     if let Some(at) = why.find("invalid peer certificate") {
         return ConnectError::Untrusted { endpoint, why: why[at..].to_owned() };
     }
-    if let Some(at) = why.find("received fatal alert") {
+    // With TLS 1.3 a client has shaken hands before it is refused: the refusal may be cut off.
+    let cut = url.starts_with("https") && why.contains("connection closed");
+    if let Some(at) = why.find("received fatal alert").or(cut.then_some(0)) {
         return ConnectError::NotTrusted { endpoint, why: why[at..].to_owned() };
     }
-    if why.contains("InvalidContentType") || why.contains("corrupt message") {
-        let why = "it does not speak TLS: use http://".to_owned();
+    if ["InvalidContentType", "corrupt message", "tls handshake eof"]
+        .iter()
+        .any(|p| why.contains(p))
+    {
+        let why = "it does not speak TLS: use http:// if the cluster has none".to_owned();
         return ConnectError::BadEndpoint { endpoint, why };
     }
     ConnectError::Unreachable { endpoint, why }

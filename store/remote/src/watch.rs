@@ -16,7 +16,7 @@ use dhow_kv::{Error, Event, Span, WatchEvent, WatchRequest, Watcher};
 use dhow_rpc::etcdserverpb as pb;
 use pb::watch_client::WatchClient;
 use pb::watch_request::RequestUnion;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -60,6 +60,8 @@ struct Watch {
     fresh: bool,
     /// Its number on the stream. Never used twice: what was sent under an old one may still arrive.
     wire: i64,
+    /// It was refused, perhaps for want of a fresh token.
+    denied: bool,
     /// Progress up to here is wanted.
     wanted: Option<i64>,
     queue: Arc<Queue>,
@@ -108,8 +110,16 @@ impl Watches {
         // that was seen is older.
         let fresh = request.start_revision == 0;
         let next = if fresh { pool.revision() + 1 } else { request.start_revision };
-        let watch =
-            Watch { request, next, fresh, wire: 0, wanted: None, queue: queue.clone(), out };
+        let watch = Watch {
+            request,
+            next,
+            fresh,
+            wire: 0,
+            denied: false,
+            wanted: None,
+            queue: queue.clone(),
+            out,
+        };
         let commands = self.commands.clone();
         commands.send(Command::Add(id, Box::new(watch))).map_err(|_| Error::Stopped)?;
         Ok(RemoteWatcher { id, events, queue, commands, pool: pool.clone() })
@@ -209,9 +219,24 @@ impl Watch {
     }
 }
 
+/// The way to the member.
+struct Requests {
+    sender: mpsc::UnboundedSender<pb::WatchRequest>,
+    /// The numbers of watches that were asked for and not answered: answers come in this order, and
+    /// refusals may carry no number.
+    unanswered: VecDeque<i64>,
+}
+
+impl Requests {
+    fn send(&self, union: RequestUnion) {
+        // An error means that the stream is broken, which its other half tells.
+        let _ = self.sender.send(pb::WatchRequest { request_union: Some(union) });
+    }
+}
+
 /// An open stream.
 struct Stream {
-    requests: mpsc::UnboundedSender<pb::WatchRequest>,
+    requests: Requests,
     answers: tonic::Streaming<pb::WatchResponse>,
     /// Watches cover all keys, because this member's progress cannot be trusted.
     wide: bool,
@@ -249,14 +274,12 @@ impl Task {
             let (at, token, ended) = self.serve(&mut failures).await;
             let Err(status) = ended else { continue };
             match errors::classify(&status) {
-                Failure::Token(_) if failures == 0 => {
+                Failure::Token(_) => {
                     if let Err(failure) = self.pool.renew(token).await {
                         tracing::warn!(?failure, "the store gives no new token");
                     }
                 }
-                Failure::Token(error) | Failure::Refused(error) => {
-                    self.pool.failed(at, &error.to_string());
-                }
+                Failure::Refused(error) => self.pool.failed(at, &error.to_string()),
                 Failure::NotSent(why) | Failure::Unknown(_, why) => self.pool.failed(at, &why),
             }
             let pause = self.pool.pause(failures);
@@ -279,14 +302,15 @@ impl Task {
             Err(status) => return (at, 0, Err(status)),
         };
         let wide = has_early_progress(&told.version);
-        let (requests, outgoing) = mpsc::unbounded_channel();
+        let (sender, outgoing) = mpsc::unbounded_channel();
+        let mut requests = Requests { sender, unanswered: VecDeque::new() };
         // Members answer the call with the first answer on the stream: there must be a request.
         for watch in self.watches.values_mut() {
             // None of the numbers of an earlier stream means anything on this one.
             watch.wire = 0;
         }
         for watch in self.watches.values_mut().filter(|w| !w.is_paused()) {
-            create(watch, &mut self.last_wire, wide, &requests);
+            create(watch, &mut self.last_wire, wide, &mut requests);
         }
         let outgoing = futures::stream::unfold(outgoing, |mut outgoing| async move {
             let next = outgoing.recv().await?;
@@ -334,7 +358,7 @@ impl Task {
                     Err(status) => return (at, token, Err(status)),
                 },
                 () = pool.clock.sleep(ASK_AGAIN), if waiting => {
-                    let _ = stream.requests.send(progress());
+                    stream.requests.send(progress());
                 }
             }
         }
@@ -344,20 +368,20 @@ impl Task {
         match command {
             Command::Add(id, mut watch) => {
                 if let Some(stream) = stream {
-                    create(&mut watch, &mut self.last_wire, stream.wide, &stream.requests);
+                    create(&mut watch, &mut self.last_wire, stream.wide, &mut stream.requests);
                 }
                 self.watches.insert(id, *watch);
             }
             Command::Remove(id) => {
                 if let (Some(watch), Some(stream)) = (self.watches.remove(&id), stream) {
-                    let _ = stream.requests.send(cancel(watch.wire));
+                    stream.requests.send(cancel(watch.wire));
                 }
             }
             Command::Resume(id) => {
                 if let (Some(watch), Some(stream)) = (self.watches.get_mut(&id), stream)
                     && watch.wire == 0
                 {
-                    create(watch, &mut self.last_wire, stream.wide, &stream.requests);
+                    create(watch, &mut self.last_wire, stream.wide, &mut stream.requests);
                 }
             }
             Command::Progress(id, revision) => {
@@ -379,7 +403,7 @@ impl Task {
             && self.watches.values().any(|w| w.wanted.is_some())
         {
             stream.asked = Some(self.last_wire);
-            let _ = stream.requests.send(progress());
+            stream.requests.send(progress());
         }
     }
 
@@ -403,6 +427,11 @@ impl Task {
             self.ask(stream);
             return Ok(());
         }
+        if answer.created
+            && let Some(wire) = stream.requests.unanswered.pop_front()
+        {
+            answer.watch_id = wire;
+        }
         let found = self.watches.iter_mut().find(|(_, w)| w.wire == answer.watch_id);
         let Some((&id, watch)) = found else { return Ok(()) };
         if watch.is_paused() {
@@ -413,15 +442,22 @@ impl Task {
                 if watch.fresh {
                     // It started from now, by a revision that was older than we knew.
                     watch.next = watch.next.max(answer.compact_revision + 1);
-                    create(watch, &mut self.last_wire, stream.wide, &stream.requests);
+                    create(watch, &mut self.last_wire, stream.wide, &mut stream.requests);
                     return Ok(());
                 }
                 watch.tell(WatchEvent::Compacted(answer.compact_revision));
                 self.watches.remove(&id);
                 return Ok(());
             }
-            let reason = errors::of_text(&answer.cancel_reason);
-            if matches!(reason, Some(Error::InvalidToken | Error::AuthOldRevision)) {
+            // Releases differ in whether they tell a token that they do not know from a user who
+            // may not.
+            let known = errors::of_text(&answer.cancel_reason);
+            let stale = matches!(
+                known,
+                Some(Error::InvalidToken | Error::AuthOldRevision | Error::PermissionDenied)
+            );
+            if stale && !watch.denied && self.pool.has_user() {
+                watch.denied = true;
                 return Err(Status::unauthenticated(Error::InvalidToken.to_string()));
             }
             let hint = match stream.wide {
@@ -438,6 +474,7 @@ impl Task {
             self.watches.remove(&id);
             return Ok(());
         }
+        watch.denied = false;
         if answer.created {
             return Ok(());
         }
@@ -451,7 +488,7 @@ impl Task {
                 watch.queue.paused.store(true, Ordering::Release);
                 // It may have caught up before it could see the pause, and would wait for ever.
                 if !watch.queue.resume() {
-                    let _ = stream.requests.send(cancel(watch.wire));
+                    stream.requests.send(cancel(watch.wire));
                     watch.wire = 0;
                 }
             }
@@ -462,17 +499,13 @@ impl Task {
 }
 
 /// Puts a watch on the stream, under a number of its own.
-fn create(
-    watch: &mut Watch,
-    last_wire: &mut i64,
-    wide: bool,
-    requests: &mpsc::UnboundedSender<pb::WatchRequest>,
-) {
+fn create(watch: &mut Watch, last_wire: &mut i64, wide: bool, requests: &mut Requests) {
     *last_wire += 1;
     watch.wire = *last_wire;
     let span = if wide { Span::prefix("") } else { watch.request.span.clone() };
     let (key, range_end) = convert::span(span);
-    let request = pb::WatchCreateRequest {
+    requests.unanswered.push_back(watch.wire);
+    requests.send(RequestUnion::CreateRequest(pb::WatchCreateRequest {
         key,
         range_end,
         start_revision: watch.next,
@@ -480,19 +513,15 @@ fn create(
         prev_kv: watch.request.prev_kv,
         watch_id: watch.wire,
         ..Default::default()
-    };
-    let union = Some(RequestUnion::CreateRequest(request));
-    let _ = requests.send(pb::WatchRequest { request_union: union });
+    }));
 }
 
-fn cancel(wire: i64) -> pb::WatchRequest {
-    let request = pb::WatchCancelRequest { watch_id: wire };
-    pb::WatchRequest { request_union: Some(RequestUnion::CancelRequest(request)) }
+fn cancel(wire: i64) -> RequestUnion {
+    RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id: wire })
 }
 
-fn progress() -> pb::WatchRequest {
-    let request = pb::WatchProgressRequest {};
-    pb::WatchRequest { request_union: Some(RequestUnion::ProgressRequest(request)) }
+fn progress() -> RequestUnion {
+    RequestUnion::ProgressRequest(pb::WatchProgressRequest {})
 }
 
 /// Whether a release answers requests for progress before events that are on their way.
@@ -525,7 +554,10 @@ mod tests {
         let request =
             WatchRequest { span: Span::prefix("/a/"), start_revision: next, prev_kv: false };
         let queue = Arc::default();
-        (Watch { request, next, fresh: false, wire: 1, wanted: None, queue, out }, events)
+        (
+            Watch { request, next, fresh: false, wire: 1, denied: false, wanted: None, queue, out },
+            events,
+        )
     }
 
     fn revisions(events: &mut mpsc::UnboundedReceiver<(WatchEvent, usize)>) -> Vec<(i64, usize)> {

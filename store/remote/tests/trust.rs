@@ -5,7 +5,7 @@ mod common;
 use common::{Etcd, SOON, clock, events, get, put};
 use dhow_kv::{Backend, Error, Op, Span, Txn, WatchRequest};
 use dhow_remote::{ConnectError, Options, Remote, Tls};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use std::path::Path;
 use std::process::Command;
 
@@ -15,6 +15,7 @@ struct Authority(CertifiedIssuer<'static, KeyPair>);
 impl Authority {
     fn new() -> Self {
         let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }

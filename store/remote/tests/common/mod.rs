@@ -146,6 +146,13 @@ impl Drop for Etcd {
     fn drop(&mut self) {
         for at in 0..self.members.len() {
             self.kill(at);
+            if std::thread::panicking() {
+                let log = self.dir.path().join(format!("m{at}.log"));
+                let log = std::fs::read_to_string(log).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                let end = lines[lines.len().saturating_sub(15)..].join("\n");
+                eprintln!("the log of member {at} ends with\n{end}");
+            }
         }
     }
 }
