@@ -1,0 +1,195 @@
+//! Sockets: accept, TLS, HTTP/1.1 and HTTP/2 on one port, and an orderly end.
+
+use crate::access::{Call, Connection};
+use crate::{Door, Inner, grpc, http1};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use std::convert::Infallible;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+/// How long a client may take for its TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a client may take for a request's header over HTTP/1.1.
+const HEADER: Duration = Duration::from_secs(300);
+/// How long running requests may take to end after a shutdown was asked for.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Pause after the kernel refused a connection, which is nearly always a lack of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What a client may send on one stream before it is read, in bytes.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// The same over all streams of a connection.
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// How much of a stream's answers is buffered for a connection, in bytes.
+const SEND_BUFFER: usize = 1 << 20;
+
+impl Door {
+    /// Serves a listener until `stop`: then no more connections are taken, streams end with "server
+    /// stopped", and running requests get 5 s. With `tls`, every connection must use it; the
+    /// protocols offered are HTTP/2 and HTTP/1.1 unless it names others.
+    ///
+    /// May be called for several listeners.
+    pub async fn serve(
+        &self,
+        listener: TcpListener,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        stop: CancellationToken,
+    ) {
+        let follower = tokio::spawn(self.0.clone().follow_leader(stop.clone()));
+        let tls = tls.map(|config| TlsAcceptor::from(with_protocols(config)));
+        let graceful = GracefulShutdown::new();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            let socket = match accepted {
+                Ok((socket, _)) => socket,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection was not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            // Answers are small and wait for nothing that could be sent with them.
+            if let Err(error) = socket.set_nodelay(true) {
+                tracing::debug!(%error, "a connection ended before it began");
+                continue;
+            }
+            let serving =
+                self.0.clone().connection(socket, tls.clone(), stop.clone(), graceful.watcher());
+            tokio::spawn(serving);
+        }
+        drop(listener);
+        follower.abort();
+        // What is not over by then ends with the process.
+        let _ = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
+    }
+}
+
+/// The configuration with the protocols of this port.
+fn with_protocols(config: Arc<rustls::ServerConfig>) -> Arc<rustls::ServerConfig> {
+    if !config.alpn_protocols.is_empty() {
+        return config;
+    }
+    let mut config = Arc::unwrap_or_clone(config);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+/// The subject's common name of the first certificate, if the client proved one.
+fn common_name(certificates: Option<&[rustls::pki_types::CertificateDer<'_>]>) -> Option<String> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificates?.first()?).ok()?;
+    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
+    Some(name.to_owned())
+}
+
+impl Inner {
+    async fn connection(
+        self: Arc<Self>,
+        socket: TcpStream,
+        tls: Option<TlsAcceptor>,
+        stop: CancellationToken,
+        watcher: hyper_util::server::graceful::Watcher,
+    ) {
+        let Some(tls) = tls else {
+            let connection = Arc::new(Connection { common_name: None, stop });
+            return self.http(socket, connection, watcher).await;
+        };
+        match tokio::time::timeout(HANDSHAKE, tls.accept(socket)).await {
+            Ok(Ok(stream)) => {
+                let common_name = common_name(stream.get_ref().1.peer_certificates());
+                let connection = Arc::new(Connection { common_name, stop });
+                self.http(stream, connection, watcher).await;
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!("a TLS handshake took too long"),
+        }
+    }
+
+    async fn http<S>(
+        self: Arc<Self>,
+        socket: S,
+        connection: Arc<Connection>,
+        watcher: hyper_util::server::graceful::Watcher,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER).pipeline_flush(true);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(None)
+            .max_send_buf_size(SEND_BUFFER)
+            .auto_date_header(false);
+        let service = service_fn(move |request: http::Request<Incoming>| {
+            let (inner, connection) = (self.clone(), connection.clone());
+            async move {
+                let response = if grpc::is_grpc(request.headers()) {
+                    grpc::answer(inner, request, connection).await
+                } else {
+                    let call = Call::new(connection);
+                    Box::pin(http1::answer(inner, request, call)).await
+                };
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let serving =
+            watcher.watch(builder.serve_connection(TokioIo::new(socket), service).into_owned());
+        if let Err(error) = serving.await {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+
+    fn end_leaderless(&self) {
+        let mut token = self.leaderless.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *token).cancel();
+    }
+
+    /// Counts the changes of leader, and ends the streams that need one when this member has been
+    /// without for three election timeouts.
+    async fn follow_leader(self: Arc<Self>, stop: CancellationToken) {
+        let mut known = self.admin.pulse().leader;
+        loop {
+            let changed = if known == 0 {
+                let patience = 3 * self.config.election_timeout;
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    leader = self.admin.leader_changed(known) => Some(leader),
+                    () = tokio::time::sleep(patience) => None,
+                }
+            } else {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    leader = self.admin.leader_changed(known) => Some(leader),
+                }
+            };
+            let leader = match changed {
+                Some(leader) => leader,
+                None => {
+                    tracing::warn!("streams that need a leader end: there has been none for long");
+                    self.end_leaderless();
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        leader = self.admin.leader_changed(0) => leader,
+                    }
+                }
+            };
+            if leader != known && leader != 0 {
+                self.metrics.leader_changes.fetch_add(1, Ordering::Relaxed);
+            }
+            known = leader;
+        }
+    }
+}
