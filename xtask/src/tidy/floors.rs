@@ -15,7 +15,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("model/objects", &["base/reason"]),
     ("model/intents", &["base/reason", "model/objects"]),
     ("store/kv", &["base"]),
-    ("store/mvcc", &["store/kv"]),
+    ("store/mvcc", &["store/bolt", "store/kv"]),
     ("store/bolt", &[]),
     ("store/rpc", &[]),
     ("store/peers", &["base", "store"]),

@@ -5,10 +5,12 @@
 //! `mvccpb.KeyValue` (`server/storage/mvcc/revision.go` and `api/mvccpb/kv.proto` in etcd).
 
 mod export;
+mod file;
 mod hash;
 mod import;
 
 pub use export::Export;
+pub use file::ImportError;
 pub use hash::HashRun;
 pub use import::Import;
 
