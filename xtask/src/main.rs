@@ -1,6 +1,7 @@
 //! The repository's own tasks: `cargo xtask TASK`.
 
 mod bench;
+mod conformance;
 mod demo;
 mod dist;
 mod gen_kinds;
@@ -43,6 +44,9 @@ enum Task {
     /// Measure side by side with peers, print ratios, write target/bench/*.json (needs root)
     #[command(after_help = "Example: cargo xtask bench run --rounds 11")]
     Bench(bench::Options),
+    /// Turn etcd's own suites, clients and data files on the store (needs root, Go and PyPI)
+    #[command(after_help = "Example: cargo xtask conformance etcd --part debian --filter Lease")]
+    Conformance(conformance::Options),
     /// Derive the table of API types from the published Go modules (needs Go)
     #[command(after_help = "Example: cargo xtask gen-kinds")]
     GenKinds {
@@ -68,6 +72,7 @@ fn main() -> ExitCode {
         Task::Test { quick } => test::run(quick),
         Task::Demo(options) => demo::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Conformance(options) => conformance::run(&options),
         Task::GenKinds { goldens: _ } => gen_kinds::run(),
         Task::Measure { times, command } => bench::measure(times, &command),
     };

@@ -4,7 +4,7 @@
 //! bench come from rounds in which all cases take turns, so that a busy moment hits all of them.
 
 mod enclosure;
-mod etcd;
+pub mod etcd;
 mod idle;
 mod report;
 mod run;

@@ -30,11 +30,7 @@ pub struct Etcd {
 impl Etcd {
     fn of(folder: &Path) -> Self {
         let program = |name| folder.join(name);
-        Self {
-            etcd: program("etcd"),
-            etcdctl: program("etcdctl"),
-            etcdutl: program("etcdutl"),
-        }
+        Self { etcd: program("etcd"), etcdctl: program("etcdctl"), etcdutl: program("etcdutl") }
     }
 }
 
@@ -182,4 +178,12 @@ pub fn kube_apiserver() -> Result<PathBuf> {
     }
     .folder()?;
     Ok(home.join("kube-apiserver"))
+}
+
+/// etcd3gw, a Python client of the JSON gateway: the folder of its virtual environment.
+///
+/// # Errors
+/// When pip cannot install it.
+pub fn etcd3gw() -> Result<PathBuf> {
+    python("etcd3gw", "2.4.2", None)
 }

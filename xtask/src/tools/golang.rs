@@ -115,13 +115,9 @@ fn go(folder: &Path) -> Command {
 }
 
 fn download(folder: &Path, module: &str, version: &str) -> Result<serde_json::Value> {
-    let told = sh::output(go(folder).args([
-        "mod",
-        "download",
-        "-json",
-        &format!("{module}@{version}"),
-    ]))
-    .context("install Go 1.26 or newer, and let it reach a module proxy (GOPROXY)")?;
+    let told =
+        sh::output(go(folder).args(["mod", "download", "-json", &format!("{module}@{version}")]))
+            .context("install Go 1.26 or newer, and let it reach a module proxy (GOPROXY)")?;
     Ok(serde_json::from_str(&told)?)
 }
 

@@ -11,7 +11,7 @@ use super::report::{Report, Series};
 use crate::dist;
 use anyhow::{Context as _, Result, bail};
 use cases::{CASES, Case};
-use servers::{Kind, Programs, Server};
+pub use servers::{Kind, Programs, Server, ports};
 use std::path::Path;
 
 /// Keys in the store while it is measured.

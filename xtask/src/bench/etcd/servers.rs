@@ -133,8 +133,23 @@ impl Server {
     /// # Errors
     /// When it does not start.
     pub fn start(programs: &Programs, kind: Kind, dir: &Path) -> Result<Self> {
+        let server = Self::start_on(programs, kind, dir, ports()?)?;
+        // Whoever answers a put is all there.
+        programs.bench(&["fill", "--endpoint", &server.endpoint, "--keys", "1"])?;
+        Ok(server)
+    }
+
+    /// Starts one on `ports` (clients, peers) without writing a key; it listens when this returns.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_on(
+        programs: &Programs,
+        kind: Kind,
+        dir: &Path,
+        ports: (u16, u16),
+    ) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
-        let ports = ports()?;
         let log = std::fs::File::create(dir.with_extension("log"))?;
         let mut command = programs.command(kind, dir, ports);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -149,7 +164,7 @@ impl Server {
                 let last: Vec<&str> = log.lines().rev().take(5).collect();
                 bail!("{} ended: {status}: {}", kind.name(), last.join("\n"));
             }
-            let args = ["fill", "--endpoint", &server.endpoint, "--keys", "1"];
+            let args = ["fill", "--endpoint", &server.endpoint, "--keys", "0"];
             Ok(programs.bench(&args).is_ok().then_some(()))
         })?;
         answers.with_context(|| format!("{} does not answer after 60 s", kind.name()))?;
@@ -203,8 +218,11 @@ impl Drop for Server {
     }
 }
 
-/// Two ports that nobody listens on.
-fn ports() -> Result<(u16, u16)> {
+/// Two ports that nobody listens on: for clients and for peers.
+///
+/// # Errors
+/// When there are none left.
+pub fn ports() -> Result<(u16, u16)> {
     let (one, two) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
     Ok((one.local_addr()?.port(), two.local_addr()?.port()))
 }
