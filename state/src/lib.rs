@@ -84,8 +84,8 @@ impl State {
     /// When the store cannot be read or the built-in objects cannot be written.
     pub async fn open(kv: Kv, clock: SharedClock, config: Config) -> Result<Self> {
         let cache = Arc::new(Cache::new(clock.clone()));
-        let (watcher, start) = feeder::load(&cache, &kv).await?;
-        let task = feeder::run(cache.clone(), kv.clone(), watcher);
+        let (watcher, start) = model::stored(feeder::load(&cache, &kv).await)?;
+        let task = feeder::run(cache.clone(), kv.clone(), clock.clone(), watcher);
         let feeder = tokio::spawn(task).abort_handle();
         let shared = Shared {
             signer: tokens::Signer::new(&config.token_key)?,

@@ -113,6 +113,10 @@ pub(crate) fn store_error(error: dhow_kv::Error) -> Status {
             "InsufficientStorage",
             "the store has no space left: free some on the disk of its data directory, or delete objects",
         ),
+        // Not carried out: trying again is safe.
+        unreachable @ (Error::Unreachable(_) | Error::NoLeader) => {
+            Status::unavailable(unreachable.to_string())
+        }
         other => Status::internal(other),
     }
 }

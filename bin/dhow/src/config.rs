@@ -1,6 +1,7 @@
 //! What one platform instance is configured with: flags at the first start, the data directory's
 //! memory after that.
 
+use crate::datastore::{self, Datastore};
 use anyhow::{Context, Result, bail};
 use dhow_objects::hash::stable;
 use ipnet::Ipv4Net;
@@ -38,6 +39,9 @@ pub struct Config {
     pub network: String,
     /// Name of the control group.
     pub cgroup: String,
+    /// The external etcd cluster that holds the data; `None` for the embedded store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datastore: Option<Datastore>,
 }
 
 impl Config {
@@ -63,7 +67,7 @@ impl Config {
             }
             None => File::default(),
         };
-        let wanted = file.under(flags);
+        let wanted = file.under(flags)?;
         let config = match &stored {
             Some(stored) => stored.changed_by(&wanted, data)?,
             None => Self::first(data, &wanted)?,
@@ -138,6 +142,7 @@ impl Config {
             domain: wanted.domain.clone().unwrap_or_else(|| "cluster.local".into()),
             network,
             cgroup,
+            datastore: wanted.datastore.clone(),
         })
     }
 
@@ -145,6 +150,16 @@ impl Config {
         let mut config = self.clone();
         config.advertise = wanted.advertise.or(config.advertise);
         config.listen = wanted.listen.unwrap_or(config.listen);
+        // Members come and go and certificates move; but data stay where they are.
+        if let Some(datastore) = &wanted.datastore {
+            if self.datastore.is_none() && data.join("store").exists() {
+                bail!(
+                    "--datastore {datastore} contradicts {}, whose data are in its embedded store: leave the flag out, or start anew with another --data-dir",
+                    data.display()
+                );
+            }
+            config.datastore = Some(datastore.clone());
+        }
         let fixed = [
             ("--name", wanted.name.clone(), self.name.clone()),
             (
@@ -242,18 +257,21 @@ pub struct File {
     pub service_cidr: Option<Ipv4Net>,
     /// As [`Config::domain`].
     pub domain: Option<String>,
+    /// As [`Config::datastore`].
+    pub datastore: Option<Datastore>,
 }
 
 impl File {
-    fn under(self, flags: &Flags) -> Self {
-        Self {
+    fn under(self, flags: &Flags) -> Result<Self> {
+        Ok(Self {
             name: flags.name.clone().or(self.name),
             advertise: flags.advertise.or(self.advertise),
             listen: flags.listen.or(self.listen),
             cluster_cidr: flags.cluster_cidr.or(self.cluster_cidr),
             service_cidr: flags.service_cidr.or(self.service_cidr),
             domain: flags.domain.clone().or(self.domain),
-        }
+            datastore: flags.datastore.datastore()?.or(self.datastore),
+        })
     }
 }
 
@@ -281,6 +299,9 @@ pub struct Flags {
     /// Domain of cluster names (default: cluster.local)
     #[arg(long)]
     pub domain: Option<String>,
+    /// Where the data are
+    #[command(flatten)]
+    pub datastore: datastore::Flags,
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use crate::commands::images::images_dir;
 use crate::config::Config;
 use crate::pki::{Identity, Pki, ServerNames};
-use crate::{client, files, runtime};
+use crate::{client, datastore, files, runtime};
 use anyhow::{Context, Result, bail};
 use dhow_agent::Agent;
 use dhow_clock::SharedClock;
@@ -11,12 +11,11 @@ use dhow_dataplane::Dataplane;
 use dhow_door_kube::{Door, Version};
 use dhow_door_node::{Compilers, NodeDoor, StreamRegistry};
 use dhow_images::Images;
-use dhow_kv::Kv;
 use dhow_loops::Loops;
 use dhow_names::Names;
 use dhow_objects::kinds;
 use dhow_runtime::Runtime;
-use dhow_server::{Options, Store};
+use dhow_server::Store;
 use dhow_state::State;
 use k8s_openapi::api::core::v1::NodeAddress;
 use serde_json::json;
@@ -34,7 +33,8 @@ const NODE_PORTS: (u16, u16) = (30_000, 32_767);
 
 /// A platform that answers.
 pub struct Platform {
-    store: Arc<Store>,
+    /// The embedded store, unless the data are in an external one.
+    store: Option<Arc<Store>>,
     loops: Loops,
     agent: Arc<Agent>,
     serving: JoinSet<()>,
@@ -60,8 +60,8 @@ impl Platform {
         let identity = pki.server(&server_names(&config, node_ip), clock.now())?;
         let admin = pki.client("admin", "kubernetes-admin", "system:masters", clock.now())?;
 
-        let store = Store::open(&data.join("store"), clock.clone(), Options::default())?;
-        let kv = Kv::new(store.clone());
+        let datastore::Opened { kv, embedded: store } =
+            datastore::open(data, &config, &pki, &clock).await?;
         // The three slow starts are independent of each other.
         let (state, dataplane, runtime) = tokio::join!(
             State::open(kv, clock.clone(), state_config(&config, &pki)?),
@@ -119,7 +119,9 @@ impl Platform {
         // Watches and streams end by the cancellation; whatever is left after that is cut off.
         let drained = async { while self.serving.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(std::time::Duration::from_secs(2), drained).await;
-        self.store.shutdown().await;
+        if let Some(store) = self.store {
+            store.shutdown().await;
+        }
         Ok(())
     }
 }

@@ -173,6 +173,8 @@ pub async fn up(data: &Path, flags: &Flags) -> Result<()> {
         }
     };
     if detached {
+        // Not before the flags' paths were read: they may be relative.
+        std::env::set_current_dir("/")?;
         println!("ready");
         let log = File::options().append(true).open(log_file(data))?;
         rustix::stdio::dup2_stdout(&log)?;
@@ -215,7 +217,6 @@ pub fn up_detached(data: &Path) -> Result<()> {
     let mut child = std::process::Command::new(std::env::current_exe()?)
         .args(arguments)
         .env(DETACHED, "1")
-        .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
@@ -282,6 +283,11 @@ pub async fn down(data: &Path, purge: bool) -> Result<()> {
     if !purge {
         println!("dhow is down; its data stays in {}", data.display());
         return Ok(());
+    }
+    if let Some(datastore) = config.as_ref().and_then(|c| c.datastore.as_ref()) {
+        println!(
+            "the objects stay in the etcd cluster at {datastore}: delete /registry/ and /dhow/ there to use it anew"
+        );
     }
     if remove(&data)? {
         println!("dhow is down and {} is gone", data.display());
@@ -374,7 +380,10 @@ pub async fn status(target: &Target, output: Output) -> Result<()> {
     let pid = running(&target.data_dir).map_or(0, |p| p.as_raw_nonzero().get());
     let summary = json!({
         "platform": {"process": pid, "dataDir": target.data_dir, "api": config.listen.to_string()},
-        "store": {"revision": nodes["metadata"]["resourceVersion"]},
+        "store": {
+            "revision": nodes["metadata"]["resourceVersion"],
+            "datastore": config.datastore.as_ref().map(ToString::to_string),
+        },
         "machines": machines,
         "workloads": workloads,
         "pods": {"total": pods.len(), "ready": ready_pods},
@@ -392,7 +401,8 @@ pub async fn status(target: &Target, output: Output) -> Result<()> {
         target.data_dir.display(),
         config.listen
     );
-    println!("store      revision {}", text(&summary["store"]["revision"]));
+    let place = config.datastore.as_ref().map_or(String::new(), |d| format!(", in etcd at {d}"));
+    println!("store      revision {}{place}", text(&summary["store"]["revision"]));
     println!(
         "network    pods {}, services {}, DNS {}",
         config.cluster_cidr,

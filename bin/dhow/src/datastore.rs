@@ -1,0 +1,264 @@
+//! Where the platform's data are: in the embedded store, or in an external etcd cluster.
+//!
+//! An external cluster must hold this platform's data or none. Whose they are is written under
+//! [`OWNER`] at the first start: the fingerprint of the platform's authority, which is what makes it
+//! the same platform wherever its data directory goes. Two platforms over one set of keys would
+//! delete each other's pods, so that the second one is refused.
+
+use crate::config::Config;
+use crate::pki::Pki;
+use anyhow::{Context, Result, bail};
+use dhow_clock::SharedClock;
+use dhow_kv::{Backend, Compare, Kv, Op, OpResult, Order, Range, Span, Target, Txn};
+use dhow_remote::{ConnectError, Remote, Tls};
+use dhow_server::Store;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The key that says whose data the cluster holds.
+const OWNER: &str = "/dhow/platform";
+
+/// Where objects are kept.
+const OBJECTS: &str = "/registry/";
+
+/// An external etcd cluster, as `DATA/config.json` keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Datastore {
+    /// Its members.
+    pub endpoints: Vec<String>,
+    /// The authority that signs the members' certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// Our certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
+    /// Its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// Our name, when the cluster asks for users.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The file that holds our password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+}
+
+/// The flags of an external cluster.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Flags {
+    /// Keep the data in this etcd cluster (3.4 or newer) instead of the embedded store
+    #[arg(long, value_name = "URL,...", value_delimiter = ',')]
+    pub datastore: Vec<String>,
+    /// Authority that signs the certificates of the etcd cluster
+    #[arg(long, value_name = "FILE", alias = "datastore-cafile", requires = "datastore")]
+    pub datastore_ca: Option<PathBuf>,
+    /// Certificate to show to the etcd cluster
+    #[arg(long, value_name = "FILE", alias = "datastore-certfile", requires = "datastore_key")]
+    pub datastore_cert: Option<PathBuf>,
+    /// Key of that certificate
+    #[arg(long, value_name = "FILE", alias = "datastore-keyfile", requires = "datastore_cert")]
+    pub datastore_key: Option<PathBuf>,
+    /// User to be to the etcd cluster
+    #[arg(long, value_name = "NAME", requires = "datastore_password_file")]
+    pub datastore_user: Option<String>,
+    /// File that holds this user's password
+    #[arg(long, value_name = "FILE", requires = "datastore_user")]
+    pub datastore_password_file: Option<PathBuf>,
+}
+
+impl Flags {
+    /// What the flags say, with paths that hold wherever the platform is started from next time.
+    ///
+    /// # Errors
+    /// When a path cannot be made absolute.
+    pub fn datastore(&self) -> Result<Option<Datastore>> {
+        if self.datastore.is_empty() {
+            return Ok(None);
+        }
+        let absolute = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
+        Ok(Some(Datastore {
+            endpoints: self.datastore.clone(),
+            ca: absolute(&self.datastore_ca)?,
+            cert: absolute(&self.datastore_cert)?,
+            key: absolute(&self.datastore_key)?,
+            user: self.datastore_user.clone(),
+            password_file: absolute(&self.datastore_password_file)?,
+        }))
+    }
+}
+
+impl std::fmt::Display for Datastore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.endpoints.join(","))
+    }
+}
+
+impl Datastore {
+    /// How the cluster is reached, with the files read.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn options(&self) -> Result<dhow_remote::Options> {
+        let read = |path: &Option<PathBuf>| {
+            path.as_ref()
+                .map(|path| {
+                    std::fs::read(path).with_context(|| {
+                        format!(
+                            "cannot read {}, which the etcd cluster is reached with",
+                            path.display()
+                        )
+                    })
+                })
+                .transpose()
+        };
+        let mut options = dhow_remote::Options::new(&self.endpoints);
+        let (ca, cert, key) = (read(&self.ca)?, read(&self.cert)?, read(&self.key)?);
+        let secure = self.endpoints.iter().any(|e| e.starts_with("https://"));
+        if secure || ca.is_some() || cert.is_some() {
+            options.tls = Some(Tls { ca, identity: cert.zip(key), server_name: None });
+        }
+        if let Some(user) = &self.user {
+            let password = read(&self.password_file)?.unwrap_or_default();
+            let password = String::from_utf8_lossy(&password).trim_end().to_owned();
+            options.user = Some((user.clone(), password));
+        }
+        Ok(options)
+    }
+}
+
+/// An open store.
+pub struct Opened {
+    /// The handle that everybody uses.
+    pub kv: Kv,
+    /// The store of this process, unless the data are elsewhere.
+    pub embedded: Option<Arc<Store>>,
+}
+
+/// Opens the store that the configuration names.
+///
+/// # Errors
+/// What is wrong with it, and what to do.
+pub async fn open(data: &Path, config: &Config, pki: &Pki, clock: &SharedClock) -> Result<Opened> {
+    let Some(datastore) = &config.datastore else {
+        let store =
+            Store::open(&data.join("store"), clock.clone(), dhow_server::Options::default())?;
+        return Ok(Opened { kv: Kv::new(store.clone()), embedded: Some(store) });
+    };
+    let remote = Remote::connect(datastore.options()?, clock.clone()).await.map_err(advice)?;
+    claim(remote.as_ref(), datastore, &config.name, &fingerprint(&pki.authority()?)?).await?;
+    tracing::info!(endpoints = %datastore, cluster = format!("{:x}", remote.cluster_id()), "the data are in an external etcd cluster");
+    Ok(Opened { kv: Kv::new(remote), embedded: None })
+}
+
+/// What to do about a cluster that cannot be used, in the words of our flags.
+fn advice(error: ConnectError) -> anyhow::Error {
+    let flag = match &error {
+        ConnectError::Untrusted { .. } => "--datastore-ca",
+        ConnectError::NotTrusted { .. } => "--datastore-cert and --datastore-key",
+        ConnectError::Refused(dhow_kv::Error::UserNameEmpty | dhow_kv::Error::AuthFailed) => {
+            "--datastore-user and --datastore-password-file"
+        }
+        ConnectError::Unreachable { .. } => {
+            return anyhow::anyhow!("{error}; start it, or name its members with --datastore");
+        }
+        ConnectError::Refused(dhow_kv::Error::Unhealthy | dhow_kv::Error::Unreachable(_)) => {
+            return anyhow::anyhow!("{error}; it needs a majority of its members");
+        }
+        _ => "--datastore",
+    };
+    anyhow::anyhow!("{error} (see {flag})")
+}
+
+/// The SHA-256 of a certificate, as `openssl x509 -fingerprint -sha256` tells it, without colons.
+fn fingerprint(pem: &str) -> Result<String> {
+    use std::fmt::Write;
+    let der = CertificateDer::from_pem_slice(pem.as_bytes())?;
+    let digest = ring::digest::digest(&ring::digest::SHA256, &der);
+    Ok(digest.as_ref().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
+}
+
+/// Whose data a cluster holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Owner {
+    /// Fingerprint of the platform's authority.
+    authority: String,
+    /// The machine that started it first.
+    machine: String,
+}
+
+/// Writes that the cluster's data are this platform's, or finds that they are.
+async fn claim(store: &dyn Backend, datastore: &Datastore, machine: &str, own: &str) -> Result<()> {
+    let absent = |span| Compare { span, order: Order::Equal, target: Target::CreateRevision(0) };
+    let owner = Owner { authority: own.to_owned(), machine: machine.to_owned() };
+    let claim = Txn {
+        compare: vec![absent(Span::Key(OWNER.into())), absent(Span::prefix(OBJECTS))],
+        success: vec![Op::put(OWNER, serde_json::to_vec(&owner)?)],
+        failure: vec![Op::Range(Range::all(Span::Key(OWNER.into())))],
+    };
+    let answer = store.txn(claim).await.context("cannot use the etcd cluster")?;
+    if answer.succeeded {
+        return Ok(());
+    }
+    let found = match answer.results.first() {
+        Some(OpResult::Range(found)) => found.kvs.first(),
+        _ => None,
+    };
+    let Some(found) = found else {
+        bail!(
+            "the etcd cluster at {datastore} holds objects under {OBJECTS} that are not dhow's, perhaps another Kubernetes': use a cluster of its own"
+        );
+    };
+    let owner: Owner = serde_json::from_slice(&found.value)
+        .with_context(|| format!("{OWNER} in the etcd cluster at {datastore} is not understood"))?;
+    if owner.authority == own {
+        return Ok(());
+    }
+    bail!(
+        "the etcd cluster at {datastore} holds the data of another dhow platform, first started on machine {}: start that one by its own data directory, or use another cluster",
+        owner.machine
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn parse(line: &str) -> Result<Line, clap::Error> {
+        Line::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn k3s_names_of_flags_are_known() {
+        let line = "up --datastore https://a:2379,https://b:2379 --datastore-cafile /ca \
+                    --datastore-certfile /c --datastore-keyfile /k";
+        let datastore = parse(line).unwrap().flags.datastore().unwrap().unwrap();
+        assert_eq!(datastore.endpoints.len(), 2);
+        assert_eq!(datastore.key, Some("/k".into()));
+        assert_eq!(datastore.to_string(), "https://a:2379,https://b:2379");
+        // A certificate without its key says nothing, and certificates without a cluster neither.
+        assert!(parse("up --datastore a:1 --datastore-cert /c").is_err());
+        assert!(parse("up --datastore-ca /c").is_err());
+        assert_eq!(parse("up").unwrap().flags.datastore().unwrap(), None);
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_are_named() {
+        let line = "up --datastore https://a:1 --datastore-ca /none/ca.crt";
+        let datastore = parse(line).unwrap().flags.datastore().unwrap().unwrap();
+        assert!(datastore.options().unwrap_err().to_string().contains("/none/ca.crt"));
+    }
+}
