@@ -40,7 +40,19 @@ impl CheckpointWriter {
     /// # Errors
     /// [`Error::Disk`].
     pub fn begin(directory: Arc<Directory>, index: u64) -> Result<Self, Error> {
-        let new = directory.file(PREFIX, index).with_extension("new");
+        Self::begin_as(directory, index, "new")
+    }
+
+    /// The same for a state that another member sends; the two do not disturb each other.
+    ///
+    /// # Errors
+    /// [`Error::Disk`].
+    pub fn begin_received(directory: Arc<Directory>, index: u64) -> Result<Self, Error> {
+        Self::begin_as(directory, index, "received.new")
+    }
+
+    fn begin_as(directory: Arc<Directory>, index: u64, extension: &str) -> Result<Self, Error> {
+        let new = directory.file(PREFIX, index).with_extension(extension);
         let file = directory.disk.open(&new, Open::Create).map_err(Error::disk("create", &new))?;
         let mut buffer = Vec::with_capacity(BUFFER + BUFFER / 4);
         buffer.extend_from_slice(MAGIC);

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The format that this program writes.
-const FORMAT: u32 = 1;
+/// 2: entries of Raft, the hard state among them, members in checkpoints.
+const FORMAT: u32 = 2;
 const WORD: &str = "dhow-store";
 
 /// A data directory that this process has for itself.
@@ -48,6 +49,14 @@ impl Directory {
         Ok(directory)
     }
 
+    /// Whether nothing was ever written to the store in the directory.
+    ///
+    /// # Errors
+    /// [`Error::Disk`].
+    pub fn is_new(&self) -> Result<bool, Error> {
+        Ok(self.numbered("log-")?.is_empty() && self.numbered("checkpoint-")?.is_empty())
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -72,6 +81,9 @@ impl Directory {
         match number {
             Some(found) if found > FORMAT => {
                 Err(Error::Newer { path: self.path.clone(), found, known: FORMAT })
+            }
+            Some(found) if found < FORMAT => {
+                Err(Error::Older { path: self.path.clone(), found, known: FORMAT })
             }
             Some(_) => Ok(()),
             None => Err(Error::damaged(&path, 0, "not a format number of dhow's store")),

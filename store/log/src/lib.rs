@@ -1,10 +1,13 @@
 //! Write-ahead log, checkpoints and snapshots over a disk trait.
 //!
+//! The log is a row of entries that are never changed; what they mean (and that a later one can make
+//! an earlier one void) is the caller's business.
+//!
 //! A data directory holds:
 //! - `version`: the format's number; a directory of a newer format is refused;
 //! - `lock`: held by the process that uses the directory, with its process id;
 //! - `log-INDEX`: segments of the log, named by the index of their first entry, in hexadecimal;
-//! - `checkpoint-INDEX`: the state after that entry; segments before it are deleted.
+//! - `checkpoint-INDEX`: the state at some index of the caller's, in hexadecimal.
 //!
 //! A batch of entries is one *frame*: one write, one checksum, one sync. A frame that is not whole
 //! at the very end of the log was never acknowledged and is cut off; anything else that is not
@@ -18,7 +21,7 @@ mod log;
 pub use checkpoint::{Checkpoint, CheckpointWriter};
 pub use directory::Directory;
 pub use frame::Batch;
-pub use log::{Log, Options};
+pub use log::{Log, Options, Position};
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -51,6 +54,28 @@ pub enum Error {
         found: u32,
         /// The newest known format.
         known: u32,
+    },
+    /// The directory was written by an earlier program.
+    #[error(
+        "data directory {} has format {found} of an earlier dhow, and this one writes {known}; \
+         take a snapshot with the program that wrote it and restore that into a new directory",
+        path.display()
+    )]
+    Older {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The known format.
+        known: u32,
+    },
+    /// The directory is whole, but cannot be used so.
+    #[error("data directory {} cannot be opened: {what}", path.display())]
+    Refused {
+        /// The directory.
+        path: PathBuf,
+        /// Why, and what to do.
+        what: String,
     },
     /// Bytes are not what was written.
     #[error(
@@ -94,7 +119,8 @@ impl Error {
         move |source| Self::Disk { action, path: path.to_owned(), source }
     }
 
-    fn damaged(path: &Path, offset: u64, what: impl Into<String>) -> Self {
+    /// Damage in a file at a byte.
+    pub fn damaged(path: &Path, offset: u64, what: impl Into<String>) -> Self {
         Self::Damaged { path: path.to_owned(), offset, what: what.into() }
     }
 }

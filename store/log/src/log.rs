@@ -14,6 +14,8 @@ const PREFIX: &str = "log-";
 const MAGIC: &[u8; 8] = b"dhowlog1";
 /// Magic, nonce (4 bytes), CRC-32C of the rest (4 bytes), index of the first entry, 8 zero bytes.
 const SEGMENT_HEADER: usize = 32;
+/// Old entries are read in pieces of so many bytes, or of one frame that is larger.
+const READ: usize = 256 << 10;
 
 /// How a log behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,10 +24,23 @@ pub struct Options {
     pub segment_bytes: u64,
 }
 
+/// Where a frame begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The index of its segment's first entry.
+    pub segment: u64,
+    /// The byte in the segment.
+    pub offset: u64,
+    /// The index of its first entry.
+    pub index: u64,
+}
+
 #[derive(Debug)]
 struct Segment {
     first_index: u64,
     path: PathBuf,
+    nonce: u32,
+    size: u64,
 }
 
 #[derive(Debug)]
@@ -61,8 +76,9 @@ struct Scan {
 }
 
 impl Log {
-    /// Opens the log, hands every entry after `after` (what the checkpoint holds; 0 without one) to
-    /// `visit`, and cuts off a frame that was not finished.
+    /// Opens the log, hands every entry that it has to `visit` with the frame it stands in, and
+    /// cuts off a frame that was not finished. Entries after `after` must be there: what the
+    /// checkpoint does not hold (0 without one).
     ///
     /// # Errors
     /// [`Error::Damaged`] with the exact place; [`Error::Disk`]; [`Error::Full`]. What `visit`
@@ -72,9 +88,9 @@ impl Log {
         clock: SharedClock,
         options: Options,
         after: u64,
-        mut visit: impl FnMut(u64, Bytes) -> Result<(), String>,
+        mut visit: impl FnMut(Position, Bytes) -> Result<(), String>,
     ) -> Result<Self, Error> {
-        let mut numbers = VecDeque::from(directory.numbered(PREFIX)?);
+        let numbers = directory.numbered(PREFIX)?;
         if numbers.is_empty() {
             if after > 0 {
                 let path = directory.file(PREFIX, after + 1);
@@ -91,13 +107,6 @@ impl Log {
                 next_index: 1,
                 failed: false,
             });
-        }
-        // Segments that end before the checkpoint were to be deleted.
-        while numbers.get(1).is_some_and(|next| *next <= after + 1) {
-            if let Some(number) = numbers.pop_front() {
-                let path = directory.file(PREFIX, number);
-                directory.disk.remove(&path).map_err(Error::disk("remove", &path))?;
-            }
         }
         let mut next_index = numbers[0];
         if next_index > after + 1 {
@@ -121,14 +130,15 @@ impl Log {
                 .map_err(Error::disk("read", &path))?;
             let nonce = read_header(&bytes, number)
                 .ok_or_else(|| Error::damaged(&path, 0, "not the header of a log segment"))?;
-            let scan = scan(&bytes, nonce, &mut next_index, after, &mut visit)
+            let scan = scan(&bytes, nonce, number, &mut next_index, &mut visit)
                 .map_err(|(offset, what)| Error::damaged(&path, offset as u64, what))?;
             if at < last {
                 if scan.dirty_end > scan.end {
                     let what = "a frame is not whole, and segments follow";
                     return Err(Error::damaged(&path, scan.end as u64, what));
                 }
-                sealed.push_back(Segment { first_index: number, path });
+                let size = bytes.len() as u64;
+                sealed.push_back(Segment { first_index: number, path, nonce, size });
                 continue;
             }
             if scan.dirty_end > scan.end {
@@ -186,21 +196,27 @@ impl Log {
             // The old one has no entries and the new one has taken its name.
             return Ok(());
         }
-        self.sealed.push_back(Segment { first_index: self.active_first, path: old.path });
+        let Active { path, nonce, size, .. } = old;
+        self.sealed.push_back(Segment { first_index: self.active_first, path, nonce, size });
         self.active_first = self.next_index;
         Ok(())
     }
 
-    /// Writes a batch. It is durable after [`Log::sync`].
+    /// Writes a batch and tells where. It is durable after [`Log::sync`].
     ///
     /// # Errors
     /// As [`Log::reserve`]; or [`Error::Disk`], after which the log is not written any more.
-    pub fn append(&mut self, batch: &mut Batch) -> Result<(), Error> {
-        if batch.is_empty() {
-            return Ok(());
-        }
+    pub fn append(&mut self, batch: &mut Batch) -> Result<Position, Error> {
         let frame_size = batch.bytes();
         self.reserve(frame_size)?;
+        let position = Position {
+            segment: self.active_first,
+            offset: self.active.end,
+            index: self.next_index,
+        };
+        if batch.is_empty() {
+            return Ok(position);
+        }
         let frame = batch.seal(self.active.nonce, self.next_index);
         let written = dhow_fault::point("log::append")
             .map_err(io::Error::from)
@@ -215,6 +231,58 @@ impl Log {
         }
         self.active.end += frame_size;
         self.next_index += batch.len() as u64;
+        Ok(position)
+    }
+
+    /// The index of the first entry of the segment that is written now.
+    pub fn segment(&self) -> u64 {
+        self.active_first
+    }
+
+    /// The index of the first entry of the oldest segment.
+    pub fn first_segment(&self) -> u64 {
+        self.sealed.front().map_or(self.active_first, |segment| segment.first_index)
+    }
+
+    /// What the log takes on the disk, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.sealed.iter().map(|segment| segment.size).sum::<u64>() + self.active.size
+    }
+
+    /// Hands the entries of the frames from a position on to `visit`, until that returns false or
+    /// there are no more.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] with the exact place, also when the position's segment is not there any
+    /// more; [`Error::Disk`].
+    pub fn read(&self, from: Position, mut visit: impl FnMut(Bytes) -> bool) -> Result<(), Error> {
+        let active = Segment {
+            first_index: self.active_first,
+            path: self.active.path.clone(),
+            nonce: self.active.nonce,
+            size: self.active.end,
+        };
+        let segments = self.sealed.iter().chain([&active]);
+        let mut offset = from.offset;
+        for segment in segments.skip_while(|segment| segment.first_index < from.segment) {
+            let path = &segment.path;
+            if segment.first_index == from.segment || offset == SEGMENT_HEADER as u64 {
+                let opened;
+                let file = if segment.first_index == self.active_first {
+                    &self.active.file
+                } else {
+                    let disk = &self.directory.disk;
+                    opened = disk.open(path, Open::Read).map_err(Error::disk("open", path))?;
+                    &opened
+                };
+                if !read_frames(&**file, segment, offset, &mut visit)? {
+                    return Ok(());
+                }
+                offset = SEGMENT_HEADER as u64;
+            } else {
+                return Err(Error::damaged(path, 0, "the segment before it is missing"));
+            }
+        }
         Ok(())
     }
 
@@ -255,6 +323,49 @@ impl Log {
             return Err(Error::Failed { path: self.directory.path().to_owned() });
         }
         Ok(())
+    }
+}
+
+/// Reads the frames of a segment from `offset` on. Returns whether `visit` wants more.
+fn read_frames(
+    file: &dyn DiskFile,
+    segment: &Segment,
+    mut offset: u64,
+    visit: &mut impl FnMut(Bytes) -> bool,
+) -> Result<bool, Error> {
+    let path = &segment.path;
+    let read = |offset: u64, most: usize| {
+        let most = usize::try_from(segment.size.saturating_sub(offset)).unwrap_or(most).min(most);
+        file.read_to_end_at(offset, most).map(Bytes::from).map_err(Error::disk("read", path))
+    };
+    let mut most = READ;
+    loop {
+        let block = read(offset, most)?;
+        let mut at = 0;
+        // Behind the last frame of a sealed segment there is space that was never used.
+        let Some(first) = Head::read(&block, segment.nonce) else { return Ok(true) };
+        most = READ.max(first.size());
+        while let Some(head) = block.get(at..).and_then(|rest| Head::read(rest, segment.nonce)) {
+            if at + head.size() > block.len() {
+                break;
+            }
+            let entries = head
+                .payload(&block.slice(at..))
+                .and_then(|payload| frame::entries(payload, head.count))
+                .ok_or_else(|| {
+                    Error::damaged(path, offset + at as u64, "a frame is not what was written")
+                })?;
+            for entry in entries {
+                if !visit(entry) {
+                    return Ok(false);
+                }
+            }
+            at += head.size();
+        }
+        if at == 0 && first.size() > block.len() && block.len() < READ {
+            return Err(Error::damaged(path, offset, "a frame is cut short"));
+        }
+        offset += at as u64;
     }
 }
 
@@ -309,9 +420,9 @@ fn read_header(bytes: &[u8], first_index: u64) -> Option<u32> {
 fn scan(
     bytes: &Bytes,
     nonce: u32,
+    segment: u64,
     next_index: &mut u64,
-    after: u64,
-    visit: &mut impl FnMut(u64, Bytes) -> Result<(), String>,
+    visit: &mut impl FnMut(Position, Bytes) -> Result<(), String>,
 ) -> Result<Scan, (usize, String)> {
     let mut end = SEGMENT_HEADER;
     while let Some(head) = Head::read(&bytes[end..], nonce) {
@@ -322,10 +433,9 @@ fn scan(
         }
         let entries = frame::entries(payload, head.count)
             .ok_or_else(|| (end, "a frame's entries do not fill it".to_owned()))?;
+        let position = Position { segment, offset: end as u64, index: *next_index };
         for entry in entries {
-            if *next_index > after {
-                visit(*next_index, entry).map_err(|what| (end, what))?;
-            }
+            visit(position, entry).map_err(|what| (end, what))?;
             *next_index += 1;
         }
         end += head.size();
@@ -368,8 +478,10 @@ mod tests {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let directory = Arc::new(Directory::open(shared, Path::new("/data"))?);
         let mut seen = Vec::new();
-        let log = Log::open(directory, System::shared(), SMALL, after, |index, entry| {
-            seen.push((index, entry));
+        let mut next = 0;
+        let log = Log::open(directory, System::shared(), SMALL, after, |frame, entry| {
+            next = frame.index.max(next + 1);
+            seen.push((next, entry));
             Ok(())
         })?;
         Ok((log, seen))
@@ -415,7 +527,39 @@ mod tests {
         check(&seen, 1..=50);
         fill(&mut log, 51..=60);
         drop(log);
-        check(&open_with(&disk, 45).unwrap().1, 46..=60);
+        check(&open(&disk).1, 1..=60);
+    }
+
+    #[test]
+    fn old_entries_are_read_from_any_frame_on() {
+        let disk = Memory::new();
+        let (mut log, _) = open(&disk);
+        let mut frames = Vec::new();
+        for n in 1..=50 {
+            let mut batch = Batch::default();
+            batch.push(|out| out.extend_from_slice(&entry(2 * n - 1)));
+            batch.push(|out| out.extend_from_slice(&entry(2 * n)));
+            frames.push(log.append(&mut batch).unwrap());
+        }
+        let mut large = Batch::default();
+        large.push(|out| out.extend_from_slice(&[5; READ + 100]));
+        frames.push(log.append(&mut large).unwrap());
+        let check = |log: &Log| {
+            for frame in &frames {
+                let mut index = frame.index;
+                let visit = |bytes: Bytes| {
+                    let wanted = if index == 101 { vec![5; READ + 100] } else { entry(index) };
+                    assert_eq!(bytes, wanted);
+                    index += 1;
+                    true
+                };
+                log.read(*frame, visit).unwrap();
+                assert_eq!(index, 102);
+            }
+        };
+        check(&log);
+        drop(log);
+        check(&open(&disk).0);
     }
 
     #[test]
@@ -522,7 +666,10 @@ mod tests {
         assert!(log.sealed.len() < before);
         drop(log);
         assert!(matches!(open_with(&disk, 0), Err(Error::Damaged { .. })), "needs its checkpoint");
-        check(&open_with(&disk, 30).unwrap().1, 31..=50);
+        let (_, seen) = open_with(&disk, 30).unwrap();
+        let first = seen[0].0;
+        assert!(first > 1 && first <= 31);
+        check(&seen, first..=50);
     }
 
     #[test]

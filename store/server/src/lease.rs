@@ -1,10 +1,11 @@
 //! When leases end: deadlines in memory, one timer set to the earliest, revocation through the log.
 
-use crate::store::Shared;
+use crate::shared::Shared;
 use crate::watch::lock;
 use dhow_kv::Error;
 use dhow_mvcc::Command;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -26,12 +27,24 @@ struct State {
     deadlines: BTreeSet<(Duration, i64)>,
 }
 
+impl State {
+    fn start(&mut self, id: i64, ttl: i64, now: Duration) {
+        let deadline = after(now, ttl);
+        if let Some(before) = self.held.insert(id, Held { ttl, deadline, ending: false }) {
+            self.deadlines.remove(&(before.deadline, id));
+        }
+        self.deadlines.insert((deadline, id));
+    }
+}
+
 /// The deadlines of all durable leases.
 #[derive(Debug, Default)]
 pub(crate) struct Lessor {
     state: Mutex<State>,
     /// Told when the earliest deadline has come nearer.
     nearer: Notify,
+    /// The term in which this member leads, and so decides when leases end; 0 when it does not.
+    term: AtomicU64,
 }
 
 fn after(now: Duration, ttl: i64) -> Duration {
@@ -39,12 +52,45 @@ fn after(now: Duration, ttl: i64) -> Duration {
 }
 
 impl Lessor {
+    /// The term in which this member decides when leases end; 0 when another does.
+    pub(crate) fn term(&self) -> u64 {
+        self.term.load(Ordering::Acquire)
+    }
+
+    /// This member leads from now on. Every lease has its whole time again: its owner may have
+    /// renewed it at the leader before.
+    pub(crate) fn promote(&self, term: u64, now: Duration) {
+        let mut state = lock(&self.state);
+        let leases: Vec<(i64, i64)> = state.held.iter().map(|(id, held)| (*id, held.ttl)).collect();
+        for (id, ttl) in leases {
+            state.start(id, ttl, now);
+        }
+        self.term.store(term, Ordering::Release);
+        drop(state);
+        self.nearer.notify_one();
+    }
+
+    /// Another member decides from now on.
+    pub(crate) fn demote(&self) {
+        self.term.store(0, Ordering::Release);
+    }
+
+    /// Forgets all leases for these.
+    pub(crate) fn reset(&self, leases: impl Iterator<Item = (i64, i64)>, now: Duration) {
+        let mut state = lock(&self.state);
+        *state = State::default();
+        for (id, ttl) in leases {
+            state.start(id, ttl, now);
+        }
+        drop(state);
+        self.nearer.notify_one();
+    }
+
     pub(crate) fn granted(&self, id: i64, ttl: i64, now: Duration) {
         let deadline = after(now, ttl);
         let mut state = lock(&self.state);
         let nearest = state.deadlines.first().is_none_or(|(first, _)| deadline < *first);
-        state.held.insert(id, Held { ttl, deadline, ending: false });
-        state.deadlines.insert((deadline, id));
+        state.start(id, ttl, now);
         drop(state);
         if nearest {
             self.nearer.notify_one();
@@ -102,7 +148,9 @@ impl Lessor {
     fn retry(&self, id: i64, now: Duration) {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        if let Some(held) = state.held.get_mut(&id) {
+        if let Some(held) = state.held.get_mut(&id)
+            && held.ending
+        {
             held.deadline = now + RETRY;
             state.deadlines.insert((held.deadline, id));
         }
@@ -112,11 +160,27 @@ impl Lessor {
 /// Revokes leases as they expire, until the store stops or cannot write any more.
 pub(crate) async fn expire(shared: Arc<Shared>) {
     loop {
+        let term = shared.lessor.term();
+        if term == 0 {
+            shared.lessor.nearer.notified().await;
+            continue;
+        }
         let now = shared.clock.monotonic();
         let (expired, next) = shared.lessor.expire(now);
         if !expired.is_empty() {
+            // A member that was held up may have been replaced without knowing it yet.
+            let confirmed = shared.catch_up().await;
+            if confirmed.is_err() || shared.lessor.term() != term {
+                for id in expired {
+                    shared.lessor.retry(id, shared.clock.monotonic());
+                }
+                if matches!(confirmed, Err(Error::Stopped | Error::Storage(_))) {
+                    return;
+                }
+                continue;
+            }
             tracing::debug!(count = expired.len(), "leases expired");
-            let revoke = |id: i64| shared.submit(Command::LeaseRevoke { id }, false);
+            let revoke = |id: i64| shared.submit_in(term, Command::LeaseRevoke { id });
             let answers = futures::future::join_all(expired.iter().map(|id| revoke(*id))).await;
             for (id, answer) in expired.into_iter().zip(answers) {
                 match answer {

@@ -5,12 +5,21 @@
 //! answers. Readers look at the newest durable revision and never wait for the disk.
 
 mod cluster;
+mod codec;
+mod core;
+mod entry;
 mod journal;
 mod lease;
+mod members;
+mod membership;
 mod queue;
+mod raftlog;
+mod shared;
 mod store;
+mod transfer;
 mod transport;
 mod watch;
+mod wire;
 mod writer;
 
 pub use cluster::{Cluster, Introduction, Standing, Start};

@@ -1,6 +1,7 @@
 //! Requests on their way to the writer.
 
 use crate::watch::lock;
+use crate::wire::{Ask, Told};
 use bytes::Bytes;
 use dhow_kv::Error;
 use dhow_mvcc::{Command, Outcome};
@@ -13,17 +14,35 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 /// What the writer is asked or told.
 #[derive(Debug)]
 pub(crate) enum Request {
-    /// Run a command. With `physical` a compaction answers when its space is free.
-    Command { command: Command, physical: bool, reply: Reply<Outcome> },
-    /// Tell a lease's keys.
-    LeaseKeys { id: i64, reply: Reply<Vec<Bytes>> },
+    /// Run a command. With `physical` a compaction answers when its space is free; with a `term`
+    /// it is refused if this member does not lead in it.
+    Command { command: Command, physical: bool, term: u64, reply: Reply<Outcome> },
+    /// Answer when everything is applied that was acknowledged anywhere.
+    Read { reply: Reply<()> },
+    /// Have the leader do something.
+    Ask { ask: Ask, reply: Reply<Told> },
+    /// Hand the leadership over.
+    Transfer { target: u64, reply: Reply<()> },
+    /// Write a checkpoint, trim the log.
+    Checkpoint { reply: Reply<()> },
     /// The checkpoint at `index` has been written (with its size), or not.
     Checkpointed { index: u64, result: Result<u64, dhow_log::Error> },
+    /// A message of another member.
+    Message { from: u64, bytes: Bytes },
+    /// Messages to a member were dropped.
+    Unreachable(u64),
+    /// A heartbeat's time has passed.
+    Tick,
+    /// Another member says that this one has been removed.
+    Expelled,
 }
 
 #[derive(Debug, Default)]
 struct Pending {
     requests: VecDeque<Request>,
+    /// One tick stands for all that a writer that is held up has missed: the others did not wait
+    /// for it either.
+    ticked: bool,
     closed: bool,
 }
 
@@ -39,6 +58,9 @@ impl Queue {
     pub(crate) fn push(&self, request: Request) {
         let mut pending = lock(&self.pending);
         if pending.closed {
+            return;
+        }
+        if matches!(request, Request::Tick) && std::mem::replace(&mut pending.ticked, true) {
             return;
         }
         pending.requests.push_back(request);
@@ -66,13 +88,18 @@ impl Queue {
         lock(&self.pending).closed
     }
 
-    /// Moves what has arrived into `batch`, which is empty, waiting for something if `wait`. Returns whether the
-    /// writer should go on.
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.pending).requests.is_empty()
+    }
+
+    /// Moves what has arrived into `batch`, which is empty, waiting for something if `wait`. Returns
+    /// whether the writer should go on.
     pub(crate) fn take(&self, batch: &mut VecDeque<Request>, wait: bool) -> bool {
         let mut pending = lock(&self.pending);
         while wait && pending.requests.is_empty() && !pending.closed {
             pending = self.arrived.wait(pending).unwrap_or_else(PoisonError::into_inner);
         }
+        pending.ticked = false;
         std::mem::swap(&mut pending.requests, batch);
         !(pending.closed && batch.is_empty())
     }

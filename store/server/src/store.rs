@@ -1,75 +1,27 @@
 //! The store's handle: reads, watches, leases, and the way to the writer.
 
-use crate::lease::{self, Lessor};
-use crate::queue::{Queue, Request};
-use crate::watch::{Hub, StoreWatcher, lock};
+use crate::core::Core;
+use crate::journal::{self, Checkpoints, Opened};
+use crate::lease;
+use crate::queue::Request;
+use crate::raftlog::RaftLog;
+use crate::shared::{Shared, State};
+use crate::watch::{StoreWatcher, lock};
+use crate::wire::{Ask, Told};
 use crate::writer::Writer;
-use crate::{Introduction, Options, Standing};
-use crate::{OpenError, journal};
+use crate::{Introduction, OpenError, Options, Standing};
 use bytes::Bytes;
 use dhow_clock::disk::{Disk, Real};
 use dhow_clock::{BoxFuture, SharedClock};
+use dhow_kv::admin::Identity;
 use dhow_kv::{Backend, Error, Lease, Range, RangeResult, Txn, TxnResult, WatchRequest, Watcher};
-use dhow_mvcc::{Command, MAX_TTL, Mvcc, Outcome, check_range, check_txn, is_read_only};
+use dhow_mvcc::{Command, MAX_TTL, Outcome, check_range, check_txn, is_read_only};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use tokio::sync::oneshot;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 /// A read of more keys than this takes the lock several times.
 const SCAN: usize = 1024;
-
-/// What the handle, the writer, the watchers and the timer share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    mvcc: RwLock<Mvcc>,
-    pub(crate) hub: Hub,
-    pub(crate) lessor: Lessor,
-    pub(crate) queue: Queue,
-    pub(crate) clock: SharedClock,
-    pub(crate) options: Options,
-    /// The writer, when it has no thread of its own.
-    inline: Option<Mutex<Option<Writer>>>,
-}
-
-impl Shared {
-    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Mvcc> {
-        self.mvcc.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Mvcc> {
-        self.mvcc.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Refuses what comes from now on, and lets go of the disk of a writer without a thread.
-    fn close(&self) {
-        self.queue.close();
-        if let Some(writer) = &self.inline {
-            *lock(writer) = None;
-        }
-    }
-
-    /// Has the writer run a request.
-    fn enqueue(&self, request: Request) {
-        match &self.inline {
-            Some(writer) => {
-                let mut writer = lock(writer);
-                if let Some(writer) = &mut *writer
-                    && !self.queue.is_closed()
-                {
-                    writer.run_inline(self, request);
-                }
-            }
-            None => self.queue.push(request),
-        }
-    }
-
-    /// Runs a command and waits until it is durable.
-    pub(crate) async fn submit(&self, command: Command, physical: bool) -> Result<Outcome, Error> {
-        let (reply, answer) = oneshot::channel();
-        self.enqueue(Request::Command { command, physical, reply });
-        answer.await.unwrap_or(Err(Error::Stopped))
-    }
-}
 
 /// How a [`Store`] is, in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,9 +41,11 @@ pub struct Status {
 /// One durable member, or a volatile one for tests. See the crate.
 #[derive(Debug)]
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    /// Tasks: the end of leases, the ticks.
     timer: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    ticker: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 impl Store {
@@ -100,17 +54,29 @@ impl Store {
         Self::memory_with(clock, Options::default())
     }
 
-    /// The same with options.
+    /// The same with options. It is always alone.
     pub fn memory_with(clock: SharedClock, options: Options) -> Arc<Self> {
-        let options = Options { inline: true, ..options };
-        Self::assemble(Mvcc::new(), Some(Writer::new(None)), clock, options)
+        let options = Options { inline: true, cluster: None, ..options };
+        let (state, log) = journal::volatile(&clock);
+        let assembled = Self::assemble(state, log, clock.clone(), options.clone());
+        let (store, core) = match assembled {
+            Ok(assembled) => assembled,
+            // Raft takes every log that is as empty as this one.
+            Err(error) => unreachable!("an empty log was refused: {error}"),
+        };
+        let writer = Writer::new(core, Checkpoints::new(options.checkpoint_bytes));
+        if let Some(inline) = &store.shared.inline {
+            *lock(inline) = Some(writer);
+        }
+        store
     }
 
     /// Opens the store in a directory, making it if it is not there. Call it within a tokio
-    /// runtime: the timer of the leases is a task.
+    /// runtime: the timers are tasks.
     ///
     /// # Errors
-    /// [`OpenError`]: the directory is in use, of a newer format, damaged, or cannot be read.
+    /// [`OpenError`]: the directory is in use, of another format, damaged, of another cluster, or
+    /// cannot be read.
     pub fn open(path: &Path, clock: SharedClock, options: Options) -> Result<Arc<Self>, OpenError> {
         Self::open_on(Real::shared(), path, clock, options)
     }
@@ -125,77 +91,103 @@ impl Store {
         clock: SharedClock,
         options: Options,
     ) -> Result<Arc<Self>, OpenError> {
-        let (mvcc, journal) = journal::recover(disk, path, &clock, &options)?;
-        let writer = Writer::new(Some(journal));
-        if options.inline {
-            return Ok(Self::assemble(mvcc, Some(writer), clock, options));
+        let opened = journal::recover(disk, path, &clock, &options)?;
+        let Opened { state, log, checkpoint, limit } = opened;
+        let (store, core) =
+            Self::assemble(state, log, clock, options.clone()).map_err(|error| {
+                let what = format!("its log is refused: {error}");
+                OpenError::Refused { path: path.to_owned(), what }
+            })?;
+        store.shared.numbers.checkpoint_bytes.store(checkpoint, Ordering::Relaxed);
+        let writer = Writer::new(core, Checkpoints::new(limit));
+        if let Some(inline) = &store.shared.inline {
+            *lock(inline) = Some(writer);
+        } else {
+            let shared = store.shared.clone();
+            let named = std::thread::Builder::new().name("store-writer".into());
+            let thread = named.spawn(move || writer.run(&shared)).map_err(|source| {
+                let action = "start the thread that writes";
+                OpenError::Disk { action, path: path.to_owned(), source }
+            })?;
+            *lock(&store.thread) = Some(thread);
         }
-        let store = Self::assemble(mvcc, None, clock, options);
-        let shared = store.shared.clone();
-        let named = std::thread::Builder::new().name("store-writer".into());
-        let thread = named.spawn(move || writer.run(&shared)).map_err(|source| {
-            let action = "start the thread that writes";
-            OpenError::Disk { action, path: path.to_owned(), source }
-        })?;
-        *lock(&store.thread) = Some(thread);
+        if options.cluster.is_some()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            *lock(&store.ticker) = Some(runtime.spawn(tick(store.shared.clone())));
+        }
         Ok(store)
     }
 
-    /// The handle; the writer is in it (`inline`), or yet to be started.
+    /// The handle and consensus; the writer is yet to be started.
     fn assemble(
-        mvcc: Mvcc,
-        inline: Option<Writer>,
+        state: State,
+        log: RaftLog,
         clock: SharedClock,
         options: Options,
-    ) -> Arc<Self> {
-        let lessor = Lessor::default();
-        let now = clock.monotonic();
-        for (id, ttl) in mvcc.leases() {
-            // After a restart every lease has its whole time again: its owner may be still there.
-            lessor.granted(id, ttl, now);
-        }
-        let shared = Arc::new(Shared {
-            hub: Hub::new(mvcc.revision()),
-            mvcc: RwLock::new(mvcc),
-            lessor,
-            queue: Queue::default(),
-            clock,
-            options,
-            inline: inline.map(|writer| Mutex::new(Some(writer))),
+    ) -> Result<(Arc<Self>, Core), raft::Error> {
+        let identity = log.identity();
+        let leases: Vec<(i64, i64)> = state.machine.mvcc.leases().collect();
+        let shared = Arc::new(Shared::new(state, identity, clock, options));
+        // After a restart every lease has its whole time again: its owner may be still there.
+        shared.lessor.reset(leases.into_iter(), shared.clock.monotonic());
+        let core = Core::new(log, &shared)?;
+        let store = Arc::new(Self {
+            shared,
+            thread: Mutex::new(None),
+            timer: Mutex::new(None),
+            ticker: Mutex::new(None),
         });
-        let store = Arc::new(Self { shared, thread: Mutex::new(None), timer: Mutex::new(None) });
-        if !store.shared.lessor.ids().is_empty() {
+        // In a cluster others may grant leases that end here.
+        if store.shared.options.cluster.is_some() || !store.shared.lessor.ids().is_empty() {
             store.ensure_timer();
         }
-        store
+        Ok((store, core))
     }
 
     /// Takes a message that the transport has brought from another member.
     pub fn receive(&self, from: u64, message: Bytes) {
-        let _ = (from, message);
+        self.shared.enqueue(Request::Message { from, bytes: message });
     }
 
     /// Tells the store that messages to a member were dropped, so that Raft sends them again sooner.
     pub fn unreachable(&self, to: u64) {
-        let _ = to;
+        self.shared.enqueue(Request::Unreachable(to));
     }
 
     /// What to tell a member that wants to join.
     pub fn introduction(&self) -> Introduction {
-        Introduction::default()
+        let members = self.shared.read().members.list();
+        Introduction { cluster_id: self.shared.identity.cluster_id, members }
+    }
+
+    /// Which member this is, of which cluster.
+    pub fn identity(&self) -> Identity {
+        self.shared.identity
     }
 
     /// What a member is to this one, by its identifier.
     pub fn standing(&self, id: u64) -> Standing {
-        let _ = id;
-        Standing::Unknown
+        let state = self.shared.read();
+        if state.members.get(id).is_some() {
+            Standing::Member
+        } else if state.members.is_removed(id) {
+            Standing::Removed
+        } else {
+            Standing::Unknown
+        }
     }
 
     /// Tells the store that another member says that it has been removed: it stops.
-    pub fn expelled(&self) {}
+    pub fn expelled(&self) {
+        self.shared.enqueue(Request::Expelled);
+    }
 
     /// Completes when this member has been removed from its cluster (or the store has stopped).
-    pub async fn removed(&self) {}
+    pub async fn removed(&self) {
+        let mut gone = self.shared.gone.subscribe();
+        let _ = gone.wait_for(|gone| *gone).await;
+    }
 
     /// Starts the timer of the leases, if it does not run.
     fn ensure_timer(&self) {
@@ -204,6 +196,14 @@ impl Store {
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             *timer = Some(runtime.spawn(lease::expire(self.shared.clone())));
+        }
+    }
+
+    fn stop_tasks(&self) {
+        for task in [&self.timer, &self.ticker] {
+            if let Some(task) = lock(task).take() {
+                task.abort();
+            }
         }
     }
 
@@ -216,15 +216,14 @@ impl Store {
         {
             tracing::warn!("the store's writer could not be joined");
         }
-        if let Some(timer) = lock(&self.timer).take() {
-            timer.abort();
-        }
+        self.stop_tasks();
         self.shared.hub.stop();
     }
 
     /// How the store is, in numbers.
     pub fn status(&self) -> Status {
-        let mvcc = self.shared.read();
+        let state = self.shared.read();
+        let mvcc = &state.machine.mvcc;
         Status {
             revision: self.shared.hub.published(),
             compacted: mvcc.compacted(),
@@ -236,9 +235,11 @@ impl Store {
 
     fn read_range(&self, range: &Range) -> Result<RangeResult, Error> {
         check_range(range)?;
-        let selects = !range.select.is_default();
-        if range.count_only || selects || (range.limit > 0 && range.limit <= SCAN) {
-            return self.shared.read().range(range, self.shared.hub.published());
+        let whole = range.count_only || !range.select.is_default();
+        if whole || (range.limit > 0 && range.limit <= SCAN) {
+            let state = self.shared.read();
+            state.machine.alarms().check_read()?;
+            return state.machine.mvcc.range(range, self.shared.hub.published());
         }
         loop {
             match self.scan(range) {
@@ -251,12 +252,14 @@ impl Store {
 
     /// A long read, in pieces, so that the writer need not wait for all of it.
     fn scan(&self, range: &Range) -> Result<RangeResult, Error> {
-        let mut mvcc = self.shared.read();
+        let mut state = self.shared.read();
+        state.machine.alarms().check_read()?;
         let now = self.shared.hub.published();
-        let at = mvcc.check_revision(range.revision, now)?;
+        let at = state.machine.mvcc.check_revision(range.revision, now)?;
         let limit = if range.limit == 0 { usize::MAX } else { range.limit };
         let mut result = RangeResult { revision: now, ..RangeResult::default() };
         loop {
+            let mvcc = &state.machine.mvcc;
             let after = result.kvs.last().map(|kv| kv.key.clone());
             let most = SCAN.min(limit - result.kvs.len());
             let (kvs, more) = mvcc.scan(&range.span, after.as_ref(), at, range.keys_only, most);
@@ -274,11 +277,65 @@ impl Store {
                 result.count = mvcc.count_at(&range.span, at) as i64;
                 return Ok(result);
             }
-            drop(mvcc);
-            mvcc = self.shared.read();
-            if mvcc.pruned() > at {
+            drop(state);
+            state = self.shared.read();
+            if state.machine.mvcc.pruned() > at {
                 return Err(Error::Compacted);
             }
+        }
+    }
+
+    /// Runs a transaction, with the rules that it was allowed by.
+    pub(crate) async fn run_txn(
+        &self,
+        txn: Txn,
+        auth_revision: Option<u64>,
+    ) -> Result<TxnResult, Error> {
+        check_txn(&txn, &self.shared.options.limits)?;
+        if is_read_only(&txn) {
+            if !reads_serializable(&txn) {
+                self.shared.catch_up().await?;
+            }
+            let state = self.shared.read();
+            state.machine.alarms().check_read()?;
+            if auth_revision.is_some_and(|known| known != state.machine.auth().status().revision) {
+                return Err(Error::AuthOldRevision);
+            }
+            return state.machine.mvcc.read_txn(&txn, self.shared.hub.published());
+        }
+        let command = match auth_revision {
+            Some(auth_revision) => Command::TxnAs { txn, auth_revision },
+            None => Command::Txn(txn),
+        };
+        match self.shared.submit(command, false).await? {
+            Outcome::Txn(result) => Ok(result),
+            _ => Err(Error::Storage("a transaction had no answer".into())),
+        }
+    }
+}
+
+/// Whether a read-only transaction is content with what this member knows: as in etcd, when all its
+/// ranges are.
+fn reads_serializable(txn: &Txn) -> bool {
+    use dhow_kv::Op;
+    txn.success.iter().chain(&txn.failure).all(|op| match op {
+        Op::Range(range) => range.serializable,
+        Op::Txn(inner) => reads_serializable(inner),
+        Op::Put { .. } | Op::Delete { .. } => false,
+    })
+}
+
+/// Gives the member its heartbeats while time matters.
+async fn tick(shared: Arc<Shared>) {
+    let Some(heartbeat) = shared.options.cluster.as_ref().map(|cluster| cluster.heartbeat) else {
+        return;
+    };
+    while !shared.queue.is_closed() {
+        if shared.is_ticking() {
+            shared.clock.sleep(heartbeat).await;
+            shared.enqueue(Request::Tick);
+        } else {
+            shared.ticks.notified().await;
         }
     }
 }
@@ -291,28 +348,22 @@ impl Drop for Store {
             let _ = thread.join();
         }
         self.shared.hub.stop();
-        if let Some(timer) = lock(&self.timer).take() {
-            timer.abort();
-        }
+        self.stop_tasks();
     }
 }
 
 impl Backend for Store {
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeResult, Error>> {
-        Box::pin(async move { self.read_range(&range) })
+        Box::pin(async move {
+            if !range.serializable {
+                self.shared.catch_up().await?;
+            }
+            self.read_range(&range)
+        })
     }
 
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnResult, Error>> {
-        Box::pin(async move {
-            check_txn(&txn, &self.shared.options.limits)?;
-            if is_read_only(&txn) {
-                return self.shared.read().read_txn(&txn, self.shared.hub.published());
-            }
-            match self.shared.submit(Command::Txn(txn), false).await? {
-                Outcome::Txn(result) => Ok(result),
-                _ => Err(Error::Storage("a transaction had no answer".into())),
-            }
-        })
+        Box::pin(self.run_txn(txn, None))
     }
 
     fn compact(&self, revision: i64, physical: bool) -> BoxFuture<'_, Result<i64, Error>> {
@@ -362,30 +413,40 @@ impl Backend for Store {
             if self.shared.queue.is_closed() {
                 return Err(Error::Stopped);
             }
-            let ttl = self.shared.lessor.renew(id, self.shared.clock.monotonic()).unwrap_or(0);
-            Ok(Lease { id, granted_ttl: ttl, ttl, keys: Vec::new() })
+            let told = if self.shared.lessor.term() != 0 {
+                self.shared.lessor.renew(id, self.shared.clock.monotonic()).map(|ttl| (ttl, ttl))
+            } else {
+                lease_told(self.shared.ask(Ask::KeepAlive(id)).await?)
+            };
+            let (granted_ttl, ttl) = told.unwrap_or_default();
+            Ok(Lease { id, granted_ttl, ttl, keys: Vec::new() })
         })
     }
 
     fn lease_time_to_live(&self, id: i64, keys: bool) -> BoxFuture<'_, Result<Lease, Error>> {
         Box::pin(async move {
-            let now = self.shared.clock.monotonic();
-            let Some((granted_ttl, ttl)) = self.shared.lessor.remaining(id, now) else {
+            let told = if self.shared.lessor.term() != 0 {
+                self.shared.lessor.remaining(id, self.shared.clock.monotonic())
+            } else {
+                lease_told(self.shared.ask(Ask::TimeToLive(id)).await?)
+            };
+            let Some((granted_ttl, ttl)) = told else {
                 return Ok(Lease { id, granted_ttl: 0, ttl: -1, keys: Vec::new() });
             };
             let mut lease = Lease { id, granted_ttl, ttl, keys: Vec::new() };
             if keys {
-                // Asked in the writer's turn, because the newest state may not be durable yet.
-                let (reply, answer) = oneshot::channel();
-                self.shared.enqueue(Request::LeaseKeys { id, reply });
-                lease.keys = answer.await.unwrap_or(Err(Error::Stopped))?;
+                self.shared.catch_up().await?;
+                lease.keys = self.shared.read().machine.mvcc.lease_keys(id);
             }
             Ok(lease)
         })
     }
 
     fn leases(&self) -> BoxFuture<'_, Result<Vec<i64>, Error>> {
-        Box::pin(async move { Ok(self.shared.lessor.ids()) })
+        Box::pin(async move {
+            self.shared.catch_up().await?;
+            Ok(self.shared.lessor.ids())
+        })
     }
 
     fn revision(&self) -> i64 {
@@ -393,9 +454,18 @@ impl Backend for Store {
     }
 }
 
+fn lease_told(told: Told) -> Option<(i64, i64)> {
+    match told {
+        Told::Lease(lease) => lease,
+        Told::Members(..) => None,
+    }
+}
+
 fn done(outcome: Outcome) -> Result<i64, Error> {
     match outcome {
         Outcome::Done(revision) | Outcome::Txn(TxnResult { revision, .. }) => Ok(revision),
-        _ => Err(Error::Storage("an answer has no revision".into())),
+        Outcome::Alarms(_) | Outcome::Token(_) => {
+            Err(Error::Storage("a request had another's answer".into()))
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! not known to the hub: its consumer reads the history in its own time until it has caught up, so
 //! that it costs the writer nothing and the store no memory.
 
-use crate::store::Shared;
+use crate::shared::Shared;
 use bytes::Bytes;
 use dhow_clock::BoxFuture;
 use dhow_kv::{Event, Span, WatchEvent, WatchRequest, Watcher};
@@ -175,6 +175,24 @@ impl Hub {
         }
     }
 
+    /// The state was replaced by one at `revision`: all watchers look for themselves what the history
+    /// says of what they have not seen.
+    pub(crate) fn restart(&self, revision: i64) {
+        let mut state = lock(&self.state);
+        let next = self.published.load(Ordering::Relaxed) + 1;
+        self.published.store(revision, Ordering::Release);
+        let State { keys, spans, .. } = &mut *state;
+        for slot in keys.values().flatten().chain(spans.iter()).flat_map(|g| &g.members) {
+            let mut slot = lock(&slot.state);
+            slot.overflow = Some(slot.start.max(next));
+            if let Some(waker) = slot.waker.take() {
+                waker.wake();
+            }
+        }
+        keys.clear();
+        spans.clear();
+    }
+
     /// Ends all watches.
     pub(crate) fn stop(&self) {
         let mut state = lock(&self.state);
@@ -331,7 +349,8 @@ impl StoreWatcher {
 
     /// Reads a piece of the history.
     fn pull(&mut self, next: i64) {
-        let mvcc = self.shared.read();
+        let state = self.shared.read();
+        let mvcc = &state.machine.mvcc;
         let published = self.shared.hub.published();
         if next < mvcc.compacted() {
             self.mode = Mode::Ended;
@@ -354,7 +373,7 @@ impl StoreWatcher {
             }
             revision += 1;
         }
-        drop(mvcc);
+        drop(state);
         let caught_up =
             revision > published && self.shared.hub.attach(&self.slot, &self.request, revision);
         self.mode = if caught_up { Mode::Synced } else { Mode::Pulling(revision) };

@@ -1,13 +1,16 @@
-//! The single writer: apply a batch, log it, sync once, publish, answer.
+//! The single writer: takes what has arrived, has consensus carry it out in one go, tidies up.
 
-use crate::journal::Journal;
+use crate::core::{Core, Whom};
+use crate::entry::Proposal;
+use crate::journal::Checkpoints;
 use crate::queue::{Reply, Request};
-use crate::store::Shared;
-use bytes::Bytes;
+use crate::shared::Shared;
 use dhow_kv::Error;
-use dhow_mvcc::{Command, Mvcc, Outcome};
+use dhow_kv::admin::{Alarm, AlarmKind};
+use dhow_mvcc::{Command, Outcome, cost};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// At most so many requests share one sync...
@@ -20,25 +23,20 @@ const PRUNE: usize = 256;
 const COMPACT_STEP: i64 = 512;
 /// Ages of revisions are known to about this much.
 const SAMPLE: Duration = Duration::from_secs(10);
-
-/// An answer that waits for the sync.
-enum Answer {
-    Outcome(Reply<Outcome>, Result<Outcome, Error>),
-    Physical(Reply<Outcome>, Outcome),
-    Keys(Reply<Vec<Bytes>>, Vec<Bytes>),
-}
+/// What a lease takes of the quota.
+const LEASE_COST: u64 = 64;
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    /// The log; none for a volatile store.
-    journal: Option<Journal>,
-    /// Why nothing can be written any more.
-    failed: Option<Error>,
+    core: Core,
+    checkpoints: Checkpoints,
     /// Revisions up to the second were all written before the first.
     samples: VecDeque<(Duration, i64)>,
-    /// Who waits for a compaction to be worked off, and what they are told.
-    physical: Vec<(Reply<Outcome>, Outcome)>,
+    /// A compaction up to here is under way.
+    compacting: i64,
+    /// This member's alarm about space was proposed, and is not known to have ended.
+    alarmed: bool,
 }
 
 /// However the writer ends, even by a panic, nobody waits for it in vain.
@@ -47,13 +45,13 @@ struct Abandon<'a>(&'a Shared);
 impl Drop for Abandon<'_> {
     fn drop(&mut self) {
         self.0.queue.abandon();
+        self.0.gone.send_replace(true);
     }
 }
 
 impl Writer {
-    /// A writer into `journal`, or one that keeps nothing.
-    pub(crate) fn new(journal: Option<Journal>) -> Self {
-        Self { journal, failed: None, samples: VecDeque::new(), physical: Vec::new() }
+    pub(crate) fn new(core: Core, checkpoints: Checkpoints) -> Self {
+        Self { core, checkpoints, samples: VecDeque::new(), compacting: 0, alarmed: false }
     }
 
     /// Works until the queue is closed.
@@ -65,167 +63,160 @@ impl Writer {
             while !pending.is_empty() {
                 self.commit(shared, &mut pending);
             }
+            if self.core.removed {
+                break;
+            }
             untidy = self.tidy(shared);
-            if let Some(journal) = &mut self.journal
-                && self.failed.is_none()
-            {
-                journal.checkpoint_beside(shared);
+            if self.core.failed.is_none() {
+                self.checkpoints.beside(&mut self.core, shared);
             }
         }
-        if let Some(journal) = self.journal {
-            journal.close();
-        }
+        // A checkpoint under way gives up when it sees this.
+        shared.queue.close();
+        self.checkpoints.close();
     }
 
-    /// Commits what is pending and tidies up, all in the caller.
-    pub(crate) fn run_inline(&mut self, shared: &Shared, request: Request) {
-        let mut pending = VecDeque::from([request]);
-        while !pending.is_empty() {
-            self.commit(shared, &mut pending);
+    /// Does what is in the queue and tidies up, all in the caller.
+    pub(crate) fn run_inline(&mut self, shared: &Shared) {
+        let mut pending = VecDeque::new();
+        while shared.queue.take(&mut pending, false) && !pending.is_empty() {
+            while !pending.is_empty() {
+                self.commit(shared, &mut pending);
+            }
+            if self.core.removed {
+                shared.queue.abandon();
+                shared.gone.send_replace(true);
+                return;
+            }
         }
         while self.tidy(shared) {}
-        if let Some(journal) = &mut self.journal
-            && self.failed.is_none()
-        {
-            journal.checkpoint_here(shared);
+        if self.core.failed.is_none() {
+            self.checkpoints.here(&mut self.core, shared);
         }
     }
 
-    /// Takes as many requests as make a batch, and whether there is space for them in the log.
-    fn gather(
-        &mut self,
-        pending: &mut VecDeque<Request>,
-    ) -> (VecDeque<Request>, Result<(), Error>) {
-        let (mut count, mut bytes, mut commands) = (0, 0, 0);
+    /// Takes as many requests as make a batch.
+    fn gather(pending: &mut VecDeque<Request>) -> VecDeque<Request> {
+        let (mut count, mut bytes) = (0, 0);
         for request in pending.iter().take(BATCH) {
-            if let Request::Command { command, .. } = request {
-                let size = Journal::entry_bound(command);
-                if bytes > 0 && bytes + size > BATCH_BYTES {
-                    break;
-                }
-                bytes += size;
-                commands += 1;
+            let size = match request {
+                Request::Command { command, .. } => command.size_bound(),
+                Request::Message { bytes, .. } => bytes.len(),
+                _ => 0,
+            };
+            if bytes > 0 && bytes + size > BATCH_BYTES {
+                break;
             }
+            bytes += size;
             count += 1;
         }
         let rest = pending.split_off(count);
-        let batch = std::mem::replace(pending, rest);
-        let ready = match (&self.failed, &mut self.journal) {
-            (Some(error), _) => Err(error.clone()),
-            (None, Some(journal)) if commands > 0 => journal.reserve(bytes, commands),
-            _ => Ok(()),
-        };
-        (batch, ready)
+        std::mem::replace(pending, rest)
     }
 
-    /// Takes a batch through apply, log, sync, publish and answer.
+    /// Takes a batch through consensus.
     fn commit(&mut self, shared: &Shared, pending: &mut VecDeque<Request>) {
-        let (batch, ready) = self.gather(pending);
-        let mut answers = Vec::with_capacity(batch.len());
-        let mut leases = Vec::new();
-        let revision;
-        {
-            let mut mvcc = shared.write();
-            for request in batch {
-                match request {
-                    Request::LeaseKeys { id, reply } => {
-                        answers.push(Answer::Keys(reply, mvcc.lease_keys(id)));
-                    }
-                    Request::Checkpointed { index, result } => {
-                        mvcc.hold(None);
-                        if let Some(journal) = &mut self.journal {
-                            journal.checkpointed(index, result);
-                        }
-                    }
-                    Request::Command { command, physical, reply } => {
-                        let result = ready
-                            .clone()
-                            .and_then(|()| self.apply(shared, &mut mvcc, &command, &mut leases));
-                        answers.push(match result {
-                            Ok(outcome) if physical => Answer::Physical(reply, outcome),
-                            result => Answer::Outcome(reply, result),
-                        });
+        let mut proposals = Vec::new();
+        for request in Self::gather(pending) {
+            match request {
+                Request::Command { command, physical, term, reply } => {
+                    let whom = Whom::Client { reply, physical };
+                    if term != 0 && (!self.core.is_leader() || self.core.term() != term) {
+                        self.core.give(whom, Err(Error::NotLeader), &[]);
+                    } else {
+                        proposals.push((Proposal::Command(command), whom, 0));
                     }
                 }
-            }
-            if ready.is_ok() {
-                self.compact(shared, &mut mvcc, &mut leases);
-            }
-            revision = mvcc.revision();
-        }
-        if self.failed.is_none()
-            && let Some(journal) = &mut self.journal
-            && let Err(error) = journal.write()
-        {
-            tracing::error!(%error, "the store cannot write any more; reads go on");
-            self.failed = Some(Error::Storage(error.to_string()));
-        }
-        if let Some(error) = &self.failed {
-            // What was applied is not known to be durable, and any answer may rest on it.
-            self.refuse(answers, error);
-            return;
-        }
-        let now = shared.clock.monotonic();
-        for (id, granted) in leases {
-            match granted {
-                Some(ttl) => shared.lessor.granted(id, ttl, now),
-                None => shared.lessor.revoked(id),
+                Request::Read { reply } => self.read(shared, reply),
+                Request::Ask { ask, reply } => self.core.ask(shared, ask, reply),
+                Request::Transfer { target, reply } => {
+                    self.core.begin_handover(shared, target, reply);
+                }
+                Request::Checkpoint { reply } => self.checkpoints.want(reply),
+                Request::Checkpointed { index, result } => {
+                    shared.write().hold(crate::shared::CHECKPOINT, None);
+                    self.checkpoints.done(&mut self.core, shared, index, result);
+                }
+                Request::Message { from, bytes } => self.core.receive(shared, from, bytes),
+                Request::Unreachable(to) => self.core.node.report_unreachable(to),
+                Request::Tick => self.core.tick(shared),
+                Request::Expelled => {
+                    tracing::warn!("another member says that this one has been removed");
+                    self.core.removed = true;
+                }
             }
         }
-        shared.hub.publish(&shared.read(), revision);
-        for answer in answers {
-            // Whoever asked may have gone; that is their right.
-            match answer {
-                Answer::Outcome(reply, result) => drop(reply.send(result)),
-                Answer::Keys(reply, keys) => drop(reply.send(Ok(keys))),
-                Answer::Physical(reply, outcome) => self.physical.push((reply, outcome)),
-            }
+        if !proposals.is_empty() {
+            self.core.elect_alone(shared);
+            let proposals = self.admit(shared, proposals);
+            self.core.propose(shared, proposals);
+        }
+        self.core.drive(shared);
+    }
+
+    fn read(&mut self, shared: &Shared, reply: Reply<()>) {
+        if shared.alone.load(Ordering::Acquire) {
+            drop(reply.send(Ok(())));
+        } else if let Some(error) = &self.core.failed {
+            drop(reply.send(Err(error.clone())));
+        } else {
+            self.core.reading.push(reply);
         }
     }
 
-    fn refuse(&self, answers: Vec<Answer>, error: &Error) {
-        for answer in answers {
-            match answer {
-                Answer::Outcome(reply, _) | Answer::Physical(reply, _) => {
-                    drop(reply.send(Err(error.clone())));
-                }
-                Answer::Keys(reply, _) => drop(reply.send(Err(error.clone()))),
-            }
-        }
-    }
-
-    /// Applies a command and puts it into the log's batch. What becomes of leases is noted for when
-    /// it is durable.
-    fn apply(
+    /// Refuses what there is no space for, and adds a compaction if one is due.
+    fn admit(
         &mut self,
         shared: &Shared,
-        mvcc: &mut Mvcc,
-        command: &Command,
-        leases: &mut Vec<(i64, Option<i64>)>,
-    ) -> Result<Outcome, Error> {
+        proposals: Vec<(Proposal, Whom, u64)>,
+    ) -> Vec<(Proposal, Whom, u64)> {
+        if let Some(error) = self.core.failed.clone() {
+            for (_, whom, _) in proposals {
+                self.core.give(whom, Err(error.clone()), &[]);
+            }
+            return Vec::new();
+        }
         let quota = shared.options.quota_bytes;
-        let growth = command.cost();
-        if quota > 0 && growth > 0 && mvcc.bytes() + growth > quota {
-            return Err(Error::NoSpace);
+        let state = shared.read();
+        let mut used = state.machine.mvcc.bytes() + self.core.growing;
+        let raised = state.machine.alarms().is_raised(AlarmKind::NoSpace);
+        let (revision, compacted) = (state.machine.mvcc.revision(), state.machine.mvcc.compacted());
+        drop(state);
+        let mut admitted = Vec::with_capacity(proposals.len() + 1);
+        let mut full = false;
+        for (proposal, whom, _) in proposals {
+            let growth = match &proposal {
+                Proposal::Command(Command::Txn(txn) | Command::TxnAs { txn, .. }) => cost(txn),
+                Proposal::Command(Command::LeaseGrant { .. }) => LEASE_COST,
+                _ => 0,
+            };
+            if quota > 0 && growth > 0 && used + growth > quota {
+                full = true;
+                self.core.give(whom, Err(Error::NoSpace), &[]);
+                continue;
+            }
+            used += growth;
+            admitted.push((proposal, whom, growth));
         }
-        let applied = mvcc.apply(command)?;
-        match command {
-            Command::LeaseGrant { id, ttl } => leases.push((*id, Some(*ttl))),
-            Command::LeaseRevoke { id } => leases.push((*id, None)),
-            _ => {}
+        if !full {
+            self.alarmed = false;
+        } else if shared.options.quota_alarm && !raised && !self.alarmed {
+            self.alarmed = true;
+            let alarm = Alarm { member: self.core.own, kind: AlarmKind::NoSpace };
+            tracing::warn!(quota, "the quota is used up: an alarm is raised");
+            let raise = Proposal::Command(Command::AlarmRaise(alarm));
+            admitted.push((raise, Whom::Nobody, 0));
         }
-        if applied.changed
-            && let Some(journal) = &mut self.journal
-        {
-            journal.add(mvcc.revision(), command);
+        if let Some(until) = self.compaction(shared, revision, compacted) {
+            let compact = Proposal::Command(Command::Compact(until));
+            admitted.push((compact, Whom::Nobody, 0));
         }
-        Ok(applied.outcome)
+        admitted
     }
 
-    /// Forgets what the retention does not keep, once that is worth a step.
-    fn compact(&mut self, shared: &Shared, mvcc: &mut Mvcc, leases: &mut Vec<(i64, Option<i64>)>) {
-        let Some(retention) = shared.options.retention else { return };
-        let newest = mvcc.revision();
+    /// Up to where history is to be forgotten, once that is worth a step.
+    fn compaction(&mut self, shared: &Shared, newest: i64, compacted: i64) -> Option<i64> {
+        let retention = shared.options.retention?;
         let now = shared.clock.monotonic();
         match self.samples.back_mut() {
             Some((until, revision)) if now <= *until => *revision = newest,
@@ -240,25 +231,20 @@ impl Writer {
             _ => 0,
         };
         let until = (newest - retention.newest).min(old).max(newest - retention.most);
-        if until - mvcc.compacted() < COMPACT_STEP {
-            return;
+        if !self.core.is_leader() || until - compacted.max(self.compacting) < COMPACT_STEP {
+            return None;
         }
-        if let Err(error) = self.apply(shared, mvcc, &Command::Compact(until), leases) {
-            tracing::warn!(%error, revision = until, "the history could not be compacted");
-        }
+        self.compacting = until;
+        Some(until)
     }
 
     /// Does one step of what can wait. Returns whether there is more.
     fn tidy(&mut self, shared: &Shared) -> bool {
-        if self.failed.is_some() {
-            // The compaction may not be durable, and older state may be all that readers have.
-            self.physical.clear();
-            return false;
-        }
-        let more = shared.read().wants_prune() && shared.write().prune(PRUNE);
-        if !more && !shared.read().is_held() {
-            for (reply, outcome) in self.physical.drain(..) {
-                drop(reply.send(Ok(outcome)));
+        let wants = shared.read().machine.mvcc.wants_prune();
+        let more = wants && shared.write().machine.mvcc.prune(PRUNE);
+        if !more && !shared.read().machine.mvcc.is_held() {
+            for (reply, outcome) in self.core.physical.drain(..) {
+                drop(reply.send(Ok::<Outcome, Error>(outcome)));
             }
         }
         more

@@ -1,0 +1,245 @@
+//! Changes of the members, as the leader decides on them, and what follows for every member.
+
+use crate::cluster::{member_id, sorted};
+use crate::core::{Core, Whom};
+use crate::entry::Proposal;
+use crate::members::{Change, Members};
+use crate::queue::Reply;
+use crate::shared::Shared;
+use crate::wire::Ask;
+use dhow_kv::Error;
+use dhow_kv::admin::Member;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Whether members can be reached by these: as in etcd, a scheme, a host with a port, no path.
+fn check_urls(urls: &[String]) -> Result<(), Error> {
+    let good = |url: &String| {
+        let Some((scheme, rest)) = url.split_once("://") else { return false };
+        let place = rest.strip_suffix('/').unwrap_or(rest);
+        match scheme {
+            "http" | "https" => {
+                let port = place.rsplit_once(':').map(|(_, port)| port);
+                port.is_some_and(|port| port.parse::<u16>().is_ok()) && !place.contains('/')
+            }
+            "unix" | "unixs" => !place.is_empty(),
+            _ => false,
+        }
+    };
+    if urls.is_empty() || !urls.iter().all(good) { Err(Error::BadMemberUrls) } else { Ok(()) }
+}
+
+/// Started members are those that have told their names.
+fn started(member: &Member) -> bool {
+    !member.name.is_empty()
+}
+
+/// Whether the voters would have a quorum of started ones: those there are but `without`, and
+/// `more`, of which `more_started` have.
+fn keeps_quorum(members: &Members, without: u64, more: usize, more_started: usize) -> bool {
+    let voters: Vec<&Member> = members.voters().filter(|member| member.id != without).collect();
+    let running = voters.iter().filter(|member| started(member)).count() + more_started;
+    let all = voters.len() + more;
+    // One that is alone can grow: there is nobody else whom it could ask first.
+    (more > 0 && all == 2 && running >= 1) || running > all / 2
+}
+
+impl Core {
+    /// Looks who the members are now.
+    pub(crate) fn meet(&mut self, shared: &Shared) {
+        let state = shared.read();
+        let alone = state.members.is_alone(self.own);
+        let learner = state.members.get(self.own).is_none_or(|own| own.learner);
+        let list = state.members.list();
+        drop(state);
+        shared.alone.store(alone, Ordering::Release);
+        shared.numbers.learner.store(learner, Ordering::Relaxed);
+        shared.set_ticking(self.cluster.is_some() && !alone && !self.removed);
+        if let Some(transport) = self.transport() {
+            transport.members(&list);
+        }
+    }
+
+    /// What a change of the members means to this one.
+    pub(crate) fn follow_change(&mut self, change: &Change) {
+        match change {
+            Change::Remove(id) if *id == self.own => {
+                tracing::warn!("this member has been removed from the cluster; it stops");
+                self.removed = true;
+            }
+            Change::Remove(id) => {
+                self.outgoing.remove(id);
+                self.heard.remove(id);
+                tracing::info!(member = %format!("{id:x}"), "a member was removed");
+            }
+            Change::Add(member) => tracing::info!(
+                member = %format!("{:x}", member.id),
+                peer_urls = member.peer_urls.join(","),
+                learner = member.learner,
+                "a member was added"
+            ),
+            Change::Promote(id) => {
+                tracing::info!(member = %format!("{id:x}"), "a learner became a voter");
+            }
+            Change::Attributes { .. } | Change::PeerUrls { .. } => {}
+        }
+    }
+
+    /// Whether a member was heard of not long ago.
+    fn is_heard(&self, shared: &Shared, id: u64) -> bool {
+        let since = self
+            .cluster
+            .as_ref()
+            .map_or(Duration::from_secs(1), |cluster| cluster.election)
+            .max(Duration::from_secs(1));
+        let now = shared.clock.monotonic();
+        id == self.own || self.heard.get(&id).is_some_and(|heard| *heard + since >= now)
+    }
+
+    /// Proposes a change of the members for `from`, if it is allowed.
+    pub(crate) fn change_members(&mut self, shared: &Shared, from: u64, id: u64, ask: Ask) {
+        match self.allow(shared, ask) {
+            Ok((change, meant)) => {
+                let whom = Whom::Member { from, ask: id, meant };
+                self.propose(shared, vec![(Proposal::Member(change), whom, 0)]);
+            }
+            Err(error) => self.tell(from, id, Err(error)),
+        }
+    }
+
+    fn allow(&self, shared: &Shared, ask: Ask) -> Result<(Change, u64), Error> {
+        // Without a way to them there can be no others.
+        let cluster = self.cluster.as_ref().ok_or(Error::Unhealthy)?;
+        let state = shared.read();
+        let members = &state.members;
+        let strict = cluster.strict_reconfig_check;
+        let all_heard = || members.voters().all(|voter| self.is_heard(shared, voter.id));
+        Ok(match ask {
+            Ask::Add { peer_urls, learner } => {
+                check_urls(&peer_urls)?;
+                let peer_urls = sorted(&peer_urls);
+                let added = (shared.clock.now().as_nanos() as u64).max(1);
+                let id = member_id(&peer_urls, &cluster.token, added);
+                let member = Member { id, peer_urls, learner, ..Member::default() };
+                let change = Change::Add(member);
+                members.check(&change)?;
+                let learners = members.iter().filter(|member| member.learner).count();
+                if learner && learners >= cluster.max_learners {
+                    return Err(Error::TooManyLearners);
+                }
+                if strict && !learner {
+                    if !keeps_quorum(members, 0, 1, 0) {
+                        return Err(Error::NotEnoughStarted);
+                    }
+                    if !all_heard() {
+                        return Err(Error::Unhealthy);
+                    }
+                }
+                (change, id)
+            }
+            Ask::Remove(id) => {
+                let change = Change::Remove(id);
+                members.check(&change)?;
+                let voter = members.get(id).is_some_and(|member| !member.learner);
+                if strict && voter {
+                    if !keeps_quorum(members, id, 0, 0) {
+                        return Err(Error::NotEnoughStarted);
+                    }
+                    // One that is down can go. One that is up must not leave too few.
+                    let voters = members.voters().count();
+                    let active =
+                        members.voters().filter(|voter| self.is_heard(shared, voter.id)).count();
+                    if self.is_heard(shared, id) && active - 1 < 1 + (voters - 1) / 2 && voters > 2
+                    {
+                        return Err(Error::Unhealthy);
+                    }
+                }
+                (change, id)
+            }
+            Ask::Update { id, peer_urls } => {
+                check_urls(&peer_urls)?;
+                let change = Change::PeerUrls { id, peer_urls: sorted(&peer_urls) };
+                members.check(&change)?;
+                (change, id)
+            }
+            Ask::Promote(id) => {
+                let change = Change::Promote(id);
+                members.check(&change)?;
+                let matched = |id| self.node.raft.prs().get(id).map_or(0, |its| its.matched);
+                if matched(id) < matched(self.own) / 10 * 9 || matched(id) == 0 {
+                    return Err(Error::LearnerNotReady);
+                }
+                if strict && !keeps_quorum(members, 0, 1, 1) {
+                    return Err(Error::NotEnoughStarted);
+                }
+                (change, id)
+            }
+            // Not about members.
+            Ask::KeepAlive(_) | Ask::TimeToLive(_) => return Err(Error::LeaseNotFound),
+        })
+    }
+
+    /// Begins to hand the leadership to another member.
+    pub(crate) fn begin_handover(&mut self, shared: &Shared, target: u64, reply: Reply<()>) {
+        let refusal = {
+            let state = shared.read();
+            let voter = state.members.get(target).is_some_and(|member| !member.learner);
+            if let Some(error) = &self.failed {
+                Some(error.clone())
+            } else if !self.is_leader() {
+                Some(Error::NotLeader)
+            } else if !voter {
+                Some(Error::BadTransferee)
+            } else if self.transfer.is_some() {
+                Some(Error::TooManyRequests)
+            } else {
+                None
+            }
+        };
+        if let Some(error) = refusal {
+            drop(reply.send(Err(error)));
+            return;
+        }
+        if target == self.own {
+            drop(reply.send(Ok(())));
+            return;
+        }
+        let deadline = self.deadline(shared);
+        self.transfer = Some((target, deadline, reply));
+        self.node.transfer_leader(target);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_as_etcd_wants_them() {
+        let check = |url: &str| check_urls(&[url.to_owned()]).is_ok();
+        assert!(check("http://127.0.0.1:2380") && check("https://[::1]:2380"));
+        assert!(check("unix://peer.sock"));
+        for bad in ["", "http://a", "127.0.0.1:2380", "http://a:1/b", "ftp://a:1", "http://a:x"] {
+            assert!(!check(bad), "{bad}");
+        }
+        assert_eq!(check_urls(&[]), Err(Error::BadMemberUrls));
+    }
+
+    #[test]
+    fn the_quorum_counts_those_that_have_started() {
+        let members = |names: &[&str]| -> Members {
+            let named = |(id, name): (usize, &&str)| Member {
+                id: id as u64 + 1,
+                name: (*name).into(),
+                ..Member::default()
+            };
+            names.iter().enumerate().map(named).collect()
+        };
+        assert!(keeps_quorum(&members(&["a"]), 0, 1, 0));
+        assert!(keeps_quorum(&members(&["a", "b"]), 0, 1, 0));
+        assert!(!keeps_quorum(&members(&["a", ""]), 0, 1, 0));
+        assert!(keeps_quorum(&members(&["a", "b", "c"]), 3, 0, 0));
+        assert!(!keeps_quorum(&members(&["a", "", "c"]), 3, 0, 0));
+        assert!(keeps_quorum(&members(&["a", ""]), 2, 0, 0));
+    }
+}

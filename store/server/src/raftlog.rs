@@ -1,0 +1,665 @@
+//! Raft's log over ours: recent entries in memory, the rest in the segments.
+
+use crate::codec::Reader;
+use crate::entry::{self, Record, SMALL, entry_size};
+use bytes::Bytes;
+use dhow_kv::admin::Identity;
+use dhow_log::{Batch, Log, Position};
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
+use std::collections::VecDeque;
+
+/// Entries that are applied stay in memory up to this many bytes, for followers that are near.
+const CACHE: usize = 4 << 20;
+/// The place of about one frame in so many bytes of the log is known.
+const STEP: u64 = 64 << 10;
+
+/// Where on the disk the log is.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    pub(crate) log: Log,
+    batch: Batch,
+    /// The newest segment that begins with its identity and hard state.
+    headed: u64,
+    /// The frames of some entries: those from an index up to the next are read from there on.
+    marks: VecDeque<(u64, Position)>,
+    /// How many bytes were written since the last mark.
+    since: u64,
+    /// How many bytes the log has grown since the last checkpoint began.
+    pub(crate) grown: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct RaftLog {
+    /// None while it is read back, and for a volatile store.
+    pub(crate) disk: Option<Disk>,
+    identity: Identity,
+    /// The first entry that there is.
+    first: u64,
+    last: u64,
+    /// From which index on entries have which term; begins with the one before the first.
+    terms: VecDeque<(u64, u64)>,
+    /// The newest entries.
+    cache: VecDeque<Entry>,
+    cached: usize,
+    hard: HardState,
+    conf: ConfState,
+    /// What is applied: entries behind it are never dropped from memory.
+    applied: u64,
+    /// Whether nobody will ask for old entries.
+    alone: bool,
+    /// What is not in memory is nowhere.
+    volatile: bool,
+}
+
+impl RaftLog {
+    /// An empty log after `index`.
+    pub(crate) fn new(identity: Identity, index: u64, term: u64) -> Self {
+        Self {
+            disk: None,
+            identity,
+            first: index + 1,
+            last: index,
+            terms: [(index, term)].into(),
+            cache: VecDeque::new(),
+            cached: 0,
+            hard: HardState::default(),
+            conf: ConfState::default(),
+            applied: index,
+            alone: false,
+            volatile: false,
+        }
+    }
+
+    /// An empty log that never sees a disk.
+    pub(crate) fn volatile(identity: Identity, index: u64, term: u64) -> Self {
+        let mut log = Self::new(identity, index, term);
+        log.hard.term = term;
+        log.hard.commit = index;
+        log.volatile = true;
+        log
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    pub(crate) fn hard(&self) -> &HardState {
+        &self.hard
+    }
+
+    pub(crate) fn first(&self) -> u64 {
+        self.first
+    }
+
+    pub(crate) fn last(&self) -> u64 {
+        self.last
+    }
+
+    pub(crate) fn applied_index(&self) -> u64 {
+        self.applied
+    }
+
+    /// The term of an entry, if it is known.
+    pub(crate) fn term_of(&self, index: u64) -> Option<u64> {
+        if index + 1 < self.first || index > self.last {
+            return None;
+        }
+        let at = self.terms.partition_point(|(from, _)| *from <= index);
+        at.checked_sub(1).and_then(|at| self.terms.get(at)).map(|(_, term)| *term)
+    }
+
+    /// Takes note of what is applied and who votes.
+    pub(crate) fn applied(&mut self, index: u64, conf: Option<ConfState>, alone: bool) {
+        self.applied = index;
+        self.alone = alone;
+        if let Some(conf) = conf {
+            self.conf = conf;
+        }
+        self.evict();
+    }
+
+    fn evict(&mut self) {
+        let most = if self.alone { 0 } else { CACHE };
+        while self.cached > most
+            && let Some(oldest) = self.cache.front()
+            && oldest.index <= self.applied
+        {
+            let index = oldest.index;
+            self.cached -= entry_size(oldest);
+            self.cache.pop_front();
+            if self.volatile {
+                self.forget_before(index + 1);
+            }
+        }
+        if self.cache.is_empty() && self.cache.capacity() > 4096 {
+            self.cache = VecDeque::new();
+        }
+    }
+
+    /// Entries before `first` are no longer there.
+    fn forget_before(&mut self, first: u64) {
+        if let Some(term) = self.term_of(first - 1) {
+            while self.terms.get(1).is_some_and(|(from, _)| *from < first) {
+                self.terms.pop_front();
+            }
+            if let Some(oldest) = self.terms.front_mut() {
+                *oldest = (first - 1, term);
+            }
+            self.first = first;
+        }
+    }
+
+    /// Drops the entries from `index` on.
+    fn truncate(&mut self, index: u64) {
+        if index > self.last {
+            return;
+        }
+        self.last = index - 1;
+        while self.terms.len() > 1 && self.terms.back().is_some_and(|(from, _)| *from >= index) {
+            self.terms.pop_back();
+        }
+        while self.cache.back().is_some_and(|entry| entry.index >= index) {
+            self.cached -= self.cache.pop_back().as_ref().map_or(0, entry_size);
+        }
+        if let Some(disk) = &mut self.disk {
+            disk.truncate(index);
+        }
+    }
+
+    /// Adds an entry behind what remains before it.
+    fn push(&mut self, entry: Entry) {
+        if self.terms.back().is_none_or(|(_, term)| *term != entry.term) {
+            self.terms.push_back((entry.index, entry.term));
+        }
+        self.last = entry.index;
+        self.cached += entry_size(&entry);
+        self.cache.push_back(entry);
+    }
+
+    /// The log begins anew after `index`.
+    fn restart(&mut self, index: u64, term: u64) {
+        (self.first, self.last) = (index + 1, index);
+        self.terms = [(index, term)].into();
+        self.cache.clear();
+        self.cached = 0;
+        if let Some(disk) = &mut self.disk {
+            disk.marks.clear();
+        }
+    }
+
+    /// Makes sure that so many bytes in so many entries can be written, with what stands around.
+    pub(crate) fn reserve(&mut self, bytes: usize, entries: usize) -> Result<(), dhow_log::Error> {
+        let Some(disk) = &mut self.disk else { return Ok(()) };
+        disk.log.reserve(Batch::size(bytes + 8 * SMALL, entries + 8))
+    }
+
+    /// Writes entries and the hard state, and makes them durable. Entries that they contradict are
+    /// void.
+    pub(crate) fn append(
+        &mut self,
+        entries: Vec<Entry>,
+        hard: Option<HardState>,
+    ) -> Result<(), dhow_log::Error> {
+        if let Some(hard) = hard {
+            self.hard = hard;
+        }
+        let truncated = entries.first().is_some_and(|first| first.index <= self.last);
+        if let Some(first) = entries.first() {
+            self.truncate(first.index);
+        }
+        if let Some(disk) = &mut self.disk {
+            let bytes: usize = entries.iter().map(entry_size).sum();
+            disk.head(bytes, entries.len(), self.identity)?;
+            for entry in &entries {
+                disk.batch.push(|out| {
+                    out.push(1);
+                    entry::put_entry(out, entry);
+                });
+            }
+            disk.batch.push(|out| Record::HardState(self.hard.clone()).encode(out));
+            disk.write(entries.first().map(|first| (first.index, truncated)))?;
+        }
+        for entry in entries {
+            self.push(entry);
+        }
+        Ok(())
+    }
+
+    /// Writes that the log begins anew after `index`, where the hard state stands.
+    pub(crate) fn append_restart(
+        &mut self,
+        index: u64,
+        term: u64,
+        hard: HardState,
+        genesis: Option<&crate::members::Members>,
+    ) -> Result<(), dhow_log::Error> {
+        self.restart(index, term);
+        self.hard = hard;
+        if let Some(disk) = &mut self.disk {
+            let mut size = SMALL;
+            let mut members = Vec::new();
+            if let Some(genesis) = genesis {
+                Record::Genesis(genesis.clone()).encode(&mut members);
+                size += members.len();
+            }
+            disk.head(size, 2, self.identity)?;
+            disk.batch.push(|out| Record::Restart { index, term }.encode(out));
+            if !members.is_empty() {
+                disk.batch.push(|out| out.extend_from_slice(&members));
+            }
+            disk.batch.push(|out| Record::HardState(self.hard.clone()).encode(out));
+            disk.write(None)?;
+        }
+        Ok(())
+    }
+
+    /// The frame from which on entries behind `index` can be read, for a checkpoint to name. `None`
+    /// when all that there is must be read.
+    pub(crate) fn place_after(&self, index: u64) -> Option<Position> {
+        self.disk.as_ref()?.mark(index + 1).map(|at| at.1)
+    }
+
+    /// Deletes segments that hold only entries up to `index`.
+    pub(crate) fn trim(&mut self, index: u64) -> Result<(), dhow_log::Error> {
+        let Some(disk) = &mut self.disk else { return Ok(()) };
+        let Some((_, place)) = disk.mark(index + 1) else { return Ok(()) };
+        disk.log.trim(place.index - 1)?;
+        let begins = disk.log.first_segment();
+        while disk.marks.front().is_some_and(|(_, place)| place.segment < begins) {
+            disk.marks.pop_front();
+        }
+        let first = match disk.marks.front() {
+            // The segment's first frame may begin with older entries.
+            Some((first, _)) => *first,
+            None => self.last + 1,
+        };
+        if first > self.first {
+            self.forget_before(first);
+        }
+        Ok(())
+    }
+
+    fn read(&self, low: u64, high: u64, most: usize) -> Result<Vec<Entry>, dhow_log::Error> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut size = 0;
+        let cached_from = self.cache.front().map_or(self.last + 1, |entry| entry.index);
+        if let Some(disk) = &self.disk {
+            let mut next = low;
+            while next < high.min(cached_from) {
+                let Some((_, place)) = disk.mark(next) else { break };
+                let after = disk.marks.partition_point(|(from, _)| *from <= next);
+                let until = disk.marks.get(after).map_or(u64::MAX, |(from, _)| *from);
+                let until = until.min(high).min(cached_from);
+                let before = next;
+                disk.log.read(place, |bytes| {
+                    let entry = match Record::decode(bytes) {
+                        Ok(Record::Entry(entry)) if entry.index == next => entry,
+                        _ => return true,
+                    };
+                    size += entry_size(&entry);
+                    if !entries.is_empty() && size > most {
+                        return false;
+                    }
+                    entries.push(entry);
+                    next += 1;
+                    next < until
+                })?;
+                if size > most {
+                    return Ok(entries);
+                }
+                if next == before {
+                    break;
+                }
+            }
+            if next < high.min(cached_from) {
+                let directory = disk.log.directory().path();
+                let what = format!("entry {next} of the log is missing");
+                return Err(dhow_log::Error::damaged(directory, 0, what));
+            }
+        }
+        let next = entries.last().map_or(low, |entry| entry.index + 1);
+        let skip = next.saturating_sub(cached_from) as usize;
+        let count = high.saturating_sub(next) as usize;
+        for entry in self.cache.iter().skip(skip).take(count) {
+            size += entry_size(entry);
+            if !entries.is_empty() && size > most {
+                break;
+            }
+            entries.push(entry.clone());
+        }
+        Ok(entries)
+    }
+}
+
+impl Disk {
+    pub(crate) fn new(log: Log) -> Self {
+        Self { log, batch: Batch::default(), headed: 0, marks: VecDeque::new(), since: 0, grown: 0 }
+    }
+
+    fn truncate(&mut self, index: u64) {
+        while self.marks.back().is_some_and(|(from, _)| *from >= index) {
+            self.marks.pop_back();
+        }
+    }
+
+    /// The newest mark at or before an entry.
+    fn mark(&self, index: u64) -> Option<(u64, Position)> {
+        let at = self.marks.partition_point(|(from, _)| *from <= index);
+        at.checked_sub(1).and_then(|at| self.marks.get(at)).copied()
+    }
+
+    /// Notes where an entry stands, if that is worth it.
+    fn note(&mut self, index: u64, place: Position, must: bool) {
+        let newer = self.marks.back().is_none_or(|(_, last)| last.segment != place.segment);
+        if must || newer || self.since >= STEP {
+            self.marks.push_back((index, place));
+            self.since = 0;
+        }
+    }
+
+    /// Takes the space for a batch. The first of a segment tells whose log it is.
+    fn head(
+        &mut self,
+        bytes: usize,
+        entries: usize,
+        identity: Identity,
+    ) -> Result<(), dhow_log::Error> {
+        self.batch.clear();
+        self.log.reserve(Batch::size(bytes + 4 * SMALL, entries + 4))?;
+        if self.headed != self.log.segment() {
+            self.headed = self.log.segment();
+            self.batch.push(|out| Record::Identity(identity).encode(out));
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, entries: Option<(u64, bool)>) -> Result<(), dhow_log::Error> {
+        self.grown += self.batch.bytes();
+        self.since += self.batch.bytes();
+        let size = self.batch.bytes();
+        let written = self.log.append(&mut self.batch);
+        self.batch.clear();
+        let place = written?;
+        if let Some((first, truncated)) = entries {
+            self.since -= size;
+            self.note(first, place, truncated);
+            self.since += size;
+        }
+        self.log.sync()
+    }
+}
+
+/// Reads the log back, record by record.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    pub(crate) raft: RaftLog,
+    /// The members at the very beginning, if the log reaches back so far.
+    pub(crate) genesis: Option<crate::members::Members>,
+    /// Whether any record was seen that tells whose log it is.
+    pub(crate) identified: bool,
+    marks: Marks,
+    /// What is in the checkpoint.
+    checkpoint: u64,
+    /// Entries that are known, but not yet known to be committed.
+    pub(crate) grown: u64,
+}
+
+/// What will become a part of [`Disk`].
+#[derive(Debug, Default)]
+struct Marks {
+    marks: VecDeque<(u64, Position)>,
+    since: u64,
+    last: Option<Position>,
+}
+
+impl Replay {
+    /// `checkpoint` is the index of the newest checkpoint, 0 without one.
+    pub(crate) fn new(checkpoint: u64) -> Self {
+        let mut raft = RaftLog::new(Identity::default(), 0, 0);
+        raft.applied = checkpoint;
+        Self {
+            raft,
+            genesis: None,
+            identified: false,
+            marks: Marks::default(),
+            checkpoint,
+            grown: 0,
+        }
+    }
+
+    /// Takes the next record, and hands the entries that it tells to be committed to `apply`, each
+    /// once, if they are not in the checkpoint.
+    pub(crate) fn record(
+        &mut self,
+        place: Position,
+        bytes: Bytes,
+        apply: &mut impl FnMut(&Entry) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let size = bytes.len() as u64;
+        match Record::decode(bytes)? {
+            Record::Identity(identity) => {
+                if self.identified && identity != self.raft.identity {
+                    return Err("another member's log".into());
+                }
+                self.raft.identity = identity;
+                self.identified = true;
+            }
+            Record::Genesis(members) => self.genesis = Some(members),
+            Record::Restart { index, term } => {
+                self.raft.restart(index, term);
+                self.marks = Marks::default();
+                self.raft.applied = self.raft.applied.max(index);
+            }
+            Record::HardState(hard) => {
+                self.raft.hard = hard;
+                self.apply(self.raft.hard.commit, apply)?;
+            }
+            Record::Entry(entry) => {
+                self.marks.since += size;
+                if entry.index > self.checkpoint {
+                    self.grown += size;
+                }
+                self.entry(place, entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, place: Position, entry: Entry) -> Result<(), String> {
+        let raft = &mut self.raft;
+        let index = entry.index;
+        let void = index <= raft.last;
+        if index == 0 || (void && index <= raft.applied && index > self.checkpoint) {
+            return Err(format!("entry {index} comes again, although it was committed"));
+        }
+        if index > raft.last + 1 || index < raft.first {
+            // What is kept of the log begins here, or a snapshot lies between.
+            raft.restart(index - 1, 0);
+            self.marks = Marks::default();
+        } else if void {
+            raft.truncate(index);
+            while self.marks.marks.back().is_some_and(|(from, _)| *from >= index) {
+                self.marks.marks.pop_back();
+            }
+        }
+        let marks = &mut self.marks;
+        let newer = marks.last.is_none_or(|last| last.segment != place.segment);
+        let frame = marks.last != Some(place);
+        if void || marks.marks.is_empty() || (frame && (newer || marks.since >= STEP)) {
+            marks.marks.push_back((index, place));
+            marks.since = 0;
+        }
+        marks.last = Some(place);
+        raft.push(entry);
+        raft.evict();
+        Ok(())
+    }
+
+    /// Applies the entries up to `commit` that are not applied yet.
+    pub(crate) fn apply(
+        &mut self,
+        commit: u64,
+        apply: &mut impl FnMut(&Entry) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let raft = &mut self.raft;
+        let Some(front) = raft.cache.front().map(|entry| entry.index) else { return Ok(()) };
+        let skip = (raft.applied + 1).saturating_sub(front) as usize;
+        for entry in raft.cache.iter().skip(skip) {
+            if entry.index > commit {
+                break;
+            }
+            if entry.index != raft.applied + 1 {
+                return Err(format!(
+                    "entries {} to {} before it are missing",
+                    raft.applied + 1,
+                    entry.index - 1
+                ));
+            }
+            apply(entry)?;
+            raft.applied = entry.index;
+        }
+        raft.evict();
+        Ok(())
+    }
+
+    /// The log, when all records were read. `term` is that of the checkpoint. Returns whether the
+    /// log has nothing to do with the checkpoint and begins anew behind it, which is to be written.
+    pub(crate) fn finish(mut self, log: Log, term: u64) -> Result<(RaftLog, bool), String> {
+        let raft = &mut self.raft;
+        if self.checkpoint > 0 && raft.first > self.checkpoint + 1 {
+            return Err(format!(
+                "entries {} to {} between the checkpoint and the log are missing",
+                self.checkpoint + 1,
+                raft.first - 1
+            ));
+        }
+        let mut disk = Disk::new(log);
+        disk.grown = self.grown;
+        let mut anew = false;
+        if self.checkpoint + 1 == raft.first && raft.last >= raft.first {
+            raft.terms[0] = (self.checkpoint, term);
+        } else if self.checkpoint > 0 && raft.term_of(self.checkpoint) != Some(term) {
+            raft.restart(self.checkpoint, term);
+            self.marks = Marks::default();
+            anew = true;
+        } else if raft.term_of(raft.first - 1) == Some(0) && raft.first > 1 {
+            // The term before the first entry that is left is not known, so it stands for itself.
+            let first = raft.first;
+            raft.terms.pop_front();
+            raft.first = first + 1;
+        }
+        raft.hard.commit = raft.hard.commit.max(raft.applied).min(raft.last);
+        // The entries are parts of whole segments, which must not stay in memory for them.
+        raft.cache.retain(|entry| entry.index > raft.applied);
+        for entry in &mut raft.cache {
+            entry.data = Bytes::copy_from_slice(&entry.data);
+            entry.context = Bytes::copy_from_slice(&entry.context);
+        }
+        raft.cached = raft.cache.iter().map(entry_size).sum();
+        disk.marks = self.marks.marks;
+        self.raft.disk = Some(disk);
+        Ok((self.raft, anew))
+    }
+}
+
+fn store_error(what: StorageError) -> Error {
+    Error::Store(what)
+}
+
+impl Storage for RaftLog {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState::new(self.hard.clone(), self.conf.clone()))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if low < self.first {
+            return Err(store_error(StorageError::Compacted));
+        }
+        let most = max_size.into().and_then(|most| usize::try_from(most).ok());
+        self.read(low, high, most.unwrap_or(usize::MAX)).map_err(|error| {
+            tracing::error!(%error, "old entries of the log cannot be read");
+            match context.can_async() {
+                // It is about sending them to a follower, which has to wait.
+                true => store_error(StorageError::LogTemporarilyUnavailable),
+                false => store_error(StorageError::Other(Box::new(error))),
+            }
+        })
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        self.term_of(index).ok_or_else(|| {
+            store_error(if index > self.last {
+                StorageError::Unavailable
+            } else {
+                StorageError::Compacted
+            })
+        })
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.first)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last)
+    }
+
+    /// What a snapshot would stand for now. Its state is sent beside Raft.
+    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        let term = self.term_of(self.applied).filter(|_| self.applied >= request_index);
+        let Some(term) = term.filter(|term| *term > 0) else {
+            return Err(store_error(StorageError::SnapshotTemporarilyUnavailable));
+        };
+        let mut snapshot = Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        metadata.index = self.applied;
+        metadata.term = term;
+        metadata.set_conf_state(self.conf.clone());
+        Ok(snapshot)
+    }
+}
+
+/// What a checkpoint and a snapshot say beside the state.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Stand {
+    /// The newest entry that the state has.
+    pub(crate) index: u64,
+    /// Its term.
+    pub(crate) term: u64,
+    /// Of whose state it is.
+    pub(crate) cluster_id: u64,
+    /// Up to here the log holds nothing that is needed beside the checkpoint, in records.
+    pub(crate) records: u64,
+    /// The members.
+    pub(crate) members: crate::members::Members,
+}
+
+impl Stand {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        for number in [self.index, self.term, self.cluster_id, self.records] {
+            crate::codec::put_number(out, number);
+        }
+        self.members.encode(out);
+    }
+
+    pub(crate) fn decode(bytes: Bytes) -> Result<Self, &'static str> {
+        let mut reader = Reader::new(bytes);
+        let stand = Self {
+            index: reader.number()?,
+            term: reader.number()?,
+            cluster_id: reader.number()?,
+            records: reader.number()?,
+            members: crate::members::Members::decode(&mut reader)?,
+        };
+        reader.end()?;
+        Ok(stand)
+    }
+}
