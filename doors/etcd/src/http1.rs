@@ -74,7 +74,7 @@ pub(crate) async fn answer(
         Some(rest) => format!("/v3/{rest}"),
         None => path,
     };
-    if path.starts_with("/v3/") {
+    if path.starts_with("/v3/") && inner.config.gateway {
         let named = call.connection.common_name.as_ref().is_some_and(|name| !name.is_empty());
         if named && inner.config.client_cert_auth && inner.admin.auth_status().enabled {
             return text(
@@ -86,9 +86,15 @@ pub(crate) async fn answer(
         call.gateway = true;
         return gateway::answer(inner, &path, request, call).await;
     }
+    page(inner, &request).await
+}
+
+/// Answers a request for metrics, health or version; there is nothing else here.
+pub(crate) async fn page(inner: Arc<Inner>, request: &Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path();
     let known = ["/health", "/livez", "/readyz", "/version", "/metrics", "/debug/vars"]
-        .contains(&path.as_str())
-        || find_check(&path).is_some();
+        .contains(&path)
+        || find_check(path).is_some();
     if !known {
         return text(StatusCode::NOT_FOUND, "404 page not found\n");
     }
@@ -98,7 +104,7 @@ pub(crate) async fn answer(
         return response;
     }
     let query = request.uri().query().unwrap_or_default();
-    match path.as_str() {
+    match path {
         "/health" => inner.health(query).await,
         "/livez" => inner.checks(Check::LIVE, query).await,
         "/readyz" => inner.checks(Check::READY, query).await,
@@ -109,7 +115,7 @@ pub(crate) async fn answer(
         })),
         "/metrics" => inner.metrics_page(),
         "/debug/vars" => inner.vars(),
-        _ => match find_check(&path) {
+        _ => match find_check(path) {
             Some(check) => inner.checks(&[check], query).await,
             None => text(StatusCode::NOT_FOUND, "404 page not found\n"),
         },

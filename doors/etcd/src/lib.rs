@@ -65,6 +65,10 @@ pub struct Config {
     pub protected: Vec<Bytes>,
     /// The cost of password hashes, 4 to 31.
     pub bcrypt_cost: u32,
+    /// How many streams one connection may have at a time; `None` for any number.
+    pub max_concurrent_streams: Option<u32>,
+    /// Whether the JSON gateway is served.
+    pub gateway: bool,
     /// More for `/metrics`.
     pub metrics: Option<ExtraMetrics>,
 }
@@ -85,6 +89,8 @@ impl Default for Config {
             client_cert_auth: false,
             protected: Vec::new(),
             bcrypt_cost: 10,
+            max_concurrent_streams: None,
+            gateway: true,
             metrics: None,
         }
     }

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -43,36 +43,88 @@ impl Door {
         tls: Option<Arc<rustls::ServerConfig>>,
         stop: CancellationToken,
     ) {
+        let accept = async || {
+            let (socket, _) = listener.accept().await?;
+            // Answers are small and wait for nothing that could be sent with them.
+            if let Err(error) = socket.set_nodelay(true) {
+                tracing::debug!(%error, "a connection ended before it began");
+            }
+            Ok(socket)
+        };
+        self.serve_all(accept, tls, stop, Offer::All).await;
+        drop(listener);
+    }
+
+    /// As [`Door::serve`], on a socket in the file system.
+    pub async fn serve_unix(
+        &self,
+        listener: UnixListener,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        stop: CancellationToken,
+    ) {
+        let accept = async || Ok(listener.accept().await?.0);
+        self.serve_all(accept, tls, stop, Offer::All).await;
+    }
+
+    /// As [`Door::serve`], but only metrics, health and version: for those who watch over the
+    /// server and have no business with the keys.
+    pub async fn serve_pages(
+        &self,
+        listener: TcpListener,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        stop: CancellationToken,
+    ) {
+        let accept = async || Ok(listener.accept().await?.0);
+        self.serve_all(accept, tls, stop, Offer::Pages).await;
+    }
+
+    async fn serve_all<S>(
+        &self,
+        mut accept: impl AsyncFnMut() -> std::io::Result<S>,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        stop: CancellationToken,
+        offer: Offer,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let follower = tokio::spawn(self.0.clone().follow_leader(stop.clone()));
         let tls = tls.map(|config| TlsAcceptor::from(with_protocols(config)));
         let graceful = GracefulShutdown::new();
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
-                accepted = listener.accept() => accepted,
+                accepted = accept() => accepted,
             };
             let socket = match accepted {
-                Ok((socket, _)) => socket,
+                Ok(socket) => socket,
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            // Answers are small and wait for nothing that could be sent with them.
-            if let Err(error) = socket.set_nodelay(true) {
-                tracing::debug!(%error, "a connection ended before it began");
-                continue;
-            }
-            let serving =
-                self.0.clone().connection(socket, tls.clone(), stop.clone(), graceful.watcher());
+            let serving = self.0.clone().connection(
+                socket,
+                tls.clone(),
+                stop.clone(),
+                graceful.watcher(),
+                offer,
+            );
             tokio::spawn(serving);
         }
-        drop(listener);
         follower.abort();
         // What is not over by then ends with the process.
         let _ = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
     }
+}
+
+/// What a port serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offer {
+    /// Everything.
+    All,
+    /// Metrics, health and version.
+    Pages,
 }
 
 /// The configuration with the protocols of this port.
@@ -93,22 +145,25 @@ fn common_name(certificates: Option<&[rustls::pki_types::CertificateDer<'_>]>) -
 }
 
 impl Inner {
-    async fn connection(
+    async fn connection<S>(
         self: Arc<Self>,
-        socket: TcpStream,
+        socket: S,
         tls: Option<TlsAcceptor>,
         stop: CancellationToken,
         watcher: hyper_util::server::graceful::Watcher,
-    ) {
+        offer: Offer,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let Some(tls) = tls else {
             let connection = Arc::new(Connection { common_name: None, stop });
-            return self.http(socket, connection, watcher).await;
+            return self.http(socket, connection, watcher, offer).await;
         };
         match tokio::time::timeout(HANDSHAKE, tls.accept(socket)).await {
             Ok(Ok(stream)) => {
                 let common_name = common_name(stream.get_ref().1.peer_certificates());
                 let connection = Arc::new(Connection { common_name, stop });
-                self.http(stream, connection, watcher).await;
+                self.http(stream, connection, watcher, offer).await;
             }
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
@@ -120,6 +175,7 @@ impl Inner {
         socket: S,
         connection: Arc<Connection>,
         watcher: hyper_util::server::graceful::Watcher,
+        offer: Offer,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -130,13 +186,15 @@ impl Inner {
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_streams(None)
+            .max_concurrent_streams(self.config.max_concurrent_streams)
             .max_send_buf_size(SEND_BUFFER)
             .auto_date_header(false);
         let service = service_fn(move |request: http::Request<Incoming>| {
             let (inner, connection) = (self.clone(), connection.clone());
             async move {
-                let response = if grpc::is_grpc(request.headers()) {
+                let response = if offer == Offer::Pages {
+                    Box::pin(http1::page(inner, &request)).await
+                } else if grpc::is_grpc(request.headers()) {
                     grpc::answer(inner, request, connection).await
                 } else {
                     let call = Call::new(connection);
