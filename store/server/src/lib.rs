@@ -4,6 +4,7 @@
 //! batch to the state, appends it to the log, syncs once, and only then makes it visible and
 //! answers. Readers look at the newest durable revision and never wait for the disk.
 
+mod admin;
 mod cluster;
 mod codec;
 mod core;

@@ -1,6 +1,8 @@
 //! What the behaviour tests share: a clock that only moves when told to, and short words.
 #![allow(dead_code, reason = "each test file uses some")]
 
+pub mod net;
+
 use bytes::Bytes;
 use dhow_clock::{BoxFuture, Clock};
 use dhow_kv::{
