@@ -45,20 +45,7 @@ pub(crate) fn scaled(kind: &Kind, old: &Value, scale: &Value) -> Result<Value> {
         Some(n) if (0..=i64::from(i32::MAX)).contains(&n) => n,
         // Written out by clients that leave zeroes away.
         None if replicas.is_null() => 0,
-        _ => {
-            return Err(Status::invalid(
-                "autoscaling",
-                "Scale",
-                meta::name(old),
-                vec![dhow_objects::StatusCause {
-                    reason: "FieldValueInvalid".into(),
-                    message: format!(
-                        "Invalid value: {replicas}: must be greater than or equal to 0"
-                    ),
-                    field: "spec.replicas".into(),
-                }],
-            ));
-        }
+        _ => return Err(bad_replicas(meta::name(old), replicas)),
     };
     let mut new = old.clone();
     new["spec"]["replicas"] = json!(replicas);
@@ -70,6 +57,39 @@ pub(crate) fn scaled(kind: &Kind, old: &Value, scale: &Value) -> Result<Value> {
         }
     }
     Ok(new)
+}
+
+/// What an applied Scale says of the object itself: the fields that it owns are the object's.
+pub(crate) fn applied_scale(kind: &Kind, scale: Value) -> Result<Value> {
+    let says = |field: &str| scale.get(field).and_then(Value::as_str).unwrap_or_default();
+    if (says("apiVersion"), says("kind")) != ("autoscaling/v1", "Scale") {
+        return Err(Status::bad_request(format!(
+            "{} in version {:?} cannot be applied as a Scale of autoscaling/v1",
+            says("kind"),
+            says("apiVersion")
+        )));
+    }
+    let mut object = json!({
+        "apiVersion": kind.api_version(),
+        "kind": kind.kind,
+        "metadata": scale.get("metadata").cloned().unwrap_or(json!({})),
+    });
+    if let Some(replicas) = scale.pointer("/spec/replicas") {
+        if !replicas.as_i64().is_some_and(|n| (0..=i64::from(i32::MAX)).contains(&n)) {
+            return Err(bad_replicas(meta::name(&scale), replicas));
+        }
+        object["spec"] = json!({"replicas": replicas});
+    }
+    Ok(object)
+}
+
+fn bad_replicas(name: &str, replicas: &Value) -> Status {
+    let cause = dhow_objects::StatusCause {
+        reason: "FieldValueInvalid".into(),
+        message: format!("Invalid value: {replicas}: must be greater than or equal to 0"),
+        field: "spec.replicas".into(),
+    };
+    Status::invalid("autoscaling", "Scale", name, vec![cause])
 }
 
 /// The Scale of a stored object, as it is served.

@@ -93,6 +93,17 @@ fn check_type(kind: &Kind, value: &mut Value) -> Result<()> {
     Ok(())
 }
 
+/// Refuses an object that says another name than the path's.
+fn check_name(name: &str, value: &Value) -> Result<()> {
+    let given = meta::name(value);
+    if given.is_empty() || given == name {
+        return Ok(());
+    }
+    Err(Status::bad_request(format!(
+        "the name of the object ({given}) does not match the name on the URL ({name})"
+    )))
+}
+
 /// Fills in the namespace, or refuses another than the path's.
 fn check_namespace(kind: &Kind, namespace: &str, value: &mut Value) -> Result<()> {
     let given = meta::namespace(value);
@@ -226,6 +237,25 @@ impl State {
         let value = to_stored(kind, value);
         let made = self.create_stored(actor, target, namespace, value, options, false).await?;
         Ok(shown(kind, &made))
+    }
+
+    /// Makes the object that an update to `name` did not find.
+    ///
+    /// # Errors
+    /// As [`State::create`]; 400 when the object says another name.
+    pub async fn create_named(
+        &self,
+        actor: &Actor,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        mut value: Value,
+        options: &WriteOptions,
+    ) -> Result<Arc<Object>> {
+        check_type(kind, &mut value)?;
+        check_name(name, &value)?;
+        value["metadata"]["name"] = json!(name);
+        self.create(actor, kind, namespace, value, options).await
     }
 
     /// `owned`: managedFields are settled (by an apply).
@@ -366,12 +396,7 @@ impl State {
             return subresource::scale_object(&done);
         }
         check_type(kind, &mut value)?;
-        let given = meta::name(&value);
-        if !given.is_empty() && given != name {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({given}) does not match the name on the URL ({name})"
-            )));
-        }
+        check_name(name, &value)?;
         let value = to_stored(kind, value);
         let make = |_: &Value| Ok(value.clone());
         let done = self.replace(aim, &make).await?;
@@ -432,20 +457,19 @@ impl State {
         force: bool,
     ) -> Result<(Arc<Object>, bool)> {
         let Aim { actor, kind, namespace, name, subresource, options } = aim;
-        if subresource == "scale" || kind.from_storage.is_some() {
+        if kind.from_storage.is_some() {
             return Err(Status::not_implemented(format!(
-                "server-side apply to {}/{subresource} is not implemented; use a merge patch",
-                kind.plural
+                "server-side apply to {} of {} is not implemented; use a merge patch",
+                kind.plural, kind.group
             )));
+        }
+        let scale = subresource == "scale";
+        if scale {
+            value = subresource::applied_scale(kind, value)?;
         }
         check_type(kind, &mut value)?;
         check_namespace(kind, namespace, &mut value)?;
-        let given = meta::name(&value);
-        if !given.is_empty() && given != name {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({given}) does not match the name on the URL ({name})"
-            )));
-        }
+        check_name(name, &value)?;
         value["metadata"]["name"] = json!(name);
         if !value["metadata"]["managedFields"].is_null() {
             return Err(Status::bad_request("metadata.managedFields must be nil"));
@@ -472,7 +496,8 @@ impl State {
             }
         }
         let make = |old: &Value| model::apply(&applied, Some(old), &now);
-        Ok((self.replace_owned(aim, &make, true).await?, false))
+        let done = self.replace_owned(aim, &make, true).await?;
+        Ok((if scale { subresource::scale_object(&done)? } else { done }, false))
     }
 
     /// Brings an object, or its `subresource`, into the state that `make` computes from the present

@@ -361,3 +361,37 @@ async fn what_was_written_is_there_after_a_restart() {
     let read = second.get(&kinds::CONFIG_MAP, "default", "a").await.unwrap();
     assert_eq!((&read.bytes, read.revision), (&made.bytes, made.revision));
 }
+
+#[tokio::test]
+async fn a_scale_is_applied_and_its_field_is_the_objects() {
+    let state = state().await;
+    let template = json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [
+        {"name": "main", "image": "web:1"}]}});
+    let deployment = json!({"metadata": {"name": "web"}, "spec": {
+        "replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": template}});
+    create(&state, &kinds::DEPLOYMENT, deployment).await.unwrap();
+    let apply = async |manager: &str, replicas: Value, force: bool| {
+        let value = json!({"apiVersion": "autoscaling/v1", "kind": "Scale",
+            "metadata": {"name": "web"}, "spec": {"replicas": replicas}});
+        let (actor, patch) =
+            (Actor { manager: manager.into(), ..me() }, Patch::Apply { value, force });
+        let kind = &kinds::DEPLOYMENT;
+        state.patch(&actor, kind, "default", "web", "scale", patch, &options()).await
+    };
+    let taken = apply("autoscaler", json!(5), false).await.unwrap_err();
+    assert_eq!(taken.code, 409);
+    assert!(taken.message.contains(".spec.replicas"), "{}", taken.message);
+    let (scale, created) = apply("autoscaler", json!(5), true).await.unwrap();
+    assert!(!created);
+    assert_eq!(
+        (scale.value()["kind"].as_str(), &scale.value()["spec"]),
+        (Some("Scale"), &json!({"replicas": 5}))
+    );
+    let object = state.get(&kinds::DEPLOYMENT, "default", "web").await.unwrap().to_value();
+    assert_eq!(object["spec"]["replicas"], 5);
+    let fields = object["metadata"]["managedFields"].as_array().unwrap();
+    let own = fields.iter().find(|f| f["manager"] == "autoscaler").unwrap();
+    assert_eq!(own["subresource"], "scale");
+    assert_eq!(own["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}));
+    assert_eq!(apply("autoscaler", json!(-1), true).await.unwrap_err().code, 422);
+}

@@ -5,7 +5,7 @@ use crate::codec;
 use crate::handle::{Call, Verb};
 use crate::negotiate::{self, Form, View};
 use crate::respond::{self, Reply};
-use crate::{options, reviews, table, watch};
+use crate::{authorize, options, reviews, table, watch};
 use bytes::{BufMut, Bytes, BytesMut};
 use dhow_objects::Status;
 use dhow_objects::kinds::Kind;
@@ -177,11 +177,20 @@ async fn update(call: &Call, kind: &'static Kind, body: Incoming) -> Reply {
     let decoded = codec::object(&call.head.headers, &bytes, kind.group, kind.version, kind.kind)?;
     let value = codec::accept(decoded, kind.group, kind.version, kind.kind, &options)?;
     let name = call.name()?;
-    let object = call
-        .door
-        .state
-        .update(&call.actor(), kind, call.namespace(), name, "", value, &options)
-        .await?;
+    let (state, actor, namespace) = (&call.door.state, call.actor(), call.namespace());
+    if kind.create_on_update && state.cached(kind, namespace, name).is_none() {
+        // Whoever may only change objects must not make them this way.
+        authorize::resource(state, &call.user, Verb::Create, &call.path)?;
+        match state.create_named(&actor, kind, namespace, name, value.clone(), &options).await {
+            // The cache was behind, or somebody was faster.
+            Err(refusal) if refusal.reason == "AlreadyExists" => {}
+            made => {
+                let object = made?;
+                return warned(show(call, form, 201, &object), &options);
+            }
+        }
+    }
+    let object = state.update(&actor, kind, namespace, name, "", value, &options).await?;
     warned(show(call, form, 200, &object), &options)
 }
 

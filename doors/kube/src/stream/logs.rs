@@ -78,9 +78,19 @@ pub async fn serve(call: Call) -> Reply {
     if call.verb != Verb::Get {
         return Err(Status::method_not_allowed());
     }
+    let container = call.query.get("container").map(str::to_owned);
+    open(call, container.as_deref()).await
+}
+
+/// Serves the log of the container of this name.
+pub async fn of_container(call: Call, container: &str) -> Reply {
+    open(call, Some(container)).await
+}
+
+async fn open(call: Call, container: Option<&str>) -> Reply {
     let mut request = request(&call.query, &call.door.config.clock)?;
     let target = Target::find(&call).await?;
-    request.container = target.container(call.query.get("container"))?;
+    request.container = target.container(container)?;
     if target.node.is_empty() {
         // Nothing has run yet.
         return Ok(respond::text(200, ""));

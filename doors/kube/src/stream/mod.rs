@@ -3,6 +3,7 @@
 mod exec;
 mod forward;
 mod logs;
+mod proxy;
 pub mod spdy;
 mod target;
 mod websocket;
@@ -13,6 +14,7 @@ use crate::respond::{self, Body, Reply};
 use dhow_objects::Status;
 use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Response, StatusCode};
+use hyper::body::Incoming;
 
 /// The sub-protocols a client offers for SPDY streams.
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
@@ -25,15 +27,13 @@ pub fn is_stream(call: &Call) -> bool {
 }
 
 /// Serves a live stream.
-pub async fn serve(call: Call) -> Reply {
+pub async fn serve(call: Call, body: Incoming) -> Reply {
     match (call.path.resource.as_str(), call.path.subresource.as_str()) {
         ("pods", "log") => logs::serve(call).await,
         ("pods", "exec") => exec::serve(call, exec::What::Exec).await,
         ("pods", "attach") => exec::serve(call, exec::What::Attach).await,
         ("pods", "portforward") => forward::serve(call).await,
-        (_, "proxy") => Err(Status::not_implemented(
-            "proxying to pods, services and nodes is not built yet; use kubectl port-forward",
-        )),
+        (_, "proxy") => proxy::serve(call, body).await,
         _ => Err(catalog::no_such_resource()),
     }
 }

@@ -21,6 +21,7 @@ pub static ENDPOINTS: Kind = Kind {
     ],
     default,
     validate,
+    create_on_update: true,
     ..BASE
 };
 

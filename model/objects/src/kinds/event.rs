@@ -38,6 +38,7 @@ pub static EVENT: Kind = Kind {
     ),
     columns: COLUMNS,
     validate,
+    create_on_update: true,
     ..BASE
 };
 
@@ -65,6 +66,7 @@ pub static EVENTS_EVENT: Kind = Kind {
     ),
     columns: COLUMNS,
     validate,
+    create_on_update: true,
     ..BASE
 };
 

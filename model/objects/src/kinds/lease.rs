@@ -21,6 +21,7 @@ pub static LEASE: Kind = Kind {
         AGE,
     ],
     validate,
+    create_on_update: true,
     ..BASE
 };
 

@@ -123,6 +123,8 @@ pub struct Kind {
     pub namespaced: bool,
     /// Verbs, as discovery tells them.
     pub verbs: &'static [&'static str],
+    /// Whether an update of an object that is not there makes it.
+    pub create_on_update: bool,
     /// What lies below an object.
     pub subresources: &'static [Subresource],
     /// `GROUP/PLURAL` under which objects are stored (`core` for the legacy group). Two rows with
@@ -154,6 +156,9 @@ pub struct Kind {
 pub const VERBS: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
+/// What a proxy lets through: every method of HTTP.
+pub(crate) const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
+
 pub(crate) const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
 
 fn leave(_: &mut Value) {}
@@ -173,6 +178,7 @@ pub(crate) const BASE: Kind = Kind {
     categories: &[],
     namespaced: true,
     verbs: VERBS,
+    create_on_update: false,
     subresources: &[],
     storage: "",
     from_storage: None,

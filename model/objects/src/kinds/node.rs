@@ -4,7 +4,7 @@ use super::check::Checks;
 use super::column::{AGE, Column, NAME, items, text, text_or_none};
 use super::fill::set;
 use super::prepare::{Generation, Prepare, StatusOnCreate};
-use super::{BASE, Kind, STATUS_VERBS, SelectableField, Subresource};
+use super::{BASE, Kind, PROXY_VERBS, STATUS_VERBS, SelectableField, Subresource};
 use crate::status::StatusCause;
 use crate::{meta, names};
 use serde_json::{Value, json};
@@ -18,14 +18,24 @@ pub static NODE: Kind = Kind {
     short_names: &["no"],
     namespaced: false,
     storage: "core/nodes",
-    subresources: &[Subresource {
-        name: "status",
-        group: "",
-        version: "v1",
-        kind: "Node",
-        verbs: STATUS_VERBS,
-        part: None,
-    }],
+    subresources: &[
+        Subresource {
+            name: "proxy",
+            group: "",
+            version: "v1",
+            kind: "NodeProxyOptions",
+            verbs: PROXY_VERBS,
+            part: None,
+        },
+        Subresource {
+            name: "status",
+            group: "",
+            version: "v1",
+            kind: "Node",
+            verbs: STATUS_VERBS,
+            part: None,
+        },
+    ],
     fields: &[SelectableField {
         label: "spec.unschedulable",
         path: "spec.unschedulable",

@@ -24,6 +24,7 @@ pub static ROLE: Kind = Kind {
     name_rule: NameRule::PathSegment,
     columns: &[NAME, CREATED_AT],
     validate: validate_role,
+    create_on_update: true,
     ..BASE
 };
 
@@ -38,6 +39,7 @@ pub static CLUSTER_ROLE: Kind = Kind {
     name_rule: NameRule::PathSegment,
     columns: &[NAME, CREATED_AT],
     validate: validate_role,
+    create_on_update: true,
     ..BASE
 };
 
@@ -66,6 +68,7 @@ pub static ROLE_BINDING: Kind = Kind {
     columns: BINDING_COLUMNS,
     default: default_binding,
     validate: validate_binding,
+    create_on_update: true,
     ..BASE
 };
 
@@ -81,6 +84,7 @@ pub static CLUSTER_ROLE_BINDING: Kind = Kind {
     columns: BINDING_COLUMNS,
     default: default_binding,
     validate: validate_binding,
+    create_on_update: true,
     ..BASE
 };
 

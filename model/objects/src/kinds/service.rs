@@ -3,7 +3,9 @@
 use super::check::Checks;
 use super::column::{AGE, Column, NAME, items, labels, number, text};
 use super::fill::{each, object_at, set};
-use super::{BASE, Generation, Kind, NameRule, Prepare, STATUS_VERBS, SelectableField};
+use super::{
+    BASE, Generation, Kind, NameRule, PROXY_VERBS, Prepare, STATUS_VERBS, SelectableField,
+};
 use super::{StatusOnCreate, Subresource};
 use crate::names;
 use crate::status::StatusCause;
@@ -19,14 +21,24 @@ pub static SERVICE: Kind = Kind {
     categories: &["all"],
     storage: "core/services",
     name_rule: NameRule::Label,
-    subresources: &[Subresource {
-        name: "status",
-        group: "",
-        version: "v1",
-        kind: "Service",
-        verbs: STATUS_VERBS,
-        part: None,
-    }],
+    subresources: &[
+        Subresource {
+            name: "proxy",
+            group: "",
+            version: "v1",
+            kind: "ServiceProxyOptions",
+            verbs: PROXY_VERBS,
+            part: None,
+        },
+        Subresource {
+            name: "status",
+            group: "",
+            version: "v1",
+            kind: "Service",
+            verbs: STATUS_VERBS,
+            part: None,
+        },
+    ],
     fields: &[
         SelectableField { label: "spec.clusterIP", path: "spec.clusterIP", absent: "" },
         SelectableField { label: "spec.type", path: "spec.type", absent: "" },
@@ -50,6 +62,7 @@ pub static SERVICE: Kind = Kind {
         generation: Generation::None,
         status_writes_metadata: false,
     },
+    create_on_update: true,
     ..BASE
 };
 

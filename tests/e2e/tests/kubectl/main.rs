@@ -1,6 +1,7 @@
 //! Every verb of kubectl, as its users type it, against a real platform.
 
 mod access;
+mod below;
 mod nodes;
 mod reads;
 mod refusals;
@@ -50,7 +51,15 @@ spec:
 #[test]
 fn kubectl() {
     let machine = e2e::Machine::new("kubectl");
-    let all = [reads::ALL, writes::ALL, rollouts::ALL, streams::ALL, access::ALL, refusals::ALL];
+    let all = [
+        below::ALL,
+        reads::ALL,
+        writes::ALL,
+        rollouts::ALL,
+        streams::ALL,
+        access::ALL,
+        refusals::ALL,
+    ];
     e2e::run(&machine, &all.concat());
 }
 

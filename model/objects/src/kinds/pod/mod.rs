@@ -10,7 +10,7 @@ pub(super) mod validate;
 pub use qos::qos_class;
 
 use super::prepare::{Generation, Prepare, StatusOnCreate};
-use super::{BASE, Kind, STATUS_VERBS, SelectableField, Subresource};
+use super::{BASE, Kind, PROXY_VERBS, STATUS_VERBS, SelectableField, Subresource};
 use serde_json::Value;
 
 /// `v1 Pod`.
@@ -32,6 +32,7 @@ pub static POD: Kind = Kind {
         below("exec", "", "PodExecOptions", &["create", "get"]),
         below("log", "", "Pod", &["get"]),
         below("portforward", "", "PodPortForwardOptions", &["create", "get"]),
+        below("proxy", "", "PodProxyOptions", PROXY_VERBS),
         Subresource { part: Some(&parts::RESIZE), ..below("resize", "", "Pod", STATUS_VERBS) },
         below("status", "", "Pod", STATUS_VERBS),
     ],
