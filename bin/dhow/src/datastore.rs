@@ -49,6 +49,7 @@ pub struct Datastore {
 
 /// The flags of an external cluster.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[group(skip)]
 pub struct Flags {
     /// Keep the data in this etcd cluster (3.4 or newer) instead of the embedded store
     #[arg(long, value_name = "URL,...", value_delimiter = ',')]
