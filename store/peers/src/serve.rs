@@ -16,8 +16,6 @@ enum Denied {
     Io(#[from] io::Error),
     #[error("{0}")]
     Trust(#[from] crate::tls::Error),
-    #[error("{0}")]
-    Name(String),
     #[error("it said nothing within {} s", HANDSHAKE.as_secs())]
     Silent,
     #[error("member {from:x} was refused: {text}")]
@@ -87,9 +85,7 @@ impl Shared {
     ) -> Result<Option<(Box<dyn Stream>, Hello)>, Denied> {
         let mut stream: Box<dyn Stream> = match &self.config.trust {
             Some(trust) if tls => {
-                let stream = TlsAcceptor::from(trust.server()?).accept(socket).await?;
-                trust.admit(stream.get_ref().1.peer_certificates()).map_err(Denied::Name)?;
-                Box::new(stream)
+                Box::new(TlsAcceptor::from(trust.server()?).accept(socket).await?)
             }
             _ => Box::new(socket),
         };

@@ -10,10 +10,13 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime,
 };
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
-    SupportedProtocolVersion,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError,
+    RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion,
 };
 use rustls_pki_types::pem::PemObject;
 use std::io;
@@ -109,7 +112,7 @@ type Print = Vec<Option<(i64, i64, u64, u64)>>;
 #[derive(Debug)]
 pub struct Trust {
     settings: Settings,
-    server: Mutex<Option<(Print, Arc<ServerConfig>)>>,
+    server: Mutex<Option<(Print, Arc<Server>)>>,
     client: Mutex<Option<(Print, Arc<ClientConfig>)>>,
 }
 
@@ -124,12 +127,57 @@ impl Trust {
         &self.settings
     }
 
-    /// For the next connection that comes in. The files are read if they have changed.
+    /// For connections that come in. It looks at the files for every handshake; while they cannot be
+    /// used, what was read last holds.
     ///
     /// # Errors
-    /// [`Error`], while the files cannot be used.
-    pub fn server(&self) -> Result<Arc<ServerConfig>, Error> {
-        cached(&self.server, self.print(), || self.make_server())
+    /// [`Error`], when the files cannot be used now and never could.
+    pub fn server(self: &Arc<Self>) -> Result<Arc<ServerConfig>, Error> {
+        if self.latest().is_none() {
+            self.current()?;
+        }
+        let path = || self.settings.certificate.clone();
+        let provider = self.provider()?;
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(self.versions())
+            .map_err(|source| Error::Tls { path: path(), source })?;
+        let live = Arc::new(Live {
+            trust: self.clone(),
+            algorithms: provider.signature_verification_algorithms,
+        });
+        let mut config = if self.asks_clients() {
+            builder.with_client_cert_verifier(live.clone()).with_cert_resolver(live)
+        } else {
+            builder.with_no_client_auth().with_cert_resolver(live)
+        };
+        config.alpn_protocols.clone_from(&self.settings.protocols);
+        if self.asks_clients() {
+            // Who resumes a session is not looked at again, whatever was revoked since.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        Ok(Arc::new(config))
+    }
+
+    fn asks_clients(&self) -> bool {
+        self.settings.demand_client || self.settings.authority.is_some()
+    }
+
+    /// What the files hold now.
+    fn current(&self) -> Result<Arc<Server>, Error> {
+        cached(&self.server, self.print(), || self.read_server())
+    }
+
+    /// The same, or what they held last.
+    fn latest(&self) -> Option<Arc<Server>> {
+        match self.current() {
+            Ok(server) => Some(server),
+            Err(error) => {
+                tracing::warn!("certificates cannot be read again, the last ones hold: {error}");
+                let last = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+                last.as_ref().map(|(_, server)| server.clone())
+            }
+        }
     }
 
     /// For the next connection that goes out. The files are read if they have changed.
@@ -182,13 +230,13 @@ impl Trust {
         files.into_iter().map(look).collect()
     }
 
-    fn make_server(&self) -> Result<Arc<ServerConfig>, Error> {
-        let Settings { certificate, key, authority, demand_client, .. } = &self.settings;
+    fn read_server(&self) -> Result<Arc<Server>, Error> {
+        let Settings { certificate, key, .. } = &self.settings;
         let provider = self.provider()?;
-        let builder = ServerConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(self.versions())
-            .map_err(|source| Error::Tls { path: certificate.clone(), source })?;
-        let builder = if *demand_client || authority.is_some() {
+        let identity =
+            CertifiedKey::from_der(certificates(certificate)?, private_key(key)?, &provider)
+                .map_err(|source| Error::Tls { path: certificate.clone(), source })?;
+        let clients = if self.asks_clients() {
             let roots = Arc::new(self.roots()?);
             let mut verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
             if let Some(path) = &self.settings.revoked {
@@ -197,15 +245,11 @@ impl Trust {
                     .only_check_end_entity_revocation()
                     .allow_unknown_revocation_status();
             }
-            builder.with_client_cert_verifier(verifier.build()?)
+            Some(verifier.build()?)
         } else {
-            builder.with_no_client_auth()
+            None
         };
-        let mut config = builder
-            .with_single_cert(certificates(certificate)?, private_key(key)?)
-            .map_err(|source| Error::Tls { path: certificate.clone(), source })?;
-        config.alpn_protocols.clone_from(&self.settings.protocols);
-        Ok(Arc::new(config))
+        Ok(Arc::new(Server { identity: Arc::new(identity), clients }))
     }
 
     fn make_client(&self) -> Result<Arc<ClientConfig>, Error> {
@@ -339,6 +383,76 @@ fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>
         _ => Err(Error::Content { path: path.to_owned(), what: "revocation list" }),
     }
 }
+
+/// What a server shows and whom it trusts, as its files say.
+#[derive(Debug)]
+struct Server {
+    identity: Arc<CertifiedKey>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+/// Looks at the files for each handshake.
+#[derive(Debug)]
+struct Live {
+    trust: Arc<Trust>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ResolvesServerCert for Live {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.trust.latest().map(|server| server.identity.clone())
+    }
+}
+
+impl ClientCertVerifier for Live {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // Hints only help clients that have several certificates to choose.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let server = self.trust.latest();
+        let clients = server.as_ref().and_then(|server| server.clients.as_ref());
+        let clients = clients.ok_or(CertificateError::UnknownIssuer)?;
+        let verified = clients.verify_client_cert(leaf, chain, now)?;
+        self.trust.admit(Some(std::slice::from_ref(leaf))).map_err(|why| {
+            rustls::Error::from(CertificateError::Other(OtherError(Arc::new(NotAllowed(why)))))
+        })?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// A good certificate whose name is not among the allowed ones.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NotAllowed(String);
 
 /// Takes any certificate, but only from somebody who has its key.
 #[derive(Debug)]
