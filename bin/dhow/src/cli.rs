@@ -1,5 +1,6 @@
 //! The command line: every command, its flags and an example each.
 
+use crate::commands::config;
 use crate::config::{DEFAULT_DATA_DIR, Flags};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -196,6 +197,14 @@ pub enum Command {
         resource: String,
         /// Name
         name: Option<String>,
+    },
+    /// Read and write application configuration, and make files from it
+    #[command(after_help = "Example: dhow config put shop/db/host db1.internal")]
+    Config {
+        #[command(flatten)]
+        place: config::Place,
+        #[command(subcommand)]
+        command: config::ConfigCommand,
     },
     /// Build, load and manage images
     Image {

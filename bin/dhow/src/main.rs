@@ -14,7 +14,7 @@ mod runtime;
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
-use commands::{containers, images, objects, platform};
+use commands::{config as configuration, containers, images, objects, platform};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -101,6 +101,7 @@ async fn run(command: Command) -> Result<i32> {
         Command::Delete { target, namespace, resource, name } => {
             objects::delete(&target, &namespace, &resource, name.as_deref()).await?;
         }
+        Command::Config { place, command } => configuration::run(&place, command).await?,
         Command::Image { command } => images::run(command).await?,
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "dhow", &mut std::io::stdout());

@@ -1,5 +1,6 @@
 //! One file per group of commands.
 
+pub mod config;
 pub mod containers;
 pub mod images;
 pub mod objects;
