@@ -57,6 +57,11 @@ impl Directory {
         Ok(self.numbered("log-")?.is_empty() && self.numbered("checkpoint-")?.is_empty())
     }
 
+    /// The disk that it is on.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

@@ -2,7 +2,6 @@
 
 use crate::Store;
 use crate::wire::{Ask, Told};
-use bytes::Bytes;
 use dhow_clock::BoxFuture;
 use dhow_kv::admin::{
     Admin, Alarm, AlarmKind, AuthChange, AuthStatus, Caller, HashKv, Identity, Member, Need,
@@ -10,6 +9,7 @@ use dhow_kv::admin::{
 };
 use dhow_kv::{Error, Txn, TxnResult};
 use dhow_mvcc::{Command, Outcome};
+use sha2::{Digest, Sha256};
 use std::sync::atomic::Ordering;
 
 fn members(told: Told) -> Result<(u64, Vec<Member>), Error> {
@@ -130,16 +130,15 @@ impl Admin for Store {
     }
 
     fn hash_kv(&self, revision: i64) -> BoxFuture<'_, Result<HashKv, Error>> {
-        let _ = revision;
-        Box::pin(async { Err(Error::Storage("not implemented yet".into())) })
+        Box::pin(self.hash_history(revision))
     }
 
     fn hash(&self) -> BoxFuture<'_, Result<u32, Error>> {
-        Box::pin(async { Err(Error::Storage("not implemented yet".into())) })
+        Box::pin(self.hash_all())
     }
 
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn SnapshotReader>, Error>> {
-        Box::pin(async { Err(Error::Storage("not implemented yet".into())) })
+        Box::pin(self.write_snapshot())
     }
 
     fn auth_status(&self) -> AuthStatus {
@@ -202,18 +201,16 @@ impl Admin for Store {
 const LETTERS: &[u8; 52] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
 
 impl Store {
-    /// What a token begins with: 16 letters.
+    /// What a token begins with: 16 letters that nobody can guess who does not know the secret.
     fn draw_prefix(&self) -> String {
-        let letter = |_| {
-            let at = self.shared.clock.random() % LETTERS.len() as u64;
-            char::from(LETTERS[at as usize])
-        };
-        (0..16).map(letter).collect()
+        let mut hash = Sha256::new();
+        hash.update(self.shared.options.secret.unwrap_or_default());
+        hash.update(self.shared.identity.member_id.to_be_bytes());
+        for _ in 0..2 {
+            hash.update(self.shared.clock.random().to_be_bytes());
+        }
+        let hash = hash.finalize();
+        let pairs = hash.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
+        pairs.map(|pair| char::from(LETTERS[usize::from(pair) % LETTERS.len()])).collect()
     }
-}
-
-/// A file in memory on its way out.
-#[derive(Debug)]
-pub(crate) struct Pieces {
-    pub(crate) rest: Bytes,
 }

@@ -918,9 +918,6 @@ impl Core {
         if self.failed.is_some() || self.removed {
             return;
         }
-        if shared.read().members.is_removed(from) {
-            return;
-        }
         let message = match Message::decode(bytes) {
             Ok(message) => message,
             Err(what) => {
@@ -928,6 +925,11 @@ impl Core {
                 return;
             }
         };
+        let answers = matches!(message, Message::Told { .. } | Message::Refused { .. });
+        if !answers && shared.read().members.is_removed(from) {
+            // It does not know yet, or its messages were long on their way.
+            return;
+        }
         self.heard.insert(from, shared.clock.monotonic());
         match message {
             Message::Raft(message) => self.step(from, message),

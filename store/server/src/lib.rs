@@ -11,6 +11,7 @@ mod core;
 mod entry;
 mod journal;
 mod lease;
+mod maintenance;
 mod members;
 mod membership;
 mod queue;
@@ -70,6 +71,12 @@ pub struct Options {
     /// Raise an alarm when the quota is used up, which stays until somebody ends it, as etcd does.
     /// Otherwise writes are refused only as long as there is no space.
     pub quota_alarm: bool,
+    /// What tokens are made with: random bytes of the system's, the same for no two members. Without
+    /// it whoever sees this store's other random numbers could guess them: set it where users are
+    /// asked for.
+    pub secret: Option<[u8; 32]>,
+    /// How long a token lasts without being used, in seconds.
+    pub token_ttl: u64,
     /// The other members; `None` for a store that is alone.
     pub cluster: Option<Cluster>,
 }
@@ -85,6 +92,8 @@ impl Default for Options {
             checkpoint_bytes: 32 << 20,
             inline: false,
             quota_alarm: false,
+            secret: None,
+            token_ttl: 300,
             cluster: None,
         }
     }

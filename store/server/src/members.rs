@@ -110,6 +110,11 @@ impl Members {
         self.removed.contains(&id)
     }
 
+    /// The identifiers of those that were.
+    pub(crate) fn removed(&self) -> impl Iterator<Item = u64> {
+        self.removed.iter().copied()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Member> {
         self.members.values()
     }
@@ -147,10 +152,11 @@ impl Members {
         };
         match change {
             Change::Add(member) => {
+                taken(0, &member.peer_urls)?;
                 if self.members.contains_key(&member.id) || self.removed.contains(&member.id) {
                     return Err(Error::MemberExists);
                 }
-                taken(member.id, &member.peer_urls)
+                Ok(())
             }
             Change::Remove(id) => {
                 if !exists(id)?.learner && self.voters().count() == 1 {

@@ -10,10 +10,13 @@ use crate::writer::Writer;
 use dhow_clock::SharedClock;
 use dhow_kv::Error;
 use dhow_kv::admin::Identity;
+use dhow_log::Directory;
 use dhow_mvcc::{Command, Machine, Outcome};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::sync::{
+    Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError, Weak,
+};
 use tokio::sync::{Notify, oneshot, watch};
 
 /// What all members agree on.
@@ -88,6 +91,8 @@ pub(crate) struct Shared {
     ticking: AtomicBool,
     /// Told when time begins to matter.
     pub(crate) ticks: Notify,
+    /// The data directory, as long as the writer has it.
+    pub(crate) directory: Weak<Directory>,
     /// Numbers for readers that hold back compactions.
     readers: AtomicU64,
     /// The writer, when it has no thread of its own.
@@ -98,6 +103,7 @@ impl Shared {
     pub(crate) fn new(
         state: State,
         identity: Identity,
+        directory: Weak<Directory>,
         clock: SharedClock,
         options: Options,
     ) -> Self {
@@ -116,6 +122,7 @@ impl Shared {
             gone: watch::Sender::new(false),
             ticking: AtomicBool::new(false),
             ticks: Notify::new(),
+            directory,
             readers: AtomicU64::new(1 << 63),
             inline,
         }

@@ -128,7 +128,9 @@ impl Store {
     ) -> Result<(Arc<Self>, Core), raft::Error> {
         let identity = log.identity();
         let leases: Vec<(i64, i64)> = state.machine.mvcc.leases().collect();
-        let shared = Arc::new(Shared::new(state, identity, clock, options));
+        let directory = log.disk.as_ref().map(|disk| Arc::downgrade(disk.log.directory()));
+        let directory = directory.unwrap_or_default();
+        let shared = Arc::new(Shared::new(state, identity, directory, clock, options));
         // After a restart every lease has its whole time again: its owner may be still there.
         shared.lessor.reset(leases.into_iter(), shared.clock.monotonic());
         let core = Core::new(log, &shared)?;
