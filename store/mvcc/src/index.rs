@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use dhow_kv::{KeyValue, Span};
+use std::cmp::Ordering;
 
 /// The most entries in one leaf.
 const LEAF: usize = 128;
@@ -144,7 +145,90 @@ impl Entry {
 #[derive(Debug, Default)]
 struct Leaf {
     entries: Vec<Entry>,
+    /// Of each entry's key, the four bytes behind the prefix, as a number.
+    heads: Vec<u32>,
+    /// What all keys begin with, and perhaps more that they share.
+    prefix: Bytes,
     live: usize,
+}
+
+impl Leaf {
+    fn of(entries: Vec<Entry>) -> Self {
+        let live = entries.iter().filter(|e| e.newest.is_live()).count();
+        let mut leaf = Self { entries, heads: Vec::new(), prefix: Bytes::new(), live };
+        leaf.align();
+        leaf
+    }
+
+    /// Computes prefix and heads anew.
+    fn align(&mut self) {
+        let (Some(first), Some(last)) = (self.entries.first(), self.entries.last()) else {
+            return;
+        };
+        self.prefix = first.key.slice(..common(&first.key, &last.key));
+        let skip = self.prefix.len();
+        self.heads.clear();
+        self.heads.reserve_exact(self.entries.capacity());
+        self.heads.extend(self.entries.iter().map(|entry| head(&entry.key, skip)));
+    }
+
+    /// Where `key` is, or where it belongs.
+    fn search(&self, key: &[u8]) -> Result<usize, usize> {
+        let skip = self.prefix.len();
+        match key.get(..skip).unwrap_or(key).cmp(&self.prefix) {
+            Ordering::Less => return Err(0),
+            Ordering::Greater => return Err(self.entries.len()),
+            Ordering::Equal => {}
+        }
+        let head = head(key, skip);
+        let from = self.heads.partition_point(|have| *have < head);
+        let equal = self.heads[from..].partition_point(|have| *have == head);
+        self.entries[from..from + equal]
+            .binary_search_by(|entry| entry.key.as_ref().cmp(key))
+            .map(|at| from + at)
+            .map_err(|at| from + at)
+    }
+
+    fn insert(&mut self, slot: usize, entry: Entry) {
+        self.live += usize::from(entry.newest.is_live());
+        let outside = slot == 0 || slot == self.entries.len();
+        let head = head(&entry.key, self.prefix.len());
+        let shares = !outside || entry.key.starts_with(&self.prefix);
+        self.entries.insert(slot, entry);
+        if shares && !self.heads.is_empty() {
+            self.heads.insert(slot, head);
+        } else {
+            self.align();
+        }
+    }
+
+    fn remove(&mut self, slot: usize) {
+        self.entries.remove(slot);
+        self.heads.remove(slot);
+    }
+}
+
+/// How many bytes two keys have in common at the beginning.
+fn common(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+/// Some bytes of a key as a number, in the order of the keys.
+fn head(key: &[u8], skip: usize) -> u32 {
+    let rest = key.get(skip..).unwrap_or_default();
+    match rest.first_chunk() {
+        Some(bytes) => u32::from_be_bytes(*bytes),
+        None => rest.iter().chain(&[0; 4]).take(4).fold(0, |n, byte| n << 8 | u32::from(*byte)),
+    }
+}
+
+/// The same for the first key of a leaf, which has more leaves around it.
+fn fence(key: &[u8], skip: usize) -> u128 {
+    let rest = key.get(skip..).unwrap_or_default();
+    match rest.first_chunk() {
+        Some(bytes) => u128::from_be_bytes(*bytes),
+        None => rest.iter().chain(&[0; 16]).take(16).fold(0, |n, byte| n << 8 | u128::from(*byte)),
+    }
 }
 
 /// Where an entry is, or would be.
@@ -158,6 +242,10 @@ struct Place {
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     leaves: Vec<Leaf>,
+    /// Of each leaf's first key, the bytes behind the prefix, as a number.
+    fences: Vec<u128>,
+    /// What the first keys of all leaves begin with.
+    prefix: Bytes,
     live: usize,
 }
 
@@ -167,19 +255,59 @@ impl Index {
         self.live
     }
 
+    /// The leaf that `key` is in, if it is anywhere.
+    fn leaf(&self, key: &[u8]) -> usize {
+        let skip = self.prefix.len();
+        match key.get(..skip).unwrap_or(key).cmp(&self.prefix) {
+            Ordering::Less => return 0,
+            Ordering::Greater => return self.leaves.len().saturating_sub(1),
+            Ordering::Equal => {}
+        }
+        let fence = fence(key, skip);
+        let from = self.fences.partition_point(|have| *have < fence);
+        let equal = self.fences[from..].partition_point(|have| *have == fence);
+        // No leaf is empty, so each has a first key.
+        let after = from
+            + self.leaves[from..from + equal]
+                .partition_point(|leaf| leaf.entries[0].key.as_ref() <= key);
+        after.saturating_sub(1)
+    }
+
+    /// Takes note that the first key of a leaf is another.
+    fn moved(&mut self, at: usize) {
+        let Some(first) = self.leaves.get(at).map(|leaf| &leaf.entries[0].key) else { return };
+        if self.leaves.len() > 1 && first.starts_with(&self.prefix) {
+            self.fences[at] = fence(first, self.prefix.len());
+        } else {
+            self.align();
+        }
+    }
+
+    /// Takes note of a new leaf.
+    fn added(&mut self, at: usize) {
+        self.fences.insert(at, 0);
+        self.moved(at);
+    }
+
+    /// Computes prefix and fences anew.
+    fn align(&mut self) {
+        let (Some(first), Some(last)) = (self.leaves.first(), self.leaves.last()) else {
+            return;
+        };
+        let (first, last) = (&first.entries[0].key, &last.entries[0].key);
+        self.prefix = first.slice(..common(first, last));
+        let skip = self.prefix.len();
+        self.fences.clear();
+        self.fences.extend(self.leaves.iter().map(|leaf| fence(&leaf.entries[0].key, skip)));
+    }
+
     /// Where `key` is (`true`), or where it belongs.
     fn find(&self, key: &[u8]) -> (Place, bool) {
-        // No leaf is empty, so each has a first key.
-        let leaf = self
-            .leaves
-            .partition_point(|leaf| leaf.entries[0].key.as_ref() <= key)
-            .saturating_sub(1);
-        let Some(entries) = self.leaves.get(leaf).map(|l| &l.entries) else {
-            return (Place { leaf: 0, slot: 0 }, false);
-        };
-        match entries.binary_search_by(|entry| entry.key.as_ref().cmp(key)) {
-            Ok(slot) => (Place { leaf, slot }, true),
-            Err(slot) => (Place { leaf, slot }, false),
+        let leaf = self.leaf(key);
+        match self.leaves.get(leaf).map(|leaf| leaf.search(key)) {
+            None => (Place { leaf: 0, slot: 0 }, false),
+            Some(Ok(slot)) => (Place { leaf, slot }, true),
+            Some(Err(slot)) => (Place { leaf, slot }, false),
         }
     }
 
@@ -229,32 +357,43 @@ impl Index {
     }
 
     fn insert(&mut self, mut place: Place, entry: Entry) {
+        self.live += usize::from(entry.newest.is_live());
         if self.leaves.is_empty() {
-            self.leaves.push(Leaf::default());
+            self.leaves.push(Leaf::of(vec![entry]));
+            self.added(0);
+            return;
         }
         if self.leaves[place.leaf].entries.len() >= LEAF {
             let last = place.leaf + 1 == self.leaves.len();
-            // Keys that arrive in order leave full leaves behind.
-            let cut = if last && place.slot == LEAF { LEAF } else { LEAF / 2 };
+            if last && place.slot == LEAF {
+                // Keys that arrive in order leave full leaves behind.
+                self.leaves.push(Leaf::of(vec![entry]));
+                self.added(place.leaf + 1);
+                return;
+            }
+            let cut = LEAF / 2;
             let leaf = &mut self.leaves[place.leaf];
-            let entries = leaf.entries.split_off(cut);
-            let live = entries.iter().filter(|e| e.newest.is_live()).count();
-            leaf.live -= live;
-            self.leaves.insert(place.leaf + 1, Leaf { entries, live });
-            if place.slot > cut || cut == LEAF {
+            let right = Leaf::of(leaf.entries.split_off(cut));
+            leaf.live -= right.live;
+            leaf.align();
+            self.leaves.insert(place.leaf + 1, right);
+            self.added(place.leaf + 1);
+            if place.slot > cut {
                 place = Place { leaf: place.leaf + 1, slot: place.slot - cut };
             }
         }
         let leaf = &mut self.leaves[place.leaf];
-        let live = usize::from(entry.newest.is_live());
         let length = leaf.entries.len();
         if length == leaf.entries.capacity() {
             // Grow in small steps: doubling would waste half a leaf per leaf.
-            leaf.entries.reserve_exact((length / 2).clamp(4, 32).min(LEAF - length));
+            let more = (length / 2).clamp(4, 32).min(LEAF - length);
+            leaf.entries.reserve_exact(more);
+            leaf.heads.reserve_exact(more);
         }
-        leaf.entries.insert(place.slot, entry);
-        leaf.live += live;
-        self.live += live;
+        leaf.insert(place.slot, entry);
+        if place.slot == 0 {
+            self.moved(place.leaf);
+        }
     }
 
     /// Applies compaction at `revision` to one key. Returns the quota set free.
@@ -266,10 +405,17 @@ impl Index {
         let leaf = &mut self.leaves[place.leaf];
         let (freed, keep) = leaf.entries[place.slot].prune(revision);
         if !keep {
-            leaf.entries.remove(place.slot);
+            leaf.remove(place.slot);
             if leaf.entries.is_empty() {
                 self.leaves.remove(place.leaf);
-            } else if leaf.entries.len() < LEAF / 4 {
+                self.fences.remove(place.leaf);
+                return freed;
+            }
+            let few = leaf.entries.len() < LEAF / 4;
+            if place.slot == 0 {
+                self.moved(place.leaf);
+            }
+            if few {
                 self.merge(place.leaf);
             }
         }
@@ -283,10 +429,12 @@ impl Index {
             return;
         }
         let next = self.leaves.remove(at + 1);
+        self.fences.remove(at + 1);
         let leaf = &mut self.leaves[at];
         leaf.entries.reserve_exact(next.entries.len());
         leaf.entries.extend(next.entries);
         leaf.live += next.live;
+        leaf.align();
     }
 
     /// The entries from `span`'s start on, dead ones included, while they are in the span.
@@ -399,6 +547,46 @@ mod tests {
         assert_eq!(index.live(), 667);
         let keys: Vec<_> = index.from(b"").map(|e| e.key.clone()).collect();
         assert!(keys.is_sorted());
+    }
+
+    /// Keys of all lengths with zeros and long common beginnings, found where a sorted map has them.
+    #[test]
+    fn every_key_is_found_in_its_place() {
+        let mut index = Index::default();
+        let mut sorted = std::collections::BTreeSet::new();
+        let mut state = 7_u64;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as usize % below
+        };
+        let beginnings: [&[u8]; 5] =
+            [b"", b"/registry/pods/default/", b"/registry/p", b"\0", b"\xff\xff"];
+        for round in 0..6000 {
+            let mut key = beginnings[random(5)].to_vec();
+            for _ in 0..=random(6) {
+                key.push([0, 1, b'a', b'b', 0xff][random(5)]);
+            }
+            if random(3) == 0 && !sorted.is_empty() {
+                index.write(&key, tombstone(round + 2));
+                index.prune(&key, i64::MAX);
+                sorted.remove(&key);
+            } else {
+                index.write(&key, live(round + 2));
+                sorted.insert(key.clone());
+            }
+            assert_eq!(index.get(&key).is_some(), sorted.contains(&key));
+            if round % 97 == 0 {
+                assert!(
+                    index.from(b"").map(|e| e.key.as_ref()).eq(sorted.iter().map(Vec::as_slice))
+                );
+                for key in &sorted {
+                    assert!(index.get(key).is_some_and(|entry| entry.key == key));
+                }
+                let from = sorted.range(key.clone()..).next();
+                let found = index.from(&key).next().map(|e| e.key.to_vec());
+                assert_eq!(found.as_ref(), from);
+            }
+        }
     }
 
     #[test]

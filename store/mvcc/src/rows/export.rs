@@ -7,7 +7,7 @@ use bytes::Bytes;
 use std::collections::{BinaryHeap, VecDeque};
 
 /// So many rows from before the compaction are put in order at a time...
-const SORTED: usize = 128 << 10;
+const SORTED: usize = 256 << 10;
 /// ...from so many keys looked at in one step.
 const STEP: usize = 8192;
 
