@@ -53,8 +53,6 @@ impl Platform {
         check_kernel()?;
         // The port before anything that leaves a trace: it is what is taken most often.
         let listener = listen(config.listen).await?;
-        // And before anything that only the configuration finds again.
-        config.keep(data)?;
         let node_ip = node_ip(&config);
         let pki = Pki::open(&data.join("pki"), clock.now())?;
         let identity = pki.server(&server_names(&config, node_ip), clock.now())?;
@@ -62,6 +60,9 @@ impl Platform {
 
         let datastore::Opened { kv, embedded: store } =
             datastore::open(data, &config, &pki, &clock).await?;
+        // Before anything that only the configuration finds again; and not before it is known that the
+        // store may be used.
+        config.keep(data)?;
         // The three slow starts are independent of each other.
         let (state, dataplane, runtime) = tokio::join!(
             State::open(kv, clock.clone(), state_config(&config, &pki)?),

@@ -155,9 +155,9 @@ pub enum ConnectError {
         /// What is wrong with its certificate.
         why: String,
     },
-    /// The cluster does not take our certificate.
+    /// The cluster does not take our certificate, or misses one.
     #[error(
-        "{endpoint} refuses our certificate ({why}): give a client certificate, and its key, that the cluster trusts"
+        "{endpoint} ends the connection ({why}): give a client certificate, and its key, that the cluster trusts"
     )]
     NotTrusted {
         /// The member.
