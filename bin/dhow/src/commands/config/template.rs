@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(made("{{ tree('shop').db.host }} {{ tree('shop/web')['b'].port }}"), "db1 81");
         assert_eq!(
             made("{{ exists('shop/db') }} {{ exists('title') }} {{ exists('x') }}"),
-            "true true false"
+            "True True False"
         );
         assert_eq!(made("{{ json(get('shop/extra')).list[1] }}"), "2");
         assert_eq!(
