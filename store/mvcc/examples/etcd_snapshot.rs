@@ -3,6 +3,7 @@
 //! ```text
 //! etcd_snapshot write FILE [KEYS]   a state with big values, deletes, leases, users, a compaction
 //! etcd_snapshot read FILE           a snapshot that etcdctl saved, or member/snap/db
+//! etcd_snapshot copy FROM TO         reads one and writes it anew
 //! etcd_snapshot hash FILE REVISION  the checksum of its history up to a revision
 //! ```
 //! `write` prints the revision and the checksum that `etcdctl endpoint hashkv` must show after
@@ -21,15 +22,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
-        ["write", file] => write(file, 100_000),
-        ["write", file, keys] => write(file, keys.parse()?),
+        ["write", file] => write(file, &made(100_000)?),
+        ["write", file, keys] => write(file, &made(keys.parse()?)?),
+        ["copy", from, to] => {
+            let mut snapshot = Snapshot::open(File::open(from)?)?;
+            write(to, &Machine::from_etcd(&mut snapshot)?)
+        }
         ["read", file] => read(file),
         ["hash", file, revision] => {
             let machine = Machine::from_etcd(&mut Snapshot::open(File::open(file)?)?)?;
             println!("{}", hash(&machine.mvcc, revision.parse()?)?.hash);
             Ok(())
         }
-        _ => Err("usage: etcd_snapshot write FILE [KEYS] | read FILE | hash FILE REVISION".into()),
+        _ => Err("usage: etcd_snapshot write FILE [KEYS] | read FILE | copy FROM TO | hash FILE REVISION".into()),
     }
 }
 
@@ -96,8 +101,7 @@ fn hash(mvcc: &Mvcc, revision: i64) -> Result<HashKv, dhow_kv::Error> {
     }
 }
 
-fn write(file: &str, keys: u64) -> Result<(), Box<dyn Error>> {
-    let machine = made(keys)?;
+fn write(file: &str, machine: &Machine) -> Result<(), Box<dyn Error>> {
     let began = Instant::now();
     let header = machine.snapshot_header();
     let mut state = header.to_etcd();
@@ -130,7 +134,7 @@ fn write(file: &str, keys: u64) -> Result<(), Box<dyn Error>> {
     out.write_all(&tail)?;
     let elapsed = began.elapsed();
     println!("rows {count} bytes {} elapsed_ms {}", written.size, elapsed.as_millis());
-    tell(&machine)
+    tell(machine)
 }
 
 fn read(file: &str) -> Result<(), Box<dyn Error>> {

@@ -433,6 +433,27 @@ fn travel(mvcc: &Mvcc, sorted: usize, size: usize) -> Mvcc {
     import.finish()
 }
 
+/// The rows that etcd keeps after a compaction: the revision, the place in it, whether it is a
+/// tombstone.
+fn kept(model: &Model) -> Vec<(i64, u64, bool)> {
+    let mut kept = Vec::new();
+    let compacted = model.compacted;
+    for main in 2..=model.revision() {
+        let written = &model.written[main as usize - 1];
+        for (sub, (key, kv)) in written.iter().enumerate() {
+            // Up to the compaction: what holds at it, and a tombstone of just its revision.
+            let last = !written[sub + 1..].iter().any(|(later, _)| later == key);
+            let holds = kv.is_some()
+                && model.at(compacted.max(1)).get(key).is_some_and(|now| now.mod_revision == main);
+            let just_gone = kv.is_none() && main == compacted;
+            if main > compacted || last && (holds || just_gone) {
+                kept.push((main, sub as u64, kv.is_none()));
+            }
+        }
+    }
+    kept
+}
+
 /// The checksum computed from the model, as etcd describes it.
 fn model_hash(model: &Model, revision: i64) -> u32 {
     let mut crc = crc32c::crc32c(b"key");
@@ -544,6 +565,11 @@ proptest! {
         let whole = rows(&mvcc, usize::MAX, usize::MAX / 2);
         prop_assert!(whole.is_sorted());
         prop_assert_eq!(&whole, &rows(&mvcc, 2, 10));
+        let number = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().unwrap());
+        let keys = whole
+            .iter()
+            .map(|(key, _)| (number(&key[..8]) as i64, number(&key[9..17]), key.len() == 18));
+        prop_assert_eq!(keys.collect::<Vec<_>>(), kept(&model));
         for revision in model.compacted.max(1)..=model.revision() {
             prop_assert_eq!(hash(&mvcc, revision, 20), model_hash(&model, revision));
         }
