@@ -185,6 +185,11 @@ impl Admin for Store {
 
     fn token_user(&self, token: &str) -> Option<Caller> {
         let now = self.shared.clock.monotonic().as_secs();
+        // There is no timer for tokens: whoever looks at one first drops those that have ended.
+        if self.shared.swept.swap(now, Ordering::Relaxed) != now {
+            let ttl = self.shared.options.token_ttl;
+            self.shared.write().machine.tokens_mut().expire(now, ttl);
+        }
         self.shared.read().machine.token_caller(token, now)
     }
 

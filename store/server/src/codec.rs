@@ -81,13 +81,6 @@ impl Reader {
         }
     }
 
-    /// Eight bytes, little endian.
-    pub(crate) fn word(&mut self) -> Result<u64, Malformed> {
-        let mut word = [0; 8];
-        word.copy_from_slice(&self.take(8)?);
-        Ok(u64::from_le_bytes(word))
-    }
-
     pub(crate) fn number(&mut self) -> Result<u64, Malformed> {
         let mut n = 0;
         for (at, shift) in (0..64).step_by(7).enumerate() {

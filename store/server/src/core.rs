@@ -19,8 +19,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// What is proposed while so many entries wait for being applied is refused.
+/// What is proposed while so many committed entries wait for being applied is refused, as in etcd...
 const BEHIND: u64 = 5_000;
+/// ...and while so many are not committed, or wait for a leader.
+const WAITING: u64 = 50_000;
 /// One message takes about this many bytes of entries.
 const MESSAGE: u64 = 512 << 10;
 /// So many messages of entries go to a follower ahead of its answers.
@@ -116,6 +118,10 @@ pub(crate) struct Core {
     pub(crate) physical: Vec<(Reply<Outcome>, Outcome)>,
     /// This member was removed.
     pub(crate) removed: bool,
+    /// This member decides alone.
+    pub(crate) alone: bool,
+    /// It has been so since it knows everything that was acknowledged.
+    pub(crate) knows_all: bool,
 }
 
 impl std::fmt::Debug for Core {
@@ -186,11 +192,14 @@ impl Core {
             incoming: None,
             physical: Vec::new(),
             removed: shared.read().members.is_removed(own),
+            alone: false,
+            // What was on this disk alone was applied when it was opened.
+            knows_all: shared.read().members.is_alone(own),
         };
         core.draw_patience(shared);
         core.meet(shared);
-        core.drive(shared);
         core.elect_alone(shared);
+        core.drive(shared);
         Ok(core)
     }
 
@@ -267,8 +276,7 @@ impl Core {
 
     /// A member that decides alone needs nobody's votes and no patience.
     pub(crate) fn elect_alone(&mut self, shared: &Shared) {
-        let alone = shared.alone.load(Ordering::Acquire);
-        if alone && !self.is_leader() && self.reserve(0, 1).is_ok() {
+        if self.alone && !self.is_leader() && !self.removed && self.reserve(0, 1).is_ok() {
             if let Err(error) = self.node.campaign() {
                 tracing::error!(%error, "the member cannot lead itself");
             }
@@ -345,8 +353,7 @@ impl Core {
         if proposals.is_empty() {
             return;
         }
-        let ahead = self.node.raft.raft_log.last_index().saturating_sub(self.applied);
-        if ahead > BEHIND || self.held.len() as u64 > BEHIND {
+        if self.is_behind() {
             for (_, whom, _) in proposals {
                 self.give(whom, Err(Error::TooManyRequests), &[]);
             }
@@ -380,6 +387,14 @@ impl Core {
         });
         let parts = parts.collect();
         self.place(parts);
+    }
+
+    /// Whether so much is under way that more would not help.
+    fn is_behind(&self) -> bool {
+        let log = &self.node.raft.raft_log;
+        log.committed.saturating_sub(self.applied) > BEHIND
+            || log.last_index().saturating_sub(self.applied) > WAITING
+            || self.held.len() as u64 > WAITING
     }
 
     /// Puts proposals into the log here or at the leader, or keeps them until there is one.
@@ -565,7 +580,7 @@ impl Core {
             return;
         }
         if self.leads != self.term() {
-            if self.early.len() as u64 > BEHIND {
+            if self.early.len() as u64 > WAITING {
                 self.tell(from, id, Err(Error::TooManyRequests));
             } else {
                 self.early.push_back((from, id, ask));
@@ -788,7 +803,7 @@ impl Core {
         if changed {
             self.meet(shared);
         }
-        let alone = shared.alone.load(Ordering::Acquire);
+        let alone = self.alone;
         self.log_mut().applied(applied, conf, alone);
         let now = shared.clock.monotonic();
         for (id, granted) in leases {
@@ -810,6 +825,8 @@ impl Core {
     /// This member knows everything that was acknowledged before it led.
     fn lead(&mut self, shared: &Shared) {
         self.leads = self.term();
+        self.knows_all = true;
+        shared.alone.store(self.alone, Ordering::Release);
         shared.lessor.promote(self.leads, shared.clock.monotonic());
         for (from, id, ask) in std::mem::take(&mut self.early) {
             self.answer(shared, from, id, ask);
@@ -905,9 +922,14 @@ impl Core {
             drop(reply.send(Err(error.clone())));
         }
         self.physical.clear();
+        if !self.alone {
+            // The others go on without it.
+            shared.numbers.leader.store(0, Ordering::Relaxed);
+            shared.leader.send_if_modified(|leader| std::mem::take(leader) != 0);
+        }
         if self.leads != 0 {
             self.leads = 0;
-            if !shared.alone.load(Ordering::Acquire) {
+            if !self.alone {
                 shared.lessor.demote();
             }
         }
@@ -970,10 +992,9 @@ impl Core {
         let size: usize = parts.iter().map(|part| part.len() + entry::SMALL).sum();
         let parts: Vec<(u64, Bytes)> =
             parts.into_iter().map(|part| (Proposal::id(&part), part)).collect();
-        let ahead = self.node.raft.raft_log.last_index().saturating_sub(self.applied);
         let refusal = if !self.is_leader() {
             Some(Error::NotLeader)
-        } else if ahead > BEHIND {
+        } else if self.is_behind() {
             Some(Error::TooManyRequests)
         } else {
             self.reserve(size, parts.len()).err()

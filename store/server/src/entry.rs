@@ -125,9 +125,8 @@ pub(crate) fn entry_size(entry: &Entry) -> usize {
 }
 
 pub(crate) fn read_entry(reader: &mut Reader) -> Result<Entry, Malformed> {
-    let mut entry = Entry::default();
-    entry.index = reader.number()?;
-    entry.term = reader.number()?;
+    let (index, term) = (reader.number()?, reader.number()?);
+    let mut entry = Entry { index, term, ..Entry::default() };
     let conf = reader.flag()?;
     let payload = reader.bytes()?;
     if conf {
@@ -193,11 +192,8 @@ impl Record {
         let record = match reader.byte()? {
             1 => Self::Entry(read_entry(&mut reader)?),
             2 => {
-                let mut state = HardState::default();
-                state.term = reader.number()?;
-                state.vote = reader.number()?;
-                state.commit = reader.number()?;
-                Self::HardState(state)
+                let (term, vote, commit) = (reader.number()?, reader.number()?, reader.number()?);
+                Self::HardState(HardState { term, vote, commit, ..HardState::default() })
             }
             3 => {
                 let (cluster_id, member_id) = (reader.number()?, reader.number()?);

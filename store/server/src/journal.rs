@@ -109,7 +109,7 @@ impl Checkpoints {
             // It has said its last word, so this does not wait.
             let _ = thread.join();
         }
-        let tail = if shared.alone.load(Ordering::Acquire) { 0 } else { TAIL };
+        let tail = if core.alone { 0 } else { TAIL };
         let until = index.saturating_sub(tail).min(core.oldest_transfer());
         match result.and_then(|size| core.log_mut().trim(until).map(|()| size)) {
             Ok(size) => {

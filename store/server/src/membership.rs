@@ -52,7 +52,9 @@ impl Core {
         let learner = state.members.get(self.own).is_none_or(|own| own.learner);
         let list = state.members.list();
         drop(state);
-        shared.alone.store(alone, Ordering::Release);
+        self.alone = alone;
+        self.knows_all &= alone;
+        shared.alone.store(self.knows_all, Ordering::Release);
         shared.numbers.learner.store(learner, Ordering::Relaxed);
         shared.set_ticking(self.cluster.is_some() && !alone && !self.removed);
         if let Some(transport) = self.transport() {

@@ -89,10 +89,6 @@ impl RaftLog {
         &self.hard
     }
 
-    pub(crate) fn first(&self) -> u64 {
-        self.first
-    }
-
     pub(crate) fn last(&self) -> u64 {
         self.last
     }

@@ -93,6 +93,8 @@ pub(crate) struct Shared {
     pub(crate) ticks: Notify,
     /// The data directory, as long as the writer has it.
     pub(crate) directory: Weak<Directory>,
+    /// The second in which tokens were looked through last.
+    pub(crate) swept: AtomicU64,
     /// Numbers for readers that hold back compactions.
     readers: AtomicU64,
     /// The writer, when it has no thread of its own.
@@ -123,6 +125,7 @@ impl Shared {
             ticking: AtomicBool::new(false),
             ticks: Notify::new(),
             directory,
+            swept: AtomicU64::new(0),
             readers: AtomicU64::new(1 << 63),
             inline,
         }

@@ -276,7 +276,7 @@ impl Core {
         shared.lessor.reset(leases.into_iter(), shared.clock.monotonic());
         shared.numbers.checkpoint_bytes.store(size, Ordering::Relaxed);
         self.meet(shared);
-        let alone = shared.alone.load(Ordering::Acquire);
+        let alone = self.alone;
         self.log_mut().applied(index, Some(conf), alone);
         tracing::info!(index, revision, "took over the leader's snapshot");
         Ok(())

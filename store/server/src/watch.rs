@@ -72,6 +72,20 @@ impl State {
             _ => Some(&mut self.spans),
         }
     }
+
+    /// Tells all watchers something and wakes them, always in the same order.
+    fn each(&self, tell: impl Fn(&mut SlotState)) {
+        let mut keys: Vec<_> = self.keys.iter().collect();
+        keys.sort_unstable_by_key(|(key, _)| *key);
+        let groups = keys.into_iter().flat_map(|(_, groups)| groups).chain(&self.spans);
+        for slot in groups.flat_map(|group| &group.members) {
+            let mut slot = lock(&slot.state);
+            tell(&mut slot);
+            if let Some(waker) = slot.waker.take() {
+                waker.wake();
+            }
+        }
+    }
 }
 
 /// See the module.
@@ -181,30 +195,16 @@ impl Hub {
         let mut state = lock(&self.state);
         let next = self.published.load(Ordering::Relaxed) + 1;
         self.published.store(revision, Ordering::Release);
-        let State { keys, spans, .. } = &mut *state;
-        for slot in keys.values().flatten().chain(spans.iter()).flat_map(|g| &g.members) {
-            let mut slot = lock(&slot.state);
-            slot.overflow = Some(slot.start.max(next));
-            if let Some(waker) = slot.waker.take() {
-                waker.wake();
-            }
-        }
-        keys.clear();
-        spans.clear();
+        state.each(|slot| slot.overflow = Some(slot.start.max(next)));
+        state.keys.clear();
+        state.spans.clear();
     }
 
     /// Ends all watches.
     pub(crate) fn stop(&self) {
         let mut state = lock(&self.state);
         state.stopped = true;
-        let State { keys, spans, .. } = &mut *state;
-        for slot in keys.values().flatten().chain(spans.iter()).flat_map(|g| &g.members) {
-            let mut slot = lock(&slot.state);
-            slot.stopped = true;
-            if let Some(waker) = slot.waker.take() {
-                waker.wake();
-            }
-        }
+        state.each(|slot| slot.stopped = true);
     }
 
     fn is_stopped(&self) -> bool {

@@ -146,12 +146,14 @@ impl Writer {
                 }
             }
         }
+        self.core.elect_alone(shared);
         if !proposals.is_empty() {
-            self.core.elect_alone(shared);
             let proposals = self.admit(shared, proposals);
             self.core.propose(shared, proposals);
         }
         self.core.drive(shared);
+        // The other voters may just have gone.
+        self.core.elect_alone(shared);
     }
 
     fn read(&mut self, shared: &Shared, reply: Reply<()>) {
