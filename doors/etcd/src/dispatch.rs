@@ -84,12 +84,12 @@ impl Inner {
             M::HashKv => framed(self.hash_kv(call, decode(message)?).await),
             M::MoveLeader => framed(self.move_leader(call, decode(message)?).await),
             M::Downgrade => framed(self.downgrade(call, decode(message)?)),
-            M::Campaign => framed(self.campaign(call, decode(message)?).await),
-            M::Proclaim => framed(self.proclaim(call, decode(message)?).await),
-            M::Leader => framed(self.leader(call, decode(message)?).await),
-            M::Resign => framed(self.resign(call, decode(message)?).await),
-            M::Lock => framed(self.lock(call, decode(message)?).await),
-            M::Unlock => framed(self.unlock(call, decode(message)?).await),
+            M::Campaign => framed(recipe(self.campaign(call, decode(message)?).await)),
+            M::Proclaim => framed(recipe(self.proclaim(call, decode(message)?).await)),
+            M::Leader => framed(recipe(self.leader(call, decode(message)?).await)),
+            M::Resign => framed(recipe(self.resign(call, decode(message)?).await)),
+            M::Lock => framed(recipe(self.lock(call, decode(message)?).await)),
+            M::Unlock => framed(recipe(self.unlock(call, decode(message)?).await)),
             M::HealthCheck => framed(self.health_check(&decode(message)?)),
             _ => self.auth(method, call, message).await,
         }
@@ -106,7 +106,7 @@ impl Inner {
         match method {
             Method::RangeStream => self.range_stream(call, decode(message)?).await,
             Method::Snapshot => self.snapshot(&call).await,
-            Method::Observe => self.observe(call, decode(message)?).await,
+            Method::Observe => Ok(self.observe(call, decode(message)?)),
             Method::HealthWatch => Ok(self.health_watch(&decode(message)?)),
             _ => Err(Status::unimplemented("not a stream")),
         }
@@ -144,6 +144,11 @@ impl Inner {
         self.metrics.sent(Method::HealthWatch, 1, answer.len());
         Box::pin(futures::stream::iter([Ok(answer)]).chain(futures::stream::pending()))
     }
+}
+
+/// Errors of the lock and election services: in etcd they are a client's, whose codes do not survive.
+fn recipe<M>(answer: Result<M, Status>) -> Result<M, Status> {
+    answer.map_err(|status| Status::unknown(status.message()))
 }
 
 /// An answer in its frame.

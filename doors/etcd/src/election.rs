@@ -109,11 +109,7 @@ impl Inner {
     }
 
     /// The leader, its later values, and every later leader.
-    pub(crate) async fn observe(
-        self: &Arc<Self>,
-        call: Call,
-        request: pb::LeaderRequest,
-    ) -> Result<Answers, Status> {
+    pub(crate) fn observe(self: &Arc<Self>, call: Call, request: pb::LeaderRequest) -> Answers {
         let observer = Observer {
             inner: self.clone(),
             call,
@@ -122,7 +118,7 @@ impl Inner {
             pending: Default::default(),
             failed: false,
         };
-        Ok(Box::pin(stream::unfold(observer, |mut observer| async move {
+        Box::pin(stream::unfold(observer, |mut observer| async move {
             if observer.failed {
                 return None;
             }
@@ -131,9 +127,10 @@ impl Inner {
             match item {
                 Ok(None) => None,
                 Ok(Some(answer)) => Some((Ok(answer), observer)),
-                Err(status) => Some((Err(status), observer)),
+                // As with the other methods of this service.
+                Err(status) => Some((Err(Status::unknown(status.message())), observer)),
             }
-        })))
+        }))
     }
 }
 

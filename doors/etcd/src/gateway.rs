@@ -114,20 +114,10 @@ fn json(status: http::StatusCode, body: impl Into<Bytes>) -> Response<Body> {
 
 /// The answer of an error.
 fn refuse(status: &Status) -> Response<Body> {
-    let body = serde_json::json!({
-        "error": status.message(),
-        "code": status.code() as i32,
-        "message": status.message(),
-    });
-    json(http_status(status.code()), body.to_string())
-}
-
-/// Refuses what is no method of the gateway, as grpc-gateway does.
-fn no_route(code: Code, status: http::StatusCode) -> Response<Body> {
-    let text = status.canonical_reason().unwrap_or_default();
-    let mut response = refuse(&Status::new(code, text));
-    *response.status_mut() = status;
-    response
+    // `error` is what servers before 3.6 had and their clients read.
+    let text = serde_json::Value::from(status.message());
+    let body = format!("{{\"error\":{text},\"code\":{},\"message\":{text}}}", status.code() as i32);
+    json(http_status(status.code()), body)
 }
 
 /// Answers a request below `/v3/`.
@@ -138,10 +128,10 @@ pub(crate) async fn answer(
     call: Call,
 ) -> Response<Body> {
     let Some(method) = Method::find_gateway(path) else {
-        return no_route(Code::NotFound, http::StatusCode::NOT_FOUND);
+        return refuse(&Status::not_found("Not Found"));
     };
     if request.method() != http::Method::POST {
-        return no_route(Code::Unimplemented, http::StatusCode::METHOD_NOT_ALLOWED);
+        return refuse(&Status::unimplemented("Method Not Allowed"));
     }
     let Some((asks, answers)) = inner.gateway.types(method).cloned() else {
         return refuse(&Status::internal("the messages of this method are not described"));

@@ -49,8 +49,8 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     response
 }
 
-fn json(body: &serde_json::Value) -> Response<Body> {
-    let mut response = text(StatusCode::OK, body.to_string());
+fn json(body: String) -> Response<Body> {
+    let mut response = text(StatusCode::OK, body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
@@ -108,11 +108,10 @@ pub(crate) async fn page(inner: Arc<Inner>, request: &Request<Incoming>) -> Resp
         "/health" => inner.health(query).await,
         "/livez" => inner.checks(Check::LIVE, query).await,
         "/readyz" => inner.checks(Check::READY, query).await,
-        "/version" => json(&serde_json::json!({
-            "etcdserver": inner.config.server_version,
-            "etcdcluster": inner.config.cluster_version,
-            "storage": inner.config.storage_version,
-        })),
+        "/version" => json(format!(
+            r#"{{"etcdserver":"{}","etcdcluster":"{}","storage":"{}"}}"#,
+            inner.config.server_version, inner.config.cluster_version, inner.config.storage_version
+        )),
         "/metrics" => inner.metrics_page(),
         "/debug/vars" => inner.vars(),
         _ => match find_check(path) {
@@ -313,7 +312,7 @@ impl Inner {
     /// Go's expvar page, with what is true here.
     fn vars(&self) -> Response<Body> {
         let now = self.admin.status();
-        json(&serde_json::json!({
+        let page = serde_json::json!({
             "cmdline": std::env::args().collect::<Vec<_>>(),
             "raft.status": {
                 "id": format!("{:x}", self.admin.identity().member_id),
@@ -322,6 +321,7 @@ impl Inner {
                 "commit": now.raft_index,
                 "applied": now.applied_index,
             },
-        }))
+        });
+        json(page.to_string())
     }
 }

@@ -79,9 +79,9 @@ const OVERHEAD: usize = 512 << 10;
 impl Default for Config {
     fn default() -> Self {
         Self {
-            server_version: "3.6.7".to_owned(),
-            cluster_version: "3.6.0".to_owned(),
-            storage_version: "3.6.0".to_owned(),
+            server_version: "3.7.3".to_owned(),
+            cluster_version: "3.7.0".to_owned(),
+            storage_version: "3.7.0".to_owned(),
             max_request_bytes: 3 << 19,
             max_txn_ops: 128,
             watch_progress_interval: Duration::from_secs(600),

@@ -2,6 +2,7 @@
 
 use crate::access::{Call, Connection};
 use crate::{Door, Inner, grpc, http1};
+use dhow_clock::BoxFuture;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -12,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -37,84 +38,62 @@ impl Door {
     /// protocols offered are HTTP/2 and HTTP/1.1 unless it names others.
     ///
     /// May be called for several listeners.
-    pub async fn serve(
+    pub fn serve(
         &self,
         listener: TcpListener,
         tls: Option<Arc<rustls::ServerConfig>>,
         stop: CancellationToken,
-    ) {
-        let accept = async || {
-            let (socket, _) = listener.accept().await?;
-            // Answers are small and wait for nothing that could be sent with them.
-            if let Err(error) = socket.set_nodelay(true) {
-                tracing::debug!(%error, "a connection ended before it began");
-            }
-            Ok(socket)
-        };
-        self.serve_all(accept, tls, stop, Offer::All).await;
-        drop(listener);
+    ) -> BoxFuture<'static, ()> {
+        Box::pin(self.0.clone().serve(listener, tls, stop, Offer::All))
     }
 
     /// As [`Door::serve`], on a socket in the file system.
-    pub async fn serve_unix(
+    pub fn serve_unix(
         &self,
         listener: UnixListener,
         tls: Option<Arc<rustls::ServerConfig>>,
         stop: CancellationToken,
-    ) {
-        let accept = async || Ok(listener.accept().await?.0);
-        self.serve_all(accept, tls, stop, Offer::All).await;
+    ) -> BoxFuture<'static, ()> {
+        Box::pin(self.0.clone().serve(listener, tls, stop, Offer::All))
     }
 
     /// As [`Door::serve`], but only metrics, health and version: for those who watch over the
     /// server and have no business with the keys.
-    pub async fn serve_pages(
+    pub fn serve_pages(
         &self,
         listener: TcpListener,
         tls: Option<Arc<rustls::ServerConfig>>,
         stop: CancellationToken,
-    ) {
-        let accept = async || Ok(listener.accept().await?.0);
-        self.serve_all(accept, tls, stop, Offer::Pages).await;
+    ) -> BoxFuture<'static, ()> {
+        Box::pin(self.0.clone().serve(listener, tls, stop, Offer::Pages))
     }
+}
 
-    async fn serve_all<S>(
-        &self,
-        mut accept: impl AsyncFnMut() -> std::io::Result<S>,
-        tls: Option<Arc<rustls::ServerConfig>>,
-        stop: CancellationToken,
-        offer: Offer,
-    ) where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let follower = tokio::spawn(self.0.clone().follow_leader(stop.clone()));
-        let tls = tls.map(|config| TlsAcceptor::from(with_protocols(config)));
-        let graceful = GracefulShutdown::new();
-        loop {
-            let accepted = tokio::select! {
-                () = stop.cancelled() => break,
-                accepted = accept() => accepted,
-            };
-            let socket = match accepted {
-                Ok(socket) => socket,
-                Err(error) => {
-                    tracing::warn!(%error, "a connection was not accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let serving = self.0.clone().connection(
-                socket,
-                tls.clone(),
-                stop.clone(),
-                graceful.watcher(),
-                offer,
-            );
-            tokio::spawn(serving);
+/// Where connections come from.
+trait Listener: Send + Sync + 'static {
+    type Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn next(&self) -> impl Future<Output = std::io::Result<Self::Socket>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Socket = TcpStream;
+
+    async fn next(&self) -> std::io::Result<TcpStream> {
+        let (socket, _) = self.accept().await?;
+        // Answers are small and wait for nothing that could be sent with them.
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%error, "a connection ended before it began");
         }
-        follower.abort();
-        // What is not over by then ends with the process.
-        let _ = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
+        Ok(socket)
+    }
+}
+
+impl Listener for UnixListener {
+    type Socket = UnixStream;
+
+    async fn next(&self) -> std::io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
     }
 }
 
@@ -145,6 +124,40 @@ fn common_name(certificates: Option<&[rustls::pki_types::CertificateDer<'_>]>) -
 }
 
 impl Inner {
+    async fn serve<L: Listener>(
+        self: Arc<Self>,
+        listener: L,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        stop: CancellationToken,
+        offer: Offer,
+    ) {
+        let follower = tokio::spawn(self.clone().follow_leader(stop.clone()));
+        let tls = tls.map(|config| TlsAcceptor::from(with_protocols(config)));
+        let graceful = GracefulShutdown::new();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = listener.next() => accepted,
+            };
+            let socket = match accepted {
+                Ok(socket) => socket,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection was not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let watcher = graceful.watcher();
+            let serving =
+                self.clone().connection(socket, tls.clone(), stop.clone(), watcher, offer);
+            tokio::spawn(serving);
+        }
+        drop(listener);
+        follower.abort();
+        // What is not over by then ends with the process.
+        let _ = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
+    }
+
     async fn connection<S>(
         self: Arc<Self>,
         socket: S,
