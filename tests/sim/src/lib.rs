@@ -2,8 +2,13 @@
 //!
 //! [`check`] holds the checkers. They are pure: a history goes in, the first broken promise comes
 //! out. [`history`] is what they read. It is written by simulated clients and by clients of real
-//! processes alike.
+//! processes alike. [`run`] is one simulation: [`world`] holds the members, [`clients`] use them,
+//! [`nemesis`] makes the trouble.
 
 pub mod check;
+pub mod clients;
 pub mod history;
+pub mod nemesis;
 pub mod random;
+pub mod run;
+pub mod world;

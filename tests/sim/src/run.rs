@@ -1,0 +1,209 @@
+//! One simulation from its seed to its verdict.
+
+use crate::check::members::{self, Holding};
+use crate::check::{self, Promise, Rules, Violation, lease};
+use crate::clients::{Client, Recorder, WatchClient, ask, read_history};
+use crate::history::{Input, Output};
+use crate::nemesis::{self, Tally};
+use crate::random::Random;
+use crate::world::World;
+use bytes::Bytes;
+use dhow_kv::{Backend as _, Op, Range, Span, Txn};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What to simulate.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Everything follows from it.
+    pub seed: u64,
+    /// How long trouble goes on, in virtual time.
+    pub time: Duration,
+    /// How many members; 0 lets the seed decide.
+    pub members: usize,
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// How many members there were.
+    pub members: usize,
+    /// Differs between runs that differ.
+    pub digest: u64,
+    /// How many requests were made.
+    pub operations: usize,
+    /// How many of them nobody knows the end of.
+    pub unknown: usize,
+    /// How many watches there were.
+    pub watches: usize,
+    /// The last revision.
+    pub revision: i64,
+    /// How often a member lost its power.
+    pub crashes: u64,
+    /// Messages sent and delivered.
+    pub messages: (u64, u64),
+    /// What went wrong, and how often.
+    pub troubles: Tally,
+    /// The broken promise, if there is one.
+    pub violation: Option<Violation>,
+}
+
+/// Runs a simulation in this thread.
+///
+/// # Panics
+/// When tokio cannot make a runtime.
+pub fn run(plan: Plan) -> Report {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without input and output needs nothing that could fail");
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, simulate(plan))
+}
+
+async fn simulate(plan: Plan) -> Report {
+    let mut random = Random::new(plan.seed);
+    let members = match plan.members {
+        0 => *random.pick(&[1, 3, 3, 3, 5]),
+        members => members,
+    };
+    // A drift of up to two thousandths, a hundred times what real clocks have.
+    let world = World::new(members, 2000, random.fork());
+    let rules = Rules { drift_thousandths: 5, ..Rules::default() };
+    let recorder = Recorder::default();
+    let mut outcome: Result<Tally, Violation> = Ok(Tally::new());
+    for at in 0..members {
+        if let Err(error) = world.start(at) {
+            outcome = Err(Violation::new(Promise::Recovery, error));
+        }
+    }
+    let clients = random.between(3, 8) as u32;
+    let rest = Duration::from_millis(*random.pick(&[20, 100, 400]));
+    for number in 1..=clients {
+        let client = Client::new(number, world.clone(), recorder.clone(), random.fork(), rest);
+        tokio::task::spawn_local(client.run());
+    }
+    for number in 0..5 {
+        let (world, recorder, random) = (world.clone(), recorder.clone(), random.fork());
+        let client =
+            WatchClient { number: 100 + number, world, recorder, random, all: number == 0 };
+        tokio::task::spawn_local(client.run());
+    }
+    if outcome.is_ok() {
+        let until = Instant::now() + plan.time;
+        outcome = nemesis::run(&world, random.fork(), until)
+            .await
+            .map_err(|error| Violation::new(Promise::Recovery, error));
+    }
+    let outcome = match outcome {
+        Ok(tally) => settle(&world, &recorder, &rules).await.map(|end| (tally, Some(end))),
+        Err(violation) => Err(violation),
+    };
+    recorder.stop();
+    let history = recorder.history();
+    let mut troubles = Tally::new();
+    let verdict = outcome.and_then(|(tally, end)| {
+        troubles = tally;
+        let replay = check::all(&history, &rules)?;
+        let Some(end) = end else { return Ok(()) };
+        lease::gone(&history, end.recovered, Duration::from_secs(5), &rules)?;
+        members::check(&end.holdings, &replay)
+    });
+    let unknown = history.operations.iter().filter(|o| o.output == Output::Unknown).count();
+    Report {
+        seed: plan.seed,
+        members,
+        digest: history.digest(),
+        operations: history.operations.len(),
+        unknown,
+        watches: history.watches.len(),
+        revision: check::timeline::Timeline::of(&history).last(),
+        crashes: world.crashes(),
+        messages: world.net().counts(),
+        troubles,
+        violation: verdict.err(),
+    }
+}
+
+struct End {
+    recovered: Duration,
+    holdings: Vec<Holding>,
+}
+
+/// Mends everything, and waits until all is well and all leases are gone.
+async fn settle(world: &World, recorder: &Recorder, rules: &Rules) -> Result<End, Violation> {
+    let failed = |what: String| Violation::new(Promise::Recovery, what);
+    world.net().heal();
+    for at in 0..world.members() {
+        world.disk(at).heal();
+    }
+    // Those that could not write, too: starting them again is what the store says to do.
+    for at in 0..world.members() {
+        world.crash(at);
+        world.start(at).map_err(|error| failed(format!("member {at} does not start: {error}")))?;
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    for at in 0..world.members() {
+        let mut n = 0;
+        loop {
+            n += 1;
+            let put = Op::put("settled", format!("{at}-{n}"));
+            let txn = Txn { success: vec![put], ..Txn::default() };
+            if let Output::Txn(_) = ask(world, recorder, 0, at, Input::Txn(txn)).await {
+                break;
+            }
+            if Instant::now() > deadline {
+                let what = "no write within a minute after everything was mended";
+                return Err(failed(format!("member {at}: {what}")));
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+    let recovered = recorder.now().time;
+    recorder.stop();
+    // The clients' last requests, and the longest lease with what is allowed for it.
+    let drift = 1.0 + rules.drift_thousandths as f64 / 1000.0;
+    let wait =
+        Duration::from_secs(12) + Duration::from_secs_f64(10.0 * drift) + Duration::from_secs(6);
+    tokio::time::sleep(wait).await;
+    let everything = Range::all(Span::From(Bytes::from_static(&[0])));
+    for at in 0..world.members() {
+        let input = Input::Range(everything.clone());
+        if !matches!(ask(world, recorder, 0, at, input).await, Output::Range(_)) {
+            // A request may be lost even now, but not twice.
+            let input = Input::Range(everything.clone());
+            let output = ask(world, recorder, 0, at, input).await;
+            if !matches!(output, Output::Range(_)) {
+                return Err(failed(format!("member {at} does not serve a read: {output:?}")));
+            }
+        }
+    }
+    let newest = (0..world.members()).filter_map(|at| world.store(at)).map(|s| s.revision()).max();
+    let newest = newest.unwrap_or(1);
+    let mut holdings = Vec::new();
+    for at in 0..world.members() {
+        let Some(store) = world.store(at) else { continue };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while store.revision() < newest && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let start = store.status().compacted.max(1);
+        if !read_history(world, recorder, at, start, newest).await {
+            return Err(failed(format!("a watch on member {at} does not reach revision {newest}")));
+        }
+        let mut here = everything.clone();
+        here.serializable = true;
+        let found = store.range(here).await.map_err(|error| failed(error.to_string()))?;
+        let leases = store.leases().await.map_err(|error| failed(error.to_string()))?;
+        if !leases.is_empty() {
+            let what = format!("member {at} still has leases {leases:?}");
+            return Err(Violation::new(Promise::LeaseGone, what));
+        }
+        let (revision, kvs) = (found.revision, found.kvs);
+        holdings.push(Holding { member: at as u64, revision, kvs, leases, hash: None });
+    }
+    Ok(End { recovered, holdings })
+}

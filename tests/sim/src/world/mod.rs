@@ -1,0 +1,254 @@
+//! Members on simulated disks, clocks and a simulated network, in one thread and virtual time.
+
+pub mod clock;
+pub mod disk;
+pub mod net;
+
+use crate::random::Random;
+use clock::SimClock;
+use dhow_clock::BoxFuture;
+use dhow_kv::Error;
+use dhow_server::{Cluster, Options, Retention, Store};
+use disk::SimDisk;
+use net::{Net, Port, Station};
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Where the store's files lie on a simulated disk.
+const HOME: &str = "/data";
+
+/// A member while it runs.
+#[derive(Debug)]
+struct Life {
+    store: Arc<Store>,
+    clock: Arc<SimClock>,
+    disk: SimDisk,
+    port: Arc<Port>,
+    /// Dropped at the end of this life: requests that run on the member end with it.
+    ended: tokio::sync::watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct Place {
+    disk: SimDisk,
+    life: Option<Life>,
+    /// Why it did not start.
+    refused: Option<String>,
+}
+
+/// What all parts of a simulation share. Clones are the same world.
+#[derive(Debug, Clone)]
+pub struct World(Rc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    places: RefCell<Vec<Place>>,
+    random: RefCell<Random>,
+    net: Net,
+    options: Options,
+    /// By how many millionths clocks may run fast or slow.
+    drift: u64,
+    crashes: RefCell<u64>,
+}
+
+impl World {
+    /// A world of so many members, none of which runs yet.
+    pub fn new(members: usize, drift: u64, mut random: Random) -> Self {
+        let net = Net::new(members, random.fork());
+        let place = |_| Place { disk: SimDisk::new(random.fork()), life: None, refused: None };
+        let places = RefCell::new((0..members).map(place).collect());
+        let options = Options {
+            // Small files, so that everything happens often.
+            segment_bytes: 16 << 10,
+            checkpoint_bytes: 48 << 10,
+            quota_bytes: 64 << 20,
+            retention: None::<Retention>,
+            inline: true,
+            ..Options::default()
+        };
+        let random = RefCell::new(random);
+        Self(Rc::new(Inner { places, random, net, options, drift, crashes: RefCell::new(0) }))
+    }
+
+    /// How many members there are.
+    pub fn members(&self) -> usize {
+        self.0.places.borrow().len()
+    }
+
+    /// The network.
+    pub fn net(&self) -> &Net {
+        &self.0.net
+    }
+
+    /// How often a member lost its power.
+    pub fn crashes(&self) -> u64 {
+        *self.0.crashes.borrow()
+    }
+
+    /// The store of a member, when it runs.
+    pub fn store(&self, at: usize) -> Option<Arc<Store>> {
+        self.0.places.borrow()[at].life.as_ref().map(|life| life.store.clone())
+    }
+
+    /// A member's disk.
+    pub fn disk(&self, at: usize) -> SimDisk {
+        self.0.places.borrow()[at].disk.clone()
+    }
+
+    /// A member's clock, when it runs.
+    pub fn clock(&self, at: usize) -> Option<Arc<SimClock>> {
+        self.0.places.borrow()[at].life.as_ref().map(|life| life.clock.clone())
+    }
+
+    /// Starts a member on what its disk holds.
+    ///
+    /// # Errors
+    /// Why the store refused to start.
+    pub fn start(&self, at: usize) -> Result<(), String> {
+        if self.0.places.borrow()[at].life.is_some() {
+            return Ok(());
+        }
+        let disk = self.0.places.borrow()[at].disk.clone();
+        let (random, rate) = {
+            let mut random = self.0.random.borrow_mut();
+            let drift = self.0.drift;
+            (random.fork(), 1_000_000 - drift + random.below(2 * drift + 1))
+        };
+        let clock = Arc::new(SimClock::new(random, rate));
+        let port = Arc::new(Port {
+            net: self.0.net.clone(),
+            at,
+            id: OnceLock::new(),
+            clock: clock.clone(),
+            disk: disk.clone(),
+            ended: AtomicBool::new(false),
+        });
+        let mut options = self.0.options.clone();
+        let members = self.members();
+        if members > 1 {
+            let urls = |n: usize| vec![format!("http://member-{n}:2380")];
+            let initial = (0..members).map(|n| (format!("m{n}"), urls(n))).collect();
+            options.cluster = Some(Cluster::new(format!("m{at}"), initial, port.clone()));
+        }
+        let opened =
+            Store::open_on(Arc::new(disk.clone()), Path::new(HOME), clock.clone(), options);
+        let mut places = self.0.places.borrow_mut();
+        match opened {
+            Ok(store) => {
+                let id = store.identity().member_id;
+                let _ = port.id.set(id);
+                let station = Station {
+                    id,
+                    store: Arc::downgrade(&store),
+                    clock: clock.clone(),
+                    disk: disk.clone(),
+                };
+                self.0.net.station(at, Some(station));
+                let ended = tokio::sync::watch::Sender::new(false);
+                places[at].refused = None;
+                places[at].life = Some(Life { store, clock, disk, port, ended });
+                Ok(())
+            }
+            Err(error) => {
+                places[at].refused = Some(error.to_string());
+                Err(error.to_string())
+            }
+        }
+    }
+
+    /// Takes a member's power away. It does not come back by itself.
+    pub fn crash(&self, at: usize) {
+        let life = {
+            let mut places = self.0.places.borrow_mut();
+            let after = places[at].disk.crash();
+            places[at].disk = after;
+            places[at].life.take()
+        };
+        *self.0.crashes.borrow_mut() += 1;
+        self.0.net.station(at, None);
+        if let Some(life) = life {
+            life.port.ended.store(true, Ordering::Relaxed);
+            let _ = life.ended.send(true);
+        }
+    }
+
+    /// Crashes those whose disk has lost its power by itself. Returns who that was.
+    pub fn bury(&self) -> Vec<usize> {
+        let dead = |at: &usize| {
+            let places = self.0.places.borrow();
+            places[*at].disk.is_dead()
+        };
+        let dead: Vec<usize> = (0..self.members()).filter(dead).collect();
+        dead.iter().for_each(|at| self.crash(*at));
+        dead
+    }
+
+    /// Runs a request on a member, as a connection to it would. `None` when no answer came: the
+    /// member is down, lost its power meanwhile, or took too long.
+    pub async fn request<T>(
+        &self,
+        at: usize,
+        patience: Duration,
+        work: impl for<'a> FnOnce(&'a Store) -> BoxFuture<'a, Result<T, Error>>,
+    ) -> Option<Result<T, Error>> {
+        let delay = |world: &Self| {
+            let mut random = world.0.random.borrow_mut();
+            (Duration::from_micros(random.between(50, 2000)), random.chance(3, 1000))
+        };
+        let deadline = Instant::now() + patience;
+        let (there, lost) = delay(self);
+        tokio::time::sleep(there).await;
+        if lost {
+            tokio::time::sleep_until(deadline).await;
+            return None;
+        }
+        let (store, clock, disk, mut ended) = {
+            let places = self.0.places.borrow();
+            let life = places[at].life.as_ref()?;
+            let ended = life.ended.subscribe();
+            (life.store.clone(), life.clock.clone(), life.disk.clone(), ended)
+        };
+        let served = async {
+            tokio::time::sleep_until(clock.busy_until()).await;
+            if disk.is_dead() {
+                return None;
+            }
+            let answer = work(&store).await;
+            clock.busy(disk.take_busy());
+            tokio::time::sleep_until(clock.busy_until()).await;
+            (!disk.is_dead()).then_some(answer)
+        };
+        let answer = tokio::select! {
+            biased;
+            _ = ended.changed() => None,
+            answer = served => answer,
+            () = tokio::time::sleep_until(deadline) => None,
+        };
+        let (back, lost) = delay(self);
+        tokio::time::sleep(back).await;
+        if lost {
+            tokio::time::sleep_until(deadline).await;
+            return None;
+        }
+        answer
+    }
+
+    /// Completes when this life of a member ends.
+    pub async fn end_of(&self, at: usize) {
+        let ended = self.0.places.borrow()[at].life.as_ref().map(|life| life.ended.subscribe());
+        if let Some(mut ended) = ended {
+            let _ = ended.changed().await;
+        }
+    }
+
+    /// Whether what a member says now counts: it runs and has power.
+    pub fn speaks(&self, at: usize) -> bool {
+        let places = self.0.places.borrow();
+        places[at].life.as_ref().is_some_and(|life| !life.disk.is_dead())
+    }
+}
