@@ -1,0 +1,332 @@
+//! The gateway, the pages, TLS and malformed input, byte by byte.
+
+mod common;
+
+use common::Served;
+use dhow_door_etcd::Config;
+use dhow_kv::admin::{Admin as _, Alarm, AlarmKind};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+
+/// One request over HTTP/1.1: the status and the body.
+async fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+#[tokio::test]
+async fn keys_can_be_used_over_json() {
+    let served = Served::new(Config::default()).await;
+    let post = async |path: &str, body: &str| ask(served.address, "POST", path, body).await;
+    let (status, body) = post("/v3/kv/put", r#"{"key":"Zm9v","value":"YmFy"}"#).await;
+    assert_eq!(status, 200);
+    assert!(body.contains(r#""revision":"2""#), "{body}");
+    let (_, body) = post("/v3beta/kv/range", r#"{"key":"Zm9v"}"#).await;
+    assert!(body.contains(r#""kvs":[{"key":"Zm9v","create_revision":"2","mod_revision":"2","version":"1","value":"YmFy"}],"count":"1""#), "{body}");
+    let text = "etcdserver: key is not provided";
+    let refused = format!(r#"{{"error":"{text}","code":3,"message":"{text}"}}"#);
+    assert_eq!(post("/v3/kv/range", "{}").await, (400, refused));
+    assert_eq!(post("/v3/lease/revoke", r#"{"ID":"7"}"#).await.0, 404);
+    assert_eq!(post("/v3/lease/timetolive", r#"{"ID":"7"}"#).await.0, 200);
+    assert_eq!(post("/v3/kv/lease/timetolive", r#"{"ID":7}"#).await.0, 200);
+    assert_eq!(post("/v3/kv/range", "{nonsense").await.0, 400);
+    assert_eq!(post("/v3/nothing", "{}").await.0, 404);
+    assert_eq!(ask(served.address, "GET", "/v3/kv/range", "").await.0, 501);
+    let (_, body) = post("/v3/lease/keepalive", r#"{"ID":"7"} {"ID":"8"}"#).await;
+    assert_eq!(body.matches(r#"{"result":{"header":{"#).count(), 2, "{body}");
+    let (_, body) = post("/v3/maintenance/snapshot", "").await;
+    assert_eq!(body.matches(r#"{"result":{"#).count(), 4);
+}
+
+#[tokio::test]
+async fn a_watch_over_json_is_a_line_for_each_answer() {
+    let served = Served::new(Config::default()).await;
+    let socket = TcpStream::connect(served.address).await.unwrap();
+    let mut socket = BufReader::new(socket);
+    let body = r#"{"create_request":{"key":"Zm9v"}}"#;
+    let request = format!(
+        "POST /v3/watch HTTP/1.1\r\nhost: h\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut seen = String::new();
+    while !seen.contains(r#""created":true}"#) {
+        socket.read_line(&mut seen).await.unwrap();
+    }
+    served.put("foo", "bar").await;
+    while !seen.contains(r#""events":[{"kv":{"key":"Zm9v","#) {
+        socket.read_line(&mut seen).await.unwrap();
+    }
+    assert!(seen.contains(r#"{"result":{"header":{"#), "{seen}");
+    served.stop.cancel();
+    while !seen.contains(r#"{"error":{"#) {
+        socket.read_line(&mut seen).await.unwrap();
+    }
+    assert!(seen.contains(r#""http_code":503"#) && seen.contains("server stopped"), "{seen}");
+}
+
+#[tokio::test]
+async fn pages_tell_how_the_member_is() {
+    let served = Served::new(Config::default()).await;
+    let get = async |path: &str| ask(served.address, "GET", path, "").await;
+    let healthy = r#"{"health":"true","reason":""}"#.to_owned();
+    assert_eq!(get("/health").await, (200, healthy.clone()));
+    assert_eq!(get("/livez").await, (200, "ok\n".to_owned()));
+    let (status, body) = get("/readyz?verbose").await;
+    assert_eq!(status, 200);
+    assert_eq!(body.matches("[+]").count(), 4, "{body}");
+    assert_eq!(get("/readyz/linearizable_read").await.0, 200);
+    assert_eq!(get("/readyz/nothing").await.0, 404);
+    assert_eq!(get("/").await, (404, "404 page not found\n".to_owned()));
+    assert_eq!(ask(served.address, "POST", "/health", "").await.0, 405);
+    let (_, version) = get("/version").await;
+    assert!(version.starts_with(r#"{"etcdserver":"3."#), "{version}");
+    assert!(get("/debug/vars").await.1.contains(r#""raft.status""#));
+    served.put("k", "v").await;
+    let (_, metrics) = get("/metrics").await;
+    for line in [
+        "etcd_server_has_leader 1",
+        "etcd_server_is_leader 1",
+        "grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} 1",
+        "grpc_server_msg_sent_total{grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} 1",
+        "etcd_mvcc_db_total_size_in_bytes 20480",
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line} is missing in\n{metrics}");
+    }
+    assert!(metrics.contains("process_resident_memory_bytes "));
+    let alarm = Alarm { member: 1, kind: AlarmKind::NoSpace };
+    served.admin.alarm_raise(alarm).await.unwrap();
+    let ill = "{\"health\":\"false\",\"reason\":\"ALARM NOSPACE\"}\n".to_owned();
+    assert_eq!(get("/health").await, (503, ill));
+    assert_eq!(get("/health?exclude=NOSPACE").await, (200, healthy.clone()));
+    assert_eq!(get("/readyz").await.0, 200);
+    served.admin.lead(0);
+    assert_eq!(get("/health?exclude=NOSPACE").await.0, 503);
+    assert_eq!(get("/health?exclude=NOSPACE&serializable=true").await, (200, healthy));
+    served.admin.alarm_raise(Alarm { kind: AlarmKind::Corrupt, ..alarm }).await.unwrap();
+    let (status, body) = get("/readyz").await;
+    assert_eq!(status, 503);
+    assert!(body.contains("[-]data_corruption failed: alarm activated: CORRUPT"), "{body}");
+}
+
+#[tokio::test]
+async fn garbage_ends_its_connection_and_nothing_else() {
+    let served = Served::new(Config::default()).await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice();
+    let inputs: [Vec<u8>; 6] = [
+        b"\0\0\0\0\0\0\0\0\0\0\0\0".to_vec(),
+        b"GET / HTTP/9.9\r\n\r\n".to_vec(),
+        [preface, &[0xff; 64]].concat(),
+        [preface, b"\0\0\x04\x01\x05\0\0\0\x01\xff\xff\xff\xff"].concat(),
+        [preface, b"\0\0\0\x04\0\0\0\0\0", b"\0\0\x04\x08\0\0\0\0\0\0\0\0\0"].concat(),
+        vec![b'x'; 1 << 20],
+    ];
+    for input in inputs {
+        let mut socket = TcpStream::connect(served.address).await.unwrap();
+        // The server may hang up while we write.
+        let _ = socket.write_all(&input).await;
+        let _ = socket.shutdown().await;
+        let mut answer = Vec::new();
+        let _ = socket.read_to_end(&mut answer).await;
+        served.put("k", "v").await;
+    }
+}
+
+/// What a call of bytes is answered with: HTTP status, then code and message of gRPC.
+async fn call(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&'static str, &'static str)],
+    body: Vec<u8>,
+) -> (u16, Option<tonic::Status>) {
+    use http_body_util::{BodyExt as _, Full};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let socket = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let mut request = http::Request::post(format!("http://{address}{path}"))
+        .header("content-type", "application/grpc")
+        .body(Full::new(bytes::Bytes::from(body)))
+        .unwrap();
+    for (name, value) in headers {
+        request.headers_mut().insert(*name, http::HeaderValue::from_static(value));
+    }
+    let response = sender.send_request(request).await.unwrap();
+    let status = response.status().as_u16();
+    let in_head = tonic::Status::from_header_map(response.headers());
+    let rest = response.into_body().collect().await.unwrap();
+    let in_trailers = rest.trailers().and_then(tonic::Status::from_header_map);
+    (status, in_head.or(in_trailers))
+}
+
+#[tokio::test]
+async fn malformed_calls_get_a_status_of_grpc() {
+    let served = Served::new(Config::default()).await;
+    let range = "/etcdserverpb.KV/Range";
+    let cases: [(&str, &[(&str, &str)], &[u8], tonic::Code, &str); 7] = [
+        ("/a.B/C", &[], &[0; 5], tonic::Code::Unimplemented, "unknown service a.B"),
+        (
+            "/etcdserverpb.KV/No",
+            &[],
+            &[0; 5],
+            tonic::Code::Unimplemented,
+            "unknown method No for service etcdserverpb.KV",
+        ),
+        (
+            range,
+            &[],
+            &[0, 0, 0, 0, 2, 0xff, 0xff],
+            tonic::Code::Internal,
+            "grpc: error unmarshalling request",
+        ),
+        (range, &[], &[0, 0, 0, 0, 9, 1], tonic::Code::Internal, "grpc: the message is cut short"),
+        (range, &[], &[], tonic::Code::Internal, "grpc: the request has no message"),
+        (
+            range,
+            &[("grpc-encoding", "gzip")],
+            &[1, 0, 0, 0, 1, 0],
+            tonic::Code::Unimplemented,
+            "grpc: Decompressor is not installed for grpc-encoding \"gzip\"",
+        ),
+        (
+            range,
+            &[],
+            &[0, 0xff, 0xff, 0xff, 0xff],
+            tonic::Code::ResourceExhausted,
+            "grpc: received message larger than max (4294967295 vs. 2097152)",
+        ),
+    ];
+    for (path, headers, body, code, text) in cases {
+        let (http, status) = call(served.address, path, headers, body.to_vec()).await;
+        let status = status.unwrap();
+        assert_eq!((http, status.code()), (200, code), "{path} {body:?}");
+        assert!(status.message().starts_with(text), "{}", status.message());
+    }
+    // In several frames of HTTP/2, and with nothing after.
+    let put = [
+        vec![0, 0, 1, 0x11, 0x76],
+        vec![0x0a, 1, b'k', 0x12, 0xf0, 0xa2, 0x04],
+        vec![b'v'; 70_000],
+    ];
+    let (_, status) = call(served.address, "/etcdserverpb.KV/Put", &[], put.concat()).await;
+    assert_eq!(status.unwrap().code(), tonic::Code::Internal);
+}
+
+/// A certificate for `name` by `authority`, and its key.
+fn issue(
+    name: &str,
+    authority: Option<&rcgen::CertifiedIssuer<'_, rcgen::KeyPair>>,
+) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    let certificate = match authority {
+        Some(authority) => params.signed_by(&key, authority).unwrap(),
+        None => params.self_signed(&key).unwrap(),
+    };
+    (certificate.der().clone(), PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+}
+
+#[tokio::test]
+async fn a_verified_certificate_names_the_user() {
+    use dhow_kv::admin::AuthChange as C;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let authority = rcgen::CertifiedIssuer::self_signed(params, key).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority.der().clone()).unwrap();
+    let roots = Arc::new(roots);
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+        roots.clone(),
+        provider.clone(),
+    );
+    let (chain, key) = issue("server", Some(&authority));
+    let server = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(vec![chain], key)
+        .unwrap();
+    let config = Config { client_cert_auth: true, ..Config::default() };
+    let served = Served::with(config, Some(Arc::new(server))).await;
+    let add =
+        |name: &str| C::UserAdd { name: name.to_owned(), hash: String::new(), no_password: true };
+    let grant = |user: &str, role: &str| C::UserGrantRole { user: user.into(), role: role.into() };
+    for change in
+        [add("root"), add("reader"), C::RoleAdd("root".into()), grant("root", "root"), C::Enable]
+    {
+        served.admin.auth_change(change).await.unwrap();
+    }
+    let tls = |name: &str| {
+        let (chain, key) = issue(name, Some(&authority));
+        let mut client = rustls::ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots.clone())
+            .with_client_auth_cert(vec![chain], key)
+            .unwrap();
+        client.alpn_protocols = vec![b"h2".to_vec()];
+        tokio_rustls::TlsConnector::from(Arc::new(client))
+    };
+    for (name, code) in [("root", tonic::Code::Ok), ("reader", tonic::Code::PermissionDenied)] {
+        let connector = Connector(served.address, tls(name));
+        let channel = tonic::transport::Endpoint::from_static("http://localhost")
+            .connect_with_connector(connector)
+            .await
+            .unwrap();
+        let mut client = dhow_rpc::etcdserverpb::kv_client::KvClient::new(channel);
+        let request =
+            dhow_rpc::etcdserverpb::RangeRequest { key: "k".into(), ..Default::default() };
+        let answer = client.range(request).await;
+        assert_eq!(answer.map_or_else(|s| s.code(), |_| tonic::Code::Ok), code, "{name}");
+    }
+    // Without TLS there is no answer, and the server lives.
+    let mut socket = TcpStream::connect(served.address).await.unwrap();
+    socket.write_all(b"GET /health HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+}
+
+/// Connects with a TLS configuration of our own.
+#[derive(Clone)]
+struct Connector(SocketAddr, tokio_rustls::TlsConnector);
+
+impl tonic::codegen::Service<http::Uri> for Connector {
+    type Response = hyper_util::rt::TokioIo<tokio_rustls::client::TlsStream<TcpStream>>;
+    type Error = std::io::Error;
+    type Future = futures::future::BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Self::Error>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Uri) -> Self::Future {
+        let Self(address, tls) = self.clone();
+        Box::pin(async move {
+            let socket = TcpStream::connect(address).await?;
+            let stream = tls.connect("localhost".try_into().unwrap(), socket).await?;
+            Ok(hyper_util::rt::TokioIo::new(stream))
+        })
+    }
+}
