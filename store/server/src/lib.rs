@@ -16,6 +16,7 @@ mod members;
 mod membership;
 mod queue;
 mod raftlog;
+mod requests;
 mod shared;
 mod store;
 mod transfer;

@@ -1,10 +1,11 @@
 //! Changes of the members, as the leader decides on them, and what follows for every member.
 
 use crate::cluster::{member_id, sorted};
-use crate::core::{Core, Whom};
+use crate::core::Core;
 use crate::entry::Proposal;
 use crate::members::{Change, Members};
 use crate::queue::Reply;
+use crate::requests::Whom;
 use crate::shared::Shared;
 use crate::wire::Ask;
 use dhow_kv::Error;

@@ -1,9 +1,10 @@
 //! The single writer: takes what has arrived, has consensus carry it out in one go, tidies up.
 
-use crate::core::{Core, Whom};
+use crate::core::Core;
 use crate::entry::Proposal;
 use crate::journal::Checkpoints;
 use crate::queue::{Reply, Request};
+use crate::requests::Whom;
 use crate::shared::Shared;
 use dhow_kv::Error;
 use dhow_kv::admin::{Alarm, AlarmKind};
@@ -33,6 +34,8 @@ pub(crate) struct Writer {
     checkpoints: Checkpoints,
     /// Revisions up to the second were all written before the first.
     samples: VecDeque<(Duration, i64)>,
+    /// The revision when a compaction was thought of last.
+    looked: i64,
     /// A compaction up to here is under way.
     compacting: i64,
     /// This member's alarm about space was proposed, and is not known to have ended.
@@ -51,7 +54,14 @@ impl Drop for Abandon<'_> {
 
 impl Writer {
     pub(crate) fn new(core: Core, checkpoints: Checkpoints) -> Self {
-        Self { core, checkpoints, samples: VecDeque::new(), compacting: 0, alarmed: false }
+        Self {
+            core,
+            checkpoints,
+            samples: VecDeque::new(),
+            looked: 0,
+            compacting: 0,
+            alarmed: false,
+        }
     }
 
     /// Works until the queue is closed.
@@ -147,7 +157,11 @@ impl Writer {
             }
         }
         self.core.elect_alone(shared);
-        if !proposals.is_empty() {
+        let revision = shared.hub.published();
+        // Others' writes are not proposed here, but make history too.
+        let grown = revision != self.looked && self.core.is_leader();
+        if !proposals.is_empty() || (grown && shared.options.retention.is_some()) {
+            self.looked = revision;
             let proposals = self.admit(shared, proposals);
             self.core.propose(shared, proposals);
         }

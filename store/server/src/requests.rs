@@ -1,0 +1,458 @@
+//! Requests under way: proposals on their way into the log, reads that wait for the leader's word,
+//! questions to the leader; who waits for each, and for how long.
+
+use crate::core::{Core, MESSAGE, REQUEST};
+use crate::entry::{self, Proposal};
+use crate::queue::Reply;
+use crate::raftlog::RaftLog;
+use crate::shared::Shared;
+use crate::wire::{Ask, Message, Told};
+use bytes::Bytes;
+use dhow_kv::Error;
+use dhow_mvcc::Outcome;
+use raft::RawNode;
+use raft::eraftpb::{EntryType, Message as RaftMessage, MessageType};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// What is proposed while so many committed entries wait for being applied is refused, as in etcd...
+const BEHIND: u64 = 5_000;
+/// ...and while so many are not committed, or wait for a leader.
+const WAITING: u64 = 50_000;
+
+/// Who is told what became of a proposal.
+#[derive(Debug)]
+pub(crate) enum Whom {
+    /// A client, with the outcome.
+    Client { reply: Reply<Outcome>, physical: bool },
+    /// A member (perhaps this one) that asked for a change of the members; with whom it means.
+    Member { from: u64, ask: u64, meant: u64 },
+    /// Nobody.
+    Nobody,
+}
+
+/// A proposal of this member under way.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    pub(crate) proposal: Proposal,
+    pub(crate) whom: Whom,
+    pub(crate) deadline: Duration,
+    pub(crate) growth: u64,
+    /// Which entry it became, on the leader: when another is there, it is lost.
+    pub(crate) placed: Option<u64>,
+}
+
+/// A question of this member under way.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) ask: Ask,
+    pub(crate) reply: Reply<Told>,
+    pub(crate) deadline: Duration,
+    /// Whom it was sent to.
+    pub(crate) sent: u64,
+}
+
+/// Reads that wait for the leader to tell how far they must see.
+#[derive(Debug)]
+pub(crate) struct Round {
+    pub(crate) replies: Vec<Reply<()>>,
+    pub(crate) deadline: Duration,
+    /// How far; `None` before it is told.
+    pub(crate) index: Option<u64>,
+}
+
+impl Core {
+    /// When a request that comes now is given up.
+    pub(crate) fn deadline(&self, shared: &Shared) -> Duration {
+        let election =
+            self.cluster.as_ref().map_or(Duration::from_secs(1), |cluster| cluster.election);
+        shared.clock.monotonic() + REQUEST + 2 * election
+    }
+
+    pub(crate) fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Proposes something and tells `whom` what becomes of it.
+    pub(crate) fn propose(&mut self, shared: &Shared, proposals: Vec<(Proposal, Whom, u64)>) {
+        if proposals.is_empty() {
+            return;
+        }
+        if self.is_behind() {
+            for (_, whom, _) in proposals {
+                self.give(whom, Err(Error::TooManyRequests), &[]);
+            }
+            return;
+        }
+        let size: usize = proposals.iter().map(|(proposal, ..)| proposal.size_bound()).sum();
+        if let Err(error) = self.reserve(size, proposals.len()) {
+            for (_, whom, _) in proposals {
+                self.give(whom, Err(error.clone()), &[]);
+            }
+            return;
+        }
+        let deadline = self.deadline(shared);
+        // One buffer for all: the entries are parts of it.
+        let mut buffer = Vec::with_capacity(size);
+        let mut ends = Vec::with_capacity(proposals.len());
+        for (proposal, whom, growth) in proposals {
+            let id = self.number();
+            proposal.encode(id, &mut buffer);
+            ends.push((id, buffer.len()));
+            self.growing += growth;
+            let waiter = Waiter { proposal, whom, deadline, growth, placed: None };
+            self.waiters.insert(id, waiter);
+        }
+        let buffer = Bytes::from(buffer);
+        let mut start = 0;
+        let parts = ends.into_iter().map(|(id, end)| {
+            let part = buffer.slice(start..end);
+            start = end;
+            (id, part)
+        });
+        let parts = parts.collect();
+        self.place(parts);
+    }
+
+    /// Whether so much is under way that more would not help.
+    fn is_behind(&self) -> bool {
+        let log = &self.node.raft.raft_log;
+        log.committed.saturating_sub(self.applied) > BEHIND
+            || log.last_index().saturating_sub(self.applied) > WAITING
+            || self.held.len() as u64 > WAITING
+    }
+
+    /// Puts proposals into the log here or at the leader, or keeps them until there is one.
+    fn place(&mut self, parts: Vec<(u64, Bytes)>) {
+        let leader = self.leader();
+        if self.is_leader() && self.node.raft.lead_transferee.is_none() {
+            let rest = self.place_here(parts);
+            self.held.extend(rest);
+        } else if leader != 0 && leader != self.own && self.cluster.is_some() {
+            let (mut batch, mut size) = (Vec::new(), 0);
+            for (_, part) in parts {
+                if size > 0 && size + part.len() > MESSAGE as usize {
+                    self.say(leader, &Message::Propose(std::mem::take(&mut batch)));
+                    size = 0;
+                }
+                size += part.len();
+                batch.push(part);
+            }
+            self.say(leader, &Message::Propose(batch));
+        } else if shared_alone(&self.node) {
+            // It cannot write what would make it leader.
+            for (id, _) in parts {
+                self.refuse(id, Error::NoSpace);
+            }
+        } else {
+            self.held.extend(parts);
+        }
+    }
+
+    /// Appends proposals as the leader. Returns those that must wait for a change of the votes.
+    fn place_here(&mut self, parts: Vec<(u64, Bytes)>) -> Vec<(u64, Bytes)> {
+        let mut entries = Vec::with_capacity(parts.len());
+        let mut ids = Vec::with_capacity(parts.len());
+        let mut rest = Vec::new();
+        let mut changing = self.node.raft.has_pending_conf();
+        for (id, part) in parts {
+            let entry = entry::new_entry(part.clone());
+            if entry.get_entry_type() != EntryType::EntryNormal
+                && std::mem::replace(&mut changing, true)
+            {
+                rest.push((id, part));
+                continue;
+            }
+            entries.push(entry);
+            ids.push((id, part));
+        }
+        if entries.is_empty() {
+            return rest;
+        }
+        let first = self.node.raft.raft_log.last_index() + 1;
+        let mut message = RaftMessage::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.own;
+        message.set_entries(entries.into());
+        match self.node.raft.step(message) {
+            Ok(()) => {
+                for ((id, _), index) in ids.iter().zip(first..) {
+                    if let Some(waiter) = self.waiters.get_mut(id) {
+                        waiter.placed = Some(index);
+                    }
+                }
+            }
+            Err(_) => rest.extend(ids),
+        }
+        rest
+    }
+
+    /// Places what was held, now that it may be possible.
+    pub(crate) fn place_held(&mut self) {
+        let leading = self.is_leader() && self.node.raft.lead_transferee.is_none();
+        let following = self.leader() != 0 && self.leader() != self.own;
+        if self.held.is_empty() || !(leading || following) {
+            return;
+        }
+        let size: usize = self.held.iter().map(|(_, part)| part.len() + entry::SMALL).sum();
+        if self.reserve(size, self.held.len()).is_err() {
+            return;
+        }
+        // Whoever has given up meanwhile does not want it done any more.
+        let waiters = &self.waiters;
+        let wanted = |(id, _): &(u64, Bytes)| waiters.contains_key(id);
+        let held: Vec<_> = self.held.drain(..).filter(wanted).collect();
+        self.place(held);
+    }
+
+    /// The entries from `index` on are void, and with them what this member proposed as leader.
+    pub(crate) fn lose(&mut self, index: u64) {
+        let lost = |waiter: &Waiter| waiter.placed.is_some_and(|placed| placed >= index);
+        let lost: Vec<u64> =
+            self.waiters.iter().filter(|(_, waiter)| lost(waiter)).map(|(id, _)| *id).collect();
+        for id in lost {
+            self.refuse(id, Error::LeaderChanged);
+        }
+    }
+
+    /// A proposal of this member will not be carried out.
+    pub(crate) fn refuse(&mut self, id: u64, error: Error) {
+        if let Some(waiter) = self.waiters.remove(&id) {
+            self.growing -= waiter.growth;
+            self.give(waiter.whom, Err(error), &[]);
+        }
+    }
+
+    /// Tells what became of a proposal.
+    pub(crate) fn give(
+        &mut self,
+        whom: Whom,
+        result: Result<Outcome, Error>,
+        members: &[dhow_kv::admin::Member],
+    ) {
+        match (whom, result) {
+            (Whom::Client { reply, physical: true }, Ok(outcome)) => {
+                self.physical.push((reply, outcome));
+            }
+            // Whoever asked may have gone; that is their right.
+            (Whom::Client { reply, .. }, result) => drop(reply.send(result)),
+            (Whom::Member { from, ask, meant }, result) => {
+                let answer = result.map(|_| Told::Members(meant, members.to_vec()));
+                self.tell(from, ask, answer);
+            }
+            (Whom::Nobody, _) => {}
+        }
+    }
+
+    /// Answers a question.
+    pub(crate) fn tell(&mut self, from: u64, id: u64, answer: Result<Told, Error>) {
+        if from == self.own {
+            if let Some(asked) = self.asked.remove(&id) {
+                drop(asked.reply.send(answer));
+            }
+        } else {
+            self.say(from, &Message::Told { id, answer });
+        }
+    }
+
+    /// Sends a message to another member.
+    pub(crate) fn say(&self, to: u64, message: &Message) {
+        if let Some(transport) = self.transport() {
+            transport.send(to, message.encode());
+        }
+    }
+
+    /// Puts a question of this member to the leader.
+    pub(crate) fn ask(&mut self, shared: &Shared, ask: Ask, reply: Reply<Told>) {
+        if let Some(error) = &self.failed {
+            drop(reply.send(Err(error.clone())));
+            return;
+        }
+        let id = self.number();
+        let deadline = self.deadline(shared);
+        self.asked.insert(id, Asked { ask, reply, deadline, sent: 0 });
+        self.ask_again(shared);
+    }
+
+    /// Sends the questions that the leader of now has not seen yet.
+    pub(crate) fn ask_again(&mut self, shared: &Shared) {
+        let leader = self.leader();
+        if leader == 0 {
+            return;
+        }
+        let mut due = Vec::new();
+        for (id, asked) in &mut self.asked {
+            // A change of the members that may have happened is not tried again.
+            let lease = matches!(asked.ask, Ask::KeepAlive(_) | Ask::TimeToLive(_));
+            if asked.sent == 0 || (asked.sent != leader && lease) {
+                asked.sent = leader;
+                due.push((*id, asked.ask.clone()));
+            }
+        }
+        for (id, ask) in due {
+            if leader == self.own {
+                self.answer(shared, self.own, id, ask);
+            } else {
+                self.say(leader, &Message::Ask { id, ask });
+            }
+        }
+    }
+
+    /// Answers a question as the leader.
+    pub(crate) fn answer(&mut self, shared: &Shared, from: u64, id: u64, ask: Ask) {
+        if !self.is_leader() {
+            self.tell(from, id, Err(Error::NotLeader));
+            return;
+        }
+        if self.leads != self.term() {
+            if self.early.len() as u64 > WAITING {
+                self.tell(from, id, Err(Error::TooManyRequests));
+            } else {
+                self.early.push_back((from, id, ask));
+            }
+            return;
+        }
+        let now = shared.clock.monotonic();
+        match ask {
+            Ask::KeepAlive(lease) => {
+                let ttl = shared.lessor.renew(lease, now);
+                self.tell(from, id, Ok(Told::Lease(ttl.map(|ttl| (ttl, ttl)))));
+            }
+            Ask::TimeToLive(lease) => {
+                self.tell(from, id, Ok(Told::Lease(shared.lessor.remaining(lease, now))));
+            }
+            change => self.change_members(shared, from, id, change),
+        }
+    }
+
+    /// Asks again for the reads that wait for an answer: a question or its answer may be lost, and
+    /// asking later is never wrong.
+    pub(crate) fn ask_rounds(&mut self) {
+        let asking = self.rounds.iter().filter(|(_, round)| round.index.is_none());
+        for id in asking.map(|(id, _)| *id).collect::<Vec<u64>>() {
+            self.read_index(id);
+        }
+    }
+
+    fn read_index(&mut self, id: u64) {
+        let mut context = self.own.to_le_bytes().to_vec();
+        context.extend_from_slice(&id.to_le_bytes());
+        self.node.read_index(context);
+    }
+
+    /// Asks how far the gathered reads must see.
+    pub(crate) fn begin_round(&mut self, shared: &Shared) {
+        if self.reading.is_empty() || self.rounds.values().any(|round| round.index.is_none()) {
+            return;
+        }
+        let id = self.number();
+        let replies = std::mem::take(&mut self.reading);
+        let deadline = self.deadline(shared);
+        self.rounds.insert(id, Round { replies, deadline, index: None });
+        self.read_index(id);
+    }
+
+    /// Lets those read whose reads see enough.
+    pub(crate) fn end_rounds(&mut self) {
+        let applied = self.applied;
+        let done = |round: &Round| round.index.is_some_and(|index| index <= applied);
+        let due: Vec<u64> =
+            self.rounds.iter().filter(|(_, round)| done(round)).map(|(id, _)| *id).collect();
+        for id in due {
+            for reply in self.rounds.remove(&id).map(|round| round.replies).unwrap_or_default() {
+                drop(reply.send(Ok(())));
+            }
+        }
+    }
+
+    /// Gives up what has waited for too long.
+    pub(crate) fn expire(&mut self, shared: &Shared) {
+        let now = shared.clock.monotonic();
+        while let Some(first) = self.waiters.first_entry() {
+            if first.get().deadline > now {
+                break;
+            }
+            let waiter = first.remove();
+            self.growing -= waiter.growth;
+            self.give(waiter.whom, Err(Error::Timeout), &[]);
+        }
+        if self.waiters.is_empty() {
+            self.held.clear();
+        }
+        let late = |deadline: Duration| deadline <= now;
+        while let Some(first) = self.rounds.first_entry().filter(|first| late(first.get().deadline))
+        {
+            for reply in first.remove().replies {
+                drop(reply.send(Err(Error::Timeout)));
+            }
+        }
+        while let Some(first) = self.asked.first_entry().filter(|first| late(first.get().deadline))
+        {
+            drop(first.remove().reply.send(Err(Error::Timeout)));
+        }
+        if let Some((_, _, reply)) = self.transfer.take_if(|(_, deadline, _)| late(*deadline)) {
+            drop(reply.send(Err(Error::Timeout)));
+        }
+    }
+
+    /// Nothing can be written any more: nobody shall wait for it.
+    pub(crate) fn fail(&mut self, shared: &Shared, error: &Error) {
+        for waiter in std::mem::take(&mut self.waiters).into_values() {
+            self.give(waiter.whom, Err(error.clone()), &[]);
+        }
+        self.growing = 0;
+        self.held.clear();
+        for asked in std::mem::take(&mut self.asked).into_values() {
+            drop(asked.reply.send(Err(error.clone())));
+        }
+        let rounds = std::mem::take(&mut self.rounds).into_values();
+        let reads = rounds.flat_map(|round| round.replies).chain(std::mem::take(&mut self.reading));
+        for reply in reads {
+            drop(reply.send(Err(error.clone())));
+        }
+        if let Some((_, _, reply)) = self.transfer.take() {
+            drop(reply.send(Err(error.clone())));
+        }
+        self.physical.clear();
+        if !self.alone {
+            // The others go on without it.
+            shared.numbers.leader.store(0, Ordering::Relaxed);
+            shared.leader.send_if_modified(|leader| std::mem::take(leader) != 0);
+        }
+        if self.leads != 0 {
+            self.leads = 0;
+            if !self.alone {
+                shared.lessor.demote();
+            }
+        }
+    }
+
+    pub(crate) fn receive_proposals(&mut self, from: u64, parts: Vec<Bytes>) {
+        let size: usize = parts.iter().map(|part| part.len() + entry::SMALL).sum();
+        let parts: Vec<(u64, Bytes)> =
+            parts.into_iter().map(|part| (Proposal::id(&part), part)).collect();
+        let refusal = if !self.is_leader() {
+            Some(Error::NotLeader)
+        } else if self.is_behind() {
+            Some(Error::TooManyRequests)
+        } else {
+            self.reserve(size, parts.len()).err()
+        };
+        let refused = match refusal {
+            Some(error) => parts.into_iter().map(|(id, _)| (id, error.clone())).collect(),
+            None => {
+                let rest = self.place_here(parts);
+                rest.into_iter().map(|(id, _)| (id, Error::NotLeader)).collect::<Vec<_>>()
+            }
+        };
+        for (id, error) in refused {
+            self.say(from, &Message::Refused { id, error });
+        }
+    }
+}
+
+/// Whether the only voter is this member.
+fn shared_alone(node: &RawNode<RaftLog>) -> bool {
+    node.raft.prs().is_singleton() && node.raft.promotable()
+}
