@@ -17,7 +17,13 @@ pub(crate) fn scale_of(object: &Value) -> Value {
             metadata[field] = value.clone();
         }
     }
-    let selector = dhow_objects::selectors::LabelSelector::from_json(&object["spec"]["selector"])
+    // A ReplicationController's selector is the labels themselves.
+    let plain = object["kind"] == "ReplicationController";
+    let selector = match &object["spec"]["selector"] {
+        labels if plain => json!({"matchLabels": labels}),
+        selector => selector.clone(),
+    };
+    let selector = dhow_objects::selectors::LabelSelector::from_json(&selector)
         .map(|s| s.to_string())
         .unwrap_or_default();
     let replicas = |part: &str| object[part]["replicas"].as_i64();

@@ -5,12 +5,14 @@
 //! by the time the write returns, so a loop never acts on its own past. Nothing ticks: a loop with
 //! nothing to do sleeps until a view changes or a planner's own moment comes.
 
+mod daemonsets;
 mod deployments;
 mod driver;
 mod endpoints;
 mod garbage;
 mod namespaces;
 mod nodes;
+mod owners;
 mod replicasets;
 mod scheduling;
 
@@ -18,8 +20,10 @@ use dhow_clock::SharedClock;
 use dhow_objects::kinds::Kind;
 use dhow_state::{Actor, State, View};
 use dhow_workloads::Note;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Event, EventSource, Node, ObjectReference, Pod, Service};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{
+    Event, EventSource, Node, ObjectReference, Pod, ReplicationController, Service,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use tokio::task::JoinSet;
 
@@ -55,6 +59,12 @@ pub fn start(state: &State, clock: &SharedClock) -> Loops {
     let mut tasks = JoinSet::new();
     tasks.spawn(scheduling::run(context.clone(), pods.clone(), nodes.clone()));
     tasks.spawn(replicasets::run(context.clone(), sets.clone(), pods.clone()));
+    let controllers: View<ReplicationController> = state.view(&kinds::REPLICATION_CONTROLLER);
+    tasks.spawn(replicasets::run(context.clone(), controllers, pods.clone()));
+    let daemons: View<DaemonSet> = state.view(&kinds::DAEMON_SET);
+    let revisions: View<ControllerRevision> = state.view(&kinds::CONTROLLER_REVISION);
+    let daemons = daemonsets::run(context.clone(), daemons, revisions, pods.clone(), nodes.clone());
+    tasks.spawn(daemons);
     tasks.spawn(deployments::run(context.clone(), deployments, sets, pods.clone()));
     tasks.spawn(endpoints::run(context.clone(), services, pods.clone()));
     tasks.spawn(namespaces::run(context.clone(), pods.clone()));

@@ -1,33 +1,104 @@
-//! Replica sets: makes and deletes pods.
+//! Replica sets, and replication controllers, which are the same with a selector of equality: makes
+//! and deletes pods.
 
 use crate::Context;
 use crate::driver::{Outcome, Queue};
-use dhow_objects::{Status, kinds};
-use dhow_state::{DeleteOptions, Key, Patch, View};
+use crate::owners::{Owner, Owners};
+use dhow_objects::kinds::{self, Kind};
+use dhow_state::{Key, View};
 use dhow_workloads::replicaset::{self, Plan};
-use dhow_workloads::{controller_of, seconds, selects};
-use futures::future::join_all;
-use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use serde_json::json;
-use std::collections::HashMap;
+use dhow_workloads::{seconds, selects};
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::{Pod, ReplicationController, ReplicationControllerStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::borrow::Cow;
 use std::time::Duration;
 
-const NAME: &str = "replicaset-controller";
-/// Pods of one set that are made or deleted at the same time; the store commits them together.
-const ABREAST: usize = 16;
+/// A kind that wants so many pods of one template.
+pub(crate) trait Replicated:
+    Clone + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+    /// The loop's name.
+    const NAME: &'static str;
+    /// Its row.
+    fn kind() -> &'static Kind;
+    /// The same as a replica set.
+    fn as_set(&self) -> Cow<'_, ReplicaSet>;
+    /// The object with another status.
+    fn with_status(&self, status: ReplicaSetStatus) -> Self;
+}
 
-pub(crate) async fn run(context: Context, mut sets: View<ReplicaSet>, mut pods: View<Pod>) {
-    let mut queue = Queue::new(NAME, context.clock.clone());
-    // Which set a pod was last seen with: a deleted pod's own words are gone.
-    let mut owners: HashMap<Key, Key> = HashMap::new();
+impl Replicated for ReplicaSet {
+    const NAME: &'static str = "replicaset-controller";
+
+    fn kind() -> &'static Kind {
+        &kinds::REPLICA_SET
+    }
+
+    fn as_set(&self) -> Cow<'_, ReplicaSet> {
+        Cow::Borrowed(self)
+    }
+
+    fn with_status(&self, status: ReplicaSetStatus) -> Self {
+        Self { status: Some(status), ..self.clone() }
+    }
+}
+
+impl Replicated for ReplicationController {
+    const NAME: &'static str = "replication-controller";
+
+    fn kind() -> &'static Kind {
+        &kinds::REPLICATION_CONTROLLER
+    }
+
+    fn as_set(&self) -> Cow<'_, ReplicaSet> {
+        let spec = self.spec.clone().unwrap_or_default();
+        let status = self.status.clone().map(|s| ReplicaSetStatus {
+            replicas: s.replicas,
+            fully_labeled_replicas: s.fully_labeled_replicas,
+            ready_replicas: s.ready_replicas,
+            available_replicas: s.available_replicas,
+            observed_generation: s.observed_generation,
+            ..ReplicaSetStatus::default()
+        });
+        Cow::Owned(ReplicaSet {
+            metadata: self.metadata.clone(),
+            spec: ReplicaSetSpec {
+                replicas: spec.replicas,
+                min_ready_seconds: spec.min_ready_seconds,
+                selector: LabelSelector { match_labels: spec.selector, ..LabelSelector::default() },
+                template: spec.template,
+            },
+            status,
+        })
+    }
+
+    fn with_status(&self, status: ReplicaSetStatus) -> Self {
+        let conditions = self.status.as_ref().and_then(|s| s.conditions.clone());
+        let status = ReplicationControllerStatus {
+            replicas: status.replicas,
+            fully_labeled_replicas: status.fully_labeled_replicas,
+            ready_replicas: status.ready_replicas,
+            available_replicas: status.available_replicas,
+            observed_generation: status.observed_generation,
+            conditions,
+        };
+        Self { status: Some(status), ..self.clone() }
+    }
+}
+
+pub(crate) async fn run<T: Replicated>(context: Context, mut sets: View<T>, mut pods: View<Pod>) {
+    let mut queue = Queue::new(T::NAME, context.clock.clone());
+    let mut owners = Owners::default();
     loop {
         tokio::select! {
             keys = sets.changed() => keys.into_iter().for_each(|k| queue.add(k)),
             keys = pods.changed() => {
                 for key in keys {
-                    for set in concerned(&sets, &pods, &key, &mut owners) {
+                    let selecting = |pod: &Pod| selecting(&sets, &key, pod);
+                    for set in owners.concerned(T::kind(), &pods, &key, selecting) {
                         queue.add(set);
                     }
                 }
@@ -41,151 +112,64 @@ pub(crate) async fn run(context: Context, mut sets: View<ReplicaSet>, mut pods: 
     }
 }
 
-/// The sets that a pod's change concerns: its old and its new owner, or all that select it.
-fn concerned(
-    sets: &View<ReplicaSet>,
-    pods: &View<Pod>,
-    key: &Key,
-    owners: &mut HashMap<Key, Key>,
-) -> Vec<Key> {
-    let mut found: Vec<Key> = owners.remove(key).into_iter().collect();
-    let Some(pod) = pods.get(&key.namespace, &key.name) else { return found };
-    match controller_of(&pod.metadata) {
-        Some(owner) if owner.kind == "ReplicaSet" => {
-            let set = Key::new(&key.namespace, &owner.name);
-            owners.insert(key.clone(), set.clone());
-            found.push(set);
-        }
-        Some(_) => {}
-        None => found.extend(
-            sets.list_in(&key.namespace)
-                .iter()
-                .filter(|s| selects(Some(&s.spec.selector), pod.metadata.labels.as_ref()))
-                .filter_map(|s| Some(Key::new(&key.namespace, s.metadata.name.clone()?))),
-        ),
-    }
-    found
+/// The sets that select a pod which nobody controls.
+fn selecting<T: Replicated>(sets: &View<T>, key: &Key, pod: &Pod) -> Vec<Key> {
+    let all = sets.list_in(&key.namespace);
+    all.iter()
+        .map(|set| set.as_set())
+        .filter(|set| selects(Some(&set.spec.selector), pod.metadata.labels.as_ref()))
+        .filter_map(|set| Some(Key::new(&key.namespace, set.metadata.name.clone()?)))
+        .collect()
 }
 
-async fn reconcile(
+async fn reconcile<T: Replicated>(
     context: &Context,
-    sets: &View<ReplicaSet>,
+    sets: &View<T>,
     pods: &View<Pod>,
     key: &Key,
 ) -> Outcome {
     let Some(entry) = sets.entry(key) else { return Ok(None) };
-    let set = entry.object;
-    let now = context.now();
-    let plan = replicaset::plan(&set, &pods.list_in(&key.namespace), seconds(&now));
-    let actor = Context::actor(NAME, entry.revision);
-    let owner = owner_of(&set);
-
-    for name in &plan.adopt {
-        let patch = json!({"metadata": {"ownerReferences": [owner]}});
-        let pod = Key::new(&key.namespace, name);
-        context
-            .state
-            .patch_typed::<Pod>(&actor, &kinds::POD, &pod, "", Patch::Strategic(patch))
-            .await?;
-    }
-    for name in &plan.release {
-        let patch =
-            json!({"metadata": {"ownerReferences": [{"$patch": "delete", "uid": owner.uid}]}});
-        let pod = Key::new(&key.namespace, name);
-        context
-            .state
-            .patch_typed::<Pod>(&actor, &kinds::POD, &pod, "", Patch::Strategic(patch))
-            .await?;
-    }
+    let set = entry.object.as_set();
+    let now = seconds(&context.now());
+    let plan = replicaset::plan(&set, &pods.list_in(&key.namespace), now);
+    let owner =
+        Owner { name: T::NAME, kind: T::kind(), metadata: &set.metadata, because: entry.revision };
+    owner.adopt_and_release(context, &plan.adopt, &plan.release).await?;
     let changed = plan.create + plan.delete.len() + plan.adopt.len() + plan.release.len() > 0;
-    write_pods(context, &set, &plan, &owner, entry.revision).await?;
+    owner.write_pods(context, &made(&set, &plan, &owner), &plan.delete).await?;
     // What was just written is in the view already; its status is counted in the next look.
     let status = if changed {
-        replicaset::plan(&set, &pods.list_in(&key.namespace), seconds(&now)).status
+        replicaset::plan(&set, &pods.list_in(&key.namespace), now).status
     } else {
         plan.status
     };
-    if set.status.as_ref() != Some(&status) && set.metadata.deletion_timestamp.is_none() {
-        let mut next = ReplicaSet::clone(&set);
-        next.status = Some(status);
-        context.state.update_status_typed(&actor, &kinds::REPLICA_SET, &next).await?;
+    // Through the object's own words for it: not every kind can say everything.
+    let next = entry.object.with_status(status);
+    let told = next.as_set().status.clone();
+    if set.status != told && set.metadata.deletion_timestamp.is_none() {
+        let actor = Context::actor(T::NAME, entry.revision);
+        context.state.update_status_typed(&actor, T::kind(), &next).await?;
     }
-    Ok(plan.again_at.map(|at| Duration::from_secs(u64::try_from(at - seconds(&now)).unwrap_or(0))))
+    Ok(plan.again_at.map(|at| Duration::from_secs(u64::try_from(at - now).unwrap_or(0))))
 }
 
-fn owner_of(set: &ReplicaSet) -> OwnerReference {
-    OwnerReference {
-        api_version: "apps/v1".into(),
-        kind: "ReplicaSet".into(),
-        name: set.metadata.name.clone().unwrap_or_default(),
-        uid: set.metadata.uid.clone().unwrap_or_default(),
-        controller: Some(true),
-        block_owner_deletion: Some(true),
-    }
-}
-
-async fn write_pods(
-    context: &Context,
-    set: &ReplicaSet,
-    plan: &Plan,
-    owner: &OwnerReference,
-    because: u64,
-) -> Result<(), Status> {
-    let actor = &Context::actor(NAME, because);
-    let namespace = set.metadata.namespace.clone().unwrap_or_default();
+/// The pods that a plan asks for.
+fn made(set: &ReplicaSet, plan: &Plan, owner: &Owner<'_>) -> Vec<Pod> {
     let template = set.spec.template.clone().unwrap_or_default();
     let of = template.metadata.unwrap_or_default();
-    let pod = &Pod {
+    let owner = owner.reference();
+    let pod = Pod {
         metadata: ObjectMeta {
             generate_name: Some(format!("{}-", owner.name)),
-            namespace: Some(namespace.clone()),
+            namespace: set.metadata.namespace.clone(),
             labels: of.labels,
             annotations: of.annotations,
             finalizers: of.finalizers,
-            owner_references: Some(vec![owner.clone()]),
+            owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
         },
         spec: template.spec,
         status: None,
     };
-    let mut made = Vec::with_capacity(plan.create);
-    while made.len() < plan.create {
-        let abreast = (plan.create - made.len()).min(ABREAST);
-        let batch = (0..abreast).map(|_| context.state.create_typed(actor, &kinds::POD, pod));
-        made.extend(join_all(batch.collect::<Vec<_>>()).await);
-    }
-    let mut failed = None;
-    for outcome in made {
-        let note = match outcome {
-            Ok(pod) => replicaset::created(pod.metadata.name.as_deref().unwrap_or_default()),
-            Err(refusal) => {
-                let message = format!("Error creating: {refusal}");
-                failed = Some(refusal);
-                dhow_workloads::Note { kind: "Warning", reason: "FailedCreate", message }
-            }
-        };
-        context.note(NAME, &kinds::REPLICA_SET, &set.metadata, &note).await;
-    }
-    let options = &DeleteOptions::default();
-    let namespace = &namespace;
-    let mut gone = Vec::with_capacity(plan.delete.len());
-    for names in plan.delete.chunks(ABREAST) {
-        let mut batch = Vec::with_capacity(names.len());
-        for name in names {
-            batch.push(context.state.delete(actor, &kinds::POD, namespace, name, options));
-        }
-        gone.extend(names.iter().zip(join_all(batch).await));
-    }
-    for (name, outcome) in gone {
-        match outcome {
-            Ok(_) => {
-                context
-                    .note(NAME, &kinds::REPLICA_SET, &set.metadata, &replicaset::deleted(name))
-                    .await;
-            }
-            Err(refusal) if refusal.code == 404 => {}
-            Err(refusal) => failed = Some(refusal),
-        }
-    }
-    failed.map_or(Ok(()), Err)
+    vec![pod; plan.create]
 }

@@ -18,6 +18,20 @@ pub(crate) fn check(pod: &Pod, machine: &Machine) -> Verdict {
     fit(pod, machine)
 }
 
+/// Whether a machine takes a daemon's pod, and whether it lets one stay that is there. What it has
+/// left does not count: daemons are asked for on every machine that fits.
+pub(crate) fn daemon(pod: &Pod, machine: &Machine) -> (bool, bool) {
+    if named(pod, machine).is_err() || selector(pod, machine).is_err() {
+        return (false, false);
+    }
+    let taints = machine.node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
+    let expels = |effect: &str| {
+        let mut all = taints.iter().filter(|t| t.effect == effect);
+        all.any(|taint| !tolerations(pod).iter().any(|t| tolerated(t, taint)))
+    };
+    (!expels("NoSchedule") && !expels("NoExecute"), !expels("NoExecute"))
+}
+
 fn object(machine: &Machine) -> String {
     format!("node {}", machine.node.metadata.name.as_deref().unwrap_or_default())
 }

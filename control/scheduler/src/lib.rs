@@ -42,6 +42,11 @@ pub struct Machine {
     pub usage: Usage,
 }
 
+/// Whether a node takes the pod of a daemon set, and whether one that is there may stay.
+pub fn daemon(pod: &Pod, node: &Arc<Node>) -> (bool, bool) {
+    filter::daemon(pod, &Machine { node: node.clone(), usage: Usage::default() })
+}
+
 /// Where a pod goes, or why nowhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {

@@ -3,6 +3,7 @@
 //! Each planner takes a snapshot of objects and a time and returns what should be written. Nothing
 //! here reads a clock, waits or writes; `control/loops` does.
 
+pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;
 pub mod garbage;

@@ -163,7 +163,7 @@ impl Checks {
     }
 
     /// The selector and the template of a workload.
-    pub(crate) fn selector_and_template(&mut self, spec: &Value) {
+    pub(crate) fn selector_and_template(&mut self, spec: &Value, kind: &str) {
         let selector = match spec.get("selector") {
             None | Some(Value::Null) => {
                 self.required("spec.selector", "");
@@ -172,8 +172,8 @@ impl Checks {
             Some(selector) => {
                 self.label_selector("spec.selector", selector);
                 if selector.as_object().is_none_or(Map::is_empty) {
-                    let detail = "empty selector is invalid for deployment";
-                    self.invalid("spec.selector", selector.clone(), detail);
+                    let detail = format!("empty selector is invalid for {kind}");
+                    self.invalid("spec.selector", selector.clone(), &detail);
                 }
                 selector
             }

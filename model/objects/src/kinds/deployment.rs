@@ -78,7 +78,7 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
     let empty = json!({});
     let spec = new.get("spec").unwrap_or(&empty);
     checks.not_negative("spec.replicas", spec.get("replicas"));
-    checks.selector_and_template(spec);
+    checks.selector_and_template(spec, "deployment");
     pods::template(&mut checks, spec.get("template"));
     strategy(&mut checks, spec);
     for field in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
@@ -129,7 +129,7 @@ fn strategy(checks: &mut Checks, spec: &Value) {
 }
 
 /// A number or a percentage.
-fn amount(checks: &mut Checks, path: &str, value: Option<&Value>) -> i64 {
+pub(super) fn amount(checks: &mut Checks, path: &str, value: Option<&Value>) -> i64 {
     match value {
         Some(Value::String(text)) => {
             match text.strip_suffix('%').and_then(|n| n.parse::<i64>().ok()).filter(|n| *n >= 0) {

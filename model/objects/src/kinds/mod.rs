@@ -7,6 +7,7 @@ mod check;
 mod column;
 mod config_map;
 mod controller_revision;
+mod daemon_set;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
@@ -19,6 +20,7 @@ mod pod;
 mod prepare;
 mod rbac;
 mod replica_set;
+mod replication_controller;
 mod scale;
 mod secret;
 mod service;
@@ -27,6 +29,7 @@ mod service_account;
 pub use column::Column;
 pub use config_map::CONFIG_MAP;
 pub use controller_revision::CONTROLLER_REVISION;
+pub use daemon_set::DAEMON_SET;
 pub use deployment::DEPLOYMENT;
 pub use endpoint_slice::ENDPOINT_SLICE;
 pub use endpoints::ENDPOINTS;
@@ -38,6 +41,7 @@ pub use pod::{POD, qos_class};
 pub use prepare::{Generation, Prepare, StatusOnCreate};
 pub use rbac::{CLUSTER_ROLE, CLUSTER_ROLE_BINDING, ROLE, ROLE_BINDING};
 pub use replica_set::REPLICA_SET;
+pub use replication_controller::REPLICATION_CONTROLLER;
 pub use scale::{scale_into, scale_of};
 pub use secret::SECRET;
 pub use service::SERVICE;
@@ -238,10 +242,12 @@ static ALL: &[&Kind] = &[
     &NAMESPACE,
     &NODE,
     &POD,
+    &REPLICATION_CONTROLLER,
     &SECRET,
     &SERVICE,
     &SERVICE_ACCOUNT,
     &CONTROLLER_REVISION,
+    &DAEMON_SET,
     &DEPLOYMENT,
     &REPLICA_SET,
     &LEASE,

@@ -80,7 +80,7 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
     for field in ["replicas", "minReadySeconds"] {
         checks.not_negative(&format!("spec.{field}"), spec.get(field));
     }
-    checks.selector_and_template(spec);
+    checks.selector_and_template(spec, "deployment");
     pods::template(&mut checks, spec.get("template"));
     if let Some(old) = old {
         let selector = |v: &Value| v.pointer("/spec/selector").cloned();

@@ -2,6 +2,7 @@
 
 mod access;
 mod below;
+mod daemons;
 mod nodes;
 mod reads;
 mod refusals;
@@ -53,6 +54,7 @@ fn kubectl() {
     let machine = e2e::Machine::new("kubectl");
     let all = [
         below::ALL,
+        daemons::ALL,
         reads::ALL,
         writes::ALL,
         rollouts::ALL,
