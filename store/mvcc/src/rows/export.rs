@@ -4,7 +4,8 @@ use super::Rows;
 use crate::index::Entry;
 use crate::{Header, Mvcc};
 use bytes::Bytes;
-use std::collections::{BinaryHeap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 /// So many rows from before the compaction are put in order at a time...
 const SORTED: usize = 256 << 10;
@@ -20,7 +21,7 @@ enum Stage {
     /// Looking for the first rows after `floor`: those found, the largest on top.
     Search { cursor: Option<Bytes>, found: BinaryHeap<Old>, overflow: bool },
     /// Giving out what was found; `overflow` when there are more after them.
-    Found { rows: VecDeque<Old>, overflow: bool },
+    Found { rows: BinaryHeap<Reverse<Old>>, overflow: bool },
     /// Giving out what the history has: the next revision and the place in it.
     History { revision: i64, sub: usize },
 }
@@ -89,7 +90,7 @@ impl Export {
         match &mut self.stage {
             Stage::Search { .. } => self.search(mvcc),
             Stage::Found { rows, overflow } => {
-                while let Some((revision, sub, key)) = rows.pop_front() {
+                while let Some(Reverse((revision, sub, key))) = rows.pop() {
                     self.floor = (revision, sub);
                     let entry = mvcc.index.get(&key);
                     if let Some((key, version)) = entry.and_then(|e| old(e, self.compacted))
@@ -160,8 +161,9 @@ impl Export {
             // The last key was looked at again: there are no more.
             Some(key) if cursor.as_ref() != Some(key) => *cursor = Some(key.clone()),
             _ => {
-                let rows = std::mem::take(found).into_sorted_vec().into();
-                self.stage = Stage::Found { rows, overflow: *overflow };
+                // Turned round as a heap and not sorted, because steps are to be short.
+                let found = std::mem::take(found).into_vec().into_iter().map(Reverse);
+                self.stage = Stage::Found { rows: found.collect(), overflow: *overflow };
             }
         }
         true

@@ -2,8 +2,8 @@
 
 use super::{Export, Rows};
 use crate::Mvcc;
+use dhow_kv::Error;
 use dhow_kv::admin::HashKv;
-use dhow_kv::{Error, Span};
 
 /// A checksum that is being computed, step by step, while the store goes on. The store must be kept
 /// from compacting meanwhile: [`Mvcc::pin`] with [`HashRun::compacted`].
@@ -39,7 +39,7 @@ impl Mvcc {
             crc: crc32c::crc32c(b"key"),
             compacted,
             revision,
-            any: self.count_at(&Span::From(bytes::Bytes::new()), revision) > 0,
+            any: self.index.from(b"").any(|entry| entry.live_at(revision).is_some()),
         })
     }
 }

@@ -23,6 +23,8 @@ pub struct Import {
     keys: Vec<Bytes>,
     /// Keys with something that the compaction drops.
     stale: Vec<Bytes>,
+    /// How many revisions were missing so far.
+    gap: i64,
 }
 
 impl Import {
@@ -34,10 +36,10 @@ impl Import {
         mvcc.history = History::starting(mvcc.compacted.max(2));
         let leases = leases.into_iter();
         mvcc.leases = leases.map(|(id, ttl)| (id, Lease { ttl, keys: BTreeSet::new() })).collect();
-        Self { mvcc, last: None, keys: Vec::new(), stale: Vec::new() }
+        Self { mvcc, last: None, keys: Vec::new(), stale: Vec::new(), gap: 0 }
     }
 
-    /// Takes the next row.
+    /// Takes the next row. After an error the import is of no more use.
     ///
     /// # Errors
     /// [`Malformed`]: no row, or not in order, or not about what its key says.
@@ -46,8 +48,7 @@ impl Import {
         if self.last.is_some_and(|last| last >= (revision, sub)) {
             return Err(Malformed("rows are not in order"));
         }
-        self.close_before(revision)?;
-        self.last = Some((revision, sub));
+        self.begin(revision, sub)?;
         if value.is_empty() && !tombstone {
             // A restored snapshot may have its revision raised: a row that is nothing else.
             return Ok(());
@@ -80,22 +81,35 @@ impl Import {
             self.stale.push(key.clone());
         }
         if revision >= self.mvcc.history.first() {
-            // A compaction may have dropped writes in between: their places stay empty.
-            self.keys.resize(sub as usize, Bytes::new());
             self.keys.push(key);
         }
         Ok(())
     }
 
-    /// Records the revisions that are complete when a row of `revision` comes.
-    fn close_before(&mut self, revision: i64) -> Result<(), Malformed> {
-        let Some((last, _)) = self.last.filter(|(last, _)| *last < revision) else {
+    /// Records the revision before, if it is complete, and makes sure that this place is the next.
+    fn begin(&mut self, revision: i64, sub: u32) -> Result<(), Malformed> {
+        if let Some((last, _)) = self.last
+            && last < revision
+        {
+            self.record(last);
+        }
+        if revision < self.mvcc.history.first() {
+            self.last = Some((revision, sub));
             return Ok(());
-        };
-        self.record(last);
-        if revision.saturating_sub(self.mvcc.history.end()) > GAP {
+        }
+        if self.last.is_none_or(|(last, _)| last < revision) {
+            self.gap = self.gap.saturating_add((revision - self.mvcc.history.end()).max(0));
+        }
+        if self.gap > GAP {
             return Err(Malformed("too many revisions are missing"));
         }
+        let missing = (sub as usize).saturating_sub(self.keys.len());
+        if missing > 0 && (revision != self.mvcc.compacted || missing > GAP as usize) {
+            return Err(Malformed("a write of a revision is missing"));
+        }
+        // A compaction at it may have dropped writes in between: their places stay empty.
+        self.keys.resize(sub as usize, Bytes::new());
+        self.last = Some((revision, sub));
         Ok(())
     }
 
@@ -113,7 +127,9 @@ impl Import {
     /// The state, when all rows are taken.
     pub fn finish(mut self) -> Mvcc {
         let newest = self.last.map_or(1, |(revision, _)| revision);
-        self.record(newest);
+        if self.mvcc.history.end() <= newest {
+            self.record(newest);
+        }
         self.mvcc.revision = newest.max(self.mvcc.compacted).max(1);
         while self.mvcc.history.end() <= self.mvcc.revision {
             self.mvcc.history.push(Vec::new());
