@@ -31,6 +31,9 @@ struct Cli {
     /// Run each seed twice and compare the digests
     #[arg(long)]
     twice: bool,
+    /// Write the history to this file, and that of the second run beside it
+    #[arg(long)]
+    dump: Option<String>,
     /// Print the store's log lines
     #[arg(long)]
     log: bool,
@@ -102,13 +105,14 @@ fn main() -> ExitCode {
         if cli.budget.is_some_and(|budget| began.elapsed().as_secs() >= budget) {
             break;
         }
-        let plan = Plan { seed: *seed, time, members: cli.members };
+        let plan = Plan { seed: *seed, time, members: cli.members, dump: cli.dump.as_deref() };
         let start = Instant::now();
         let report = run(plan);
         tell(&report, start.elapsed());
         let mut fine = report.violation.is_none();
         if cli.twice {
-            let again = run(plan);
+            let dump = cli.dump.as_ref().map(|path| format!("{path}.again"));
+            let again = run(Plan { dump: dump.as_deref(), ..plan });
             if again.digest != report.digest {
                 println!("  the second run's digest is {:016x}: not the same run", again.digest);
                 fine = false;

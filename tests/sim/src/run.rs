@@ -13,14 +13,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// What to simulate.
-#[derive(Debug, Clone, Copy)]
-pub struct Plan {
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Plan<'a> {
     /// Everything follows from it.
     pub seed: u64,
     /// How long trouble goes on, in virtual time.
     pub time: Duration,
     /// How many members; 0 lets the seed decide.
     pub members: usize,
+    /// Where to write the history, for people.
+    pub dump: Option<&'a str>,
 }
 
 /// What came of it.
@@ -54,7 +56,7 @@ pub struct Report {
 ///
 /// # Panics
 /// When tokio cannot make a runtime.
-pub fn run(plan: Plan) -> Report {
+pub fn run(plan: Plan<'_>) -> Report {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -64,7 +66,7 @@ pub fn run(plan: Plan) -> Report {
     local.block_on(&runtime, simulate(plan))
 }
 
-async fn simulate(plan: Plan) -> Report {
+async fn simulate(plan: Plan<'_>) -> Report {
     let mut random = Random::new(plan.seed);
     let members = match plan.members {
         0 => *random.pick(&[1, 3, 3, 3, 5]),
@@ -112,6 +114,18 @@ async fn simulate(plan: Plan) -> Report {
         lease::gone(&history, end.recovered, Duration::from_secs(5), &rules)?;
         members::check(&end.holdings, &replay)
     });
+    if let Some(path) = plan.dump {
+        let mut text = String::new();
+        for operation in &history.operations {
+            text.push_str(&format!("{operation:?}\n"));
+        }
+        for watch in &history.watches {
+            text.push_str(&format!("{watch:?}\n"));
+        }
+        if let Err(error) = std::fs::write(path, text) {
+            tracing::warn!(%error, path, "the history is not written");
+        }
+    }
     let unknown = history.operations.iter().filter(|o| o.output == Output::Unknown).count();
     Report {
         seed: plan.seed,

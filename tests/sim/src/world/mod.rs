@@ -11,12 +11,13 @@ use dhow_kv::Error;
 use dhow_server::{Cluster, Options, Retention, Store};
 use disk::SimDisk;
 use net::{Net, Port, Station};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Where the store's files lie on a simulated disk.
@@ -29,8 +30,31 @@ struct Life {
     clock: Arc<SimClock>,
     disk: SimDisk,
     port: Arc<Port>,
-    /// Dropped at the end of this life: requests that run on the member end with it.
-    ended: tokio::sync::watch::Sender<bool>,
+    /// Requests that run on the member end with it.
+    end: Rc<End>,
+}
+
+/// The end of a life. It wakes those who wait for it in their order, which tokio's `watch` does not.
+#[derive(Debug, Default)]
+struct End {
+    come: Cell<bool>,
+    told: Notify,
+}
+
+impl End {
+    fn come(&self) {
+        self.come.set(true);
+        self.told.notify_waiters();
+    }
+
+    async fn wait(&self) {
+        let told = self.told.notified();
+        tokio::pin!(told);
+        told.as_mut().enable();
+        if !self.come.get() {
+            told.await;
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -149,9 +173,8 @@ impl World {
                     disk: disk.clone(),
                 };
                 self.0.net.station(at, Some(station));
-                let ended = tokio::sync::watch::Sender::new(false);
                 places[at].refused = None;
-                places[at].life = Some(Life { store, clock, disk, port, ended });
+                places[at].life = Some(Life { store, clock, disk, port, end: Rc::default() });
                 Ok(())
             }
             Err(error) => {
@@ -173,7 +196,7 @@ impl World {
         self.0.net.station(at, None);
         if let Some(life) = life {
             life.port.ended.store(true, Ordering::Relaxed);
-            let _ = life.ended.send(true);
+            life.end.come();
         }
     }
 
@@ -207,11 +230,10 @@ impl World {
             tokio::time::sleep_until(deadline).await;
             return None;
         }
-        let (store, clock, disk, mut ended) = {
+        let (store, clock, disk, end) = {
             let places = self.0.places.borrow();
             let life = places[at].life.as_ref()?;
-            let ended = life.ended.subscribe();
-            (life.store.clone(), life.clock.clone(), life.disk.clone(), ended)
+            (life.store.clone(), life.clock.clone(), life.disk.clone(), life.end.clone())
         };
         let served = async {
             tokio::time::sleep_until(clock.busy_until()).await;
@@ -225,7 +247,7 @@ impl World {
         };
         let answer = tokio::select! {
             biased;
-            _ = ended.changed() => None,
+            () = end.wait() => None,
             answer = served => answer,
             () = tokio::time::sleep_until(deadline) => None,
         };
@@ -240,9 +262,9 @@ impl World {
 
     /// Completes when this life of a member ends.
     pub async fn end_of(&self, at: usize) {
-        let ended = self.0.places.borrow()[at].life.as_ref().map(|life| life.ended.subscribe());
-        if let Some(mut ended) = ended {
-            let _ = ended.changed().await;
+        let end = self.0.places.borrow()[at].life.as_ref().map(|life| life.end.clone());
+        if let Some(end) = end {
+            end.wait().await;
         }
     }
 
