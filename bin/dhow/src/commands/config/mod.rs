@@ -8,6 +8,7 @@ mod store;
 mod template;
 mod tree;
 mod values;
+mod written;
 
 pub use args::{ConfigCommand, Place};
 

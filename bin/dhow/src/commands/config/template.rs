@@ -244,7 +244,7 @@ mod tests {
         );
         assert_eq!(made("{{ 'ahoy' | b64encode }} {{ 'YWhveQ==' | b64decode }}"), "YWhveQ== ahoy");
         assert_eq!(made("{{ env('DHOW_NO_SUCH', 'd') }}"), "d");
-        assert_eq!(made("{{ tree('shop/db') | tojson }}"), r#"{"host":"db1","port":"5432"}"#);
+        assert_eq!(made("{{ tree('shop/db') | tojson }}"), r#"{"host": "db1", "port": "5432"}"#);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! `dhow config import|export`: trees of values as JSON, YAML or lines NAME=value.
 //!
 //! A folder is an object, a key is a text. A key that is a folder as well has its own value under the
-//! empty name. Numbers and truth values are taken as their text and lists as their JSON, since a
-//! store's values have no types. Values that are no text are written as `{"$base64": "..."}`.
+//! empty name. Numbers and truth values are taken as they are written and lists as their JSON, since
+//! a store's values have no types. Values that are no text are written as `{"$base64": "..."}`.
 
 use super::args::Format;
 use super::store::{Store, normal};
+use super::written::{self, Node};
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -117,48 +118,45 @@ fn guess(file: &Path) -> Option<Format> {
 
 /// The values of a text by path.
 pub fn parse(text: &str, format: Format) -> Result<BTreeMap<String, Bytes>> {
-    let tree: Value = match format {
-        Format::Json => serde_json::from_str(text)?,
-        Format::Yaml => serde_saphyr::from_str(text)?,
+    let tree = match format {
+        Format::Json => written::json(text)?,
+        Format::Yaml => written::yaml(text)?,
         Format::Env => return parse_env(text),
     };
     let mut values = BTreeMap::new();
-    if !tree.is_object() {
+    if !matches!(tree, Node::Folder(_)) {
         bail!("it must be an object: names and what they stand for");
     }
-    flatten("", &tree, &mut values)?;
+    flatten("", tree, &mut values)?;
     Ok(values)
 }
 
-fn flatten(path: &str, value: &Value, values: &mut BTreeMap<String, Bytes>) -> Result<()> {
-    let bytes = match value {
-        Value::Object(all) => {
-            if let Some(Value::String(encoded)) = all.get(BINARY)
-                && all.len() == 1
-            {
-                let decoded = STANDARD.decode(encoded);
-                insert(path, decoded.with_context(|| format!("{path} is no base64"))?, values)?;
-                return Ok(());
-            }
-            for (name, value) in all {
-                let below = match (path, name.as_str()) {
-                    (path, "") if !path.is_empty() => path.to_owned(),
-                    ("", name) => normal(name)?,
-                    (path, name) => format!("{path}/{}", normal(name)?),
-                };
-                // A name that is a path of its own would hide in a tree.
-                if name.is_empty() && value.is_object() && !value[BINARY].is_string() {
-                    bail!("the empty name at {path:?} must stand for a value");
-                }
-                flatten(&below, value, values)?;
-            }
-            return Ok(());
-        }
-        Value::Null => bail!("{path} has no value: give it one, or leave it out"),
-        Value::String(text) => text.clone().into_bytes(),
-        other => other.to_string().into_bytes(),
+fn flatten(path: &str, node: Node, values: &mut BTreeMap<String, Bytes>) -> Result<()> {
+    let all = match node {
+        Node::Folder(all) => all,
+        Node::Text(text) => return insert(path, text.into_bytes(), values),
+        Node::Empty => bail!("{path} has no value: give it one, or leave it out"),
     };
-    insert(path, bytes, values)
+    if let [(name, Node::Text(encoded))] = all.as_slice()
+        && name == BINARY
+    {
+        let decoded = STANDARD.decode(encoded);
+        return insert(path, decoded.with_context(|| format!("{path} is no base64"))?, values);
+    }
+    for (name, node) in all {
+        let below = match (path, name.as_str()) {
+            (path, "") if !path.is_empty() => path.to_owned(),
+            ("", name) => normal(name)?,
+            (path, name) => format!("{path}/{}", normal(name)?),
+        };
+        // Only a value can be a folder's own, or it would hide in the tree.
+        let binary = |all: &[(String, Node)]| all.len() == 1 && all[0].0 == BINARY;
+        if name.is_empty() && matches!(&node, Node::Folder(all) if !binary(all)) {
+            bail!("the empty name at {path:?} must stand for a value");
+        }
+        flatten(&below, node, values)?;
+    }
+    Ok(())
 }
 
 fn insert(path: &str, value: Vec<u8>, values: &mut BTreeMap<String, Bytes>) -> Result<()> {
@@ -309,14 +307,14 @@ mod tests {
 
     #[test]
     fn trees_become_paths_and_values_text() {
-        let yaml = "shop:\n  db: {host: a, port: 5432, tls: true}\n  tags: [x, y]\nname/of: z\n";
+        let yaml = "shop:\n  db: {host: a, port: 5432, tls: yes}\n  tags: [x, y]\nname/of: z\n";
         assert_eq!(
             parsed(yaml, Format::Yaml),
             [
                 pair("name/of", "z"),
                 pair("shop/db/host", "a"),
                 pair("shop/db/port", "5432"),
-                pair("shop/db/tls", "true"),
+                pair("shop/db/tls", "yes"),
                 pair("shop/tags", r#"["x","y"]"#),
             ]
         );
