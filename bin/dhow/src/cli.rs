@@ -211,6 +211,15 @@ pub enum Command {
         #[command(subcommand)]
         command: ImageCommand,
     },
+    /// Run the store alone, with etcd's own flags
+    #[command(
+        after_help = "Example: dhow store --name n1 --data-dir /var/lib/store (dhow store --help lists all flags)"
+    )]
+    Store {
+        /// etcd's flags
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        flags: Vec<String>,
+    },
     /// Print a shell's completion script
     #[command(after_help = "Example: source <(dhow completion bash)")]
     Completion {

@@ -14,7 +14,7 @@ mod runtime;
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
-use commands::{config as configuration, containers, images, objects, platform};
+use commands::{config as configuration, containers, images, objects, platform, store};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -28,6 +28,14 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => fail(&e.into()),
         };
+    }
+    // etcd's flags are Go's and not clap's; a link named `etcd` makes this program one.
+    let words: Vec<String> =
+        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    match words.as_slice() {
+        [name, flags @ ..] if store::is_etcd(name) => return store::main("etcd", flags),
+        [_, command, flags @ ..] if command == "store" => return store::main("dhow store", flags),
+        _ => {}
     }
     let cli = Cli::parse();
     log(matches!(cli.command, Command::Up { .. }));
@@ -103,6 +111,8 @@ async fn run(command: Command) -> Result<i32> {
         }
         Command::Config { place, command } => configuration::run(&place, command).await?,
         Command::Image { command } => images::run(command).await?,
+        // Taken before clap read the command line.
+        Command::Store { .. } => {}
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "dhow", &mut std::io::stdout());
         }

@@ -5,4 +5,5 @@ pub mod containers;
 pub mod images;
 pub mod objects;
 pub mod platform;
+pub mod store;
 pub mod streams;

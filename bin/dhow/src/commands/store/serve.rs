@@ -1,0 +1,355 @@
+//! The wiring of a store that runs alone: members, doors, compaction; from start to stop.
+
+use super::settings::{Settings, Tls};
+use super::{certificates, compaction};
+use anyhow::{Context, Result, bail};
+use dhow_clock::SharedClock;
+use dhow_door_etcd::Door;
+use dhow_kv::Kv;
+use dhow_kv::admin::{Admin, Member, SharedAdmin};
+use dhow_peers::tls::Trust;
+use dhow_peers::{Address, Listener, Peers, ask};
+use dhow_server::{Cluster, Introduction, Options, Start, Store};
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How long a member that joins waits to be heard of.
+const JOIN: Duration = Duration::from_secs(10);
+
+/// How long requests that are under way may take to end.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Runs until it is told to stop, or removed from its cluster.
+///
+/// # Errors
+/// What is missing, taken or damaged, and what to do.
+pub async fn run(settings: Settings) -> Result<()> {
+    if settings.force_new {
+        bail!(
+            "--force-new-cluster is not implemented: save a snapshot and begin anew with snapshot restore"
+        );
+    }
+    let clock = dhow_clock::System::shared();
+    let mut stop = Stop::new()?;
+    let directory = directory(&settings.data_dir);
+    let fresh = !has_store(&directory);
+    tracing::info!(
+        name = settings.name,
+        data_dir = %settings.data_dir.display(),
+        fresh,
+        "Initialize and start etcd server"
+    );
+    private(&settings.data_dir)?;
+    let client_trust = trust(settings.client_tls.as_ref(), &settings.listen_clients, &clock)?;
+    let peer_trust = trust(settings.peer_tls.as_ref(), &settings.listen_peers, &clock)?;
+
+    // The ports before anything that leaves a trace: they are what is taken most often.
+    let peers = Peers::new(dhow_peers::Config {
+        clock: clock.clone(),
+        urls: settings.advertise_peers.clone(),
+        trust: peer_trust.clone(),
+    });
+    if let Some(trust) = peer_trust.iter().find(|_| settings.listen_peers.iter().any(|a| a.tls)) {
+        trust.server()?;
+    }
+    for address in &settings.listen_peers {
+        peers.listen(listen(address).await?, address.tls);
+        tracing::info!(%address, "serving peer traffic");
+    }
+    let mut doors = Vec::new();
+    let clients = settings.listen_clients.iter().map(|address| (address, false));
+    let pages = settings.listen_metrics.iter().map(|address| (address, true));
+    for (address, pages) in clients.chain(pages) {
+        let tls = match &client_trust {
+            Some(trust) if address.tls => Some(trust.server()?),
+            _ => None,
+        };
+        doors.push((address, listen(address).await?, tls, pages));
+    }
+
+    let begin = match (fresh, settings.existing) {
+        (false, _) => Start::Existing(None),
+        (true, true) => {
+            let told = stop.or(introduce(&settings, peer_trust.as_deref(), &clock)).await;
+            match told {
+                Some(told) => Start::Existing(Some(told?)),
+                None => return Ok(()),
+            }
+        }
+        (true, false) => {
+            settings.check_first()?;
+            Start::New
+        }
+    };
+    let store = Store::open(&directory, clock.clone(), options(&settings, begin, &peers)?)?;
+    let identity = Admin::identity(&*store);
+    let local: Arc<dyn dhow_peers::Local> = store.clone();
+    peers.start(identity, Arc::downgrade(&local));
+    drop(local);
+    tracing::info!(
+        local_member_id = format!("{:x}", identity.member_id),
+        cluster_id = format!("{:x}", identity.cluster_id),
+        local_server_version = dhow_door_etcd::Config::default().server_version,
+        "starting etcd server"
+    );
+
+    let mut serving = JoinSet::new();
+    let end = CancellationToken::new();
+    let ready = stop.or(ready(&*store)).await.is_some();
+    let mut compacting = JoinSet::new();
+    if ready {
+        let (kv, admin): (Kv, SharedAdmin) = (Kv::new(store.clone()), store.clone());
+        announce(&settings, identity.cluster_id, identity.member_id);
+        if let Some(retention) = settings.retention {
+            compacting.spawn(compaction::run(kv.clone(), admin.clone(), clock.clone(), retention));
+        }
+        let door = Door::new(kv, admin, door_config(&settings));
+        for (address, listener, tls, pages) in doors {
+            let traffic = if pages { "metrics" } else { "grpc+http" };
+            tracing::info!(%address, traffic, secure = tls.is_some(), "serving client traffic");
+            serving.spawn(serve(door.clone(), listener, tls, pages, end.clone()));
+        }
+        tokio::select! {
+            reason = stop.told() => {
+                tracing::info!(signal = reason, "received signal; shutting down");
+            }
+            () = store.removed() => {
+                tracing::warn!("the member has been permanently removed from the cluster; shutting down");
+            }
+        }
+    }
+    compacting.shutdown().await;
+    hand_over(&*store, &clock).await;
+    end.cancel();
+    let drained = async { while serving.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(DRAIN, drained).await;
+    store.shutdown().await;
+    peers.shutdown().await;
+    tracing::info!(name = settings.name, "closed etcd server");
+    Ok(())
+}
+
+/// Where the store lies in a data directory, beside what etcd itself would put there.
+pub fn directory(data: &Path) -> PathBuf {
+    data.join("member").join("store")
+}
+
+/// Whether a store was begun there.
+pub fn has_store(directory: &Path) -> bool {
+    std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// A data directory is nobody else's.
+fn private(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("cannot make the data directory {}", dir.display()))
+}
+
+/// The certificates of one kind of connections.
+fn trust(tls: Option<&Tls>, listen: &[Address], clock: &SharedClock) -> Result<Option<Arc<Trust>>> {
+    let Some(tls) = tls else { return Ok(None) };
+    certificates::make(tls, listen, clock.now())?;
+    Ok(Some(Trust::new(tls.settings.clone())))
+}
+
+async fn listen(address: &Address) -> Result<Listener> {
+    address.listen().await.with_context(|| {
+        format!("cannot listen on {address}: free it or choose another with --listen-client-urls, --listen-peer-urls or --listen-metrics-urls")
+    })
+}
+
+fn options(settings: &Settings, start: Start, peers: &Arc<Peers>) -> Result<Options> {
+    let mut options = Options {
+        quota_bytes: settings.quota,
+        // As etcd: half as long again as an election takes, in whole seconds.
+        min_lease_ttl: i64::try_from((settings.election * 3 / 2).as_millis().div_ceil(1000))
+            .unwrap_or(2),
+        // History stays until somebody compacts it.
+        retention: None,
+        quota_alarm: true,
+        cluster: Some(Cluster {
+            name: settings.name.clone(),
+            peer_urls: settings.advertise_peers.clone(),
+            client_urls: settings.advertise_clients.clone(),
+            initial: settings.initial.clone(),
+            token: settings.token.clone(),
+            start,
+            heartbeat: settings.heartbeat,
+            election: settings.election,
+            strict_reconfig_check: settings.strict_reconfig_check,
+            max_learners: settings.max_learners,
+            transport: peers.clone(),
+        }),
+        ..Options::default()
+    };
+    options.secret = Some(secret()?);
+    options.token_ttl = settings.token_ttl;
+    options.limits.txn_ops = settings.max_txn_ops;
+    options.limits.request_bytes = settings.max_request_bytes;
+    Ok(options)
+}
+
+/// What tokens are made with.
+fn secret() -> Result<[u8; 32]> {
+    let mut secret = [0; 32];
+    rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())
+        .context("the system gives no random numbers")?;
+    Ok(secret)
+}
+
+fn door_config(settings: &Settings) -> dhow_door_etcd::Config {
+    let asks_clients = settings.client_tls.as_ref().is_some_and(|tls| tls.settings.demand_client);
+    dhow_door_etcd::Config {
+        max_request_bytes: settings.max_request_bytes,
+        max_txn_ops: settings.max_txn_ops,
+        watch_progress_interval: settings.progress,
+        election_timeout: settings.election,
+        client_cert_auth: asks_clients,
+        bcrypt_cost: settings.bcrypt_cost,
+        max_concurrent_streams: (settings.max_concurrent_streams < u32::MAX)
+            .then_some(settings.max_concurrent_streams),
+        gateway: settings.gateway,
+        ..dhow_door_etcd::Config::default()
+    }
+}
+
+/// Asks the other members who they are, until this one is among them.
+async fn introduce(
+    settings: &Settings,
+    trust: Option<&Trust>,
+    clock: &SharedClock,
+) -> Result<Introduction> {
+    let others: Vec<Address> = settings
+        .initial
+        .iter()
+        .flat_map(|(_, urls)| urls)
+        .filter(|url| !settings.advertise_peers.contains(url))
+        .filter_map(|url| url.parse().ok())
+        .collect();
+    if others.is_empty() {
+        bail!("--initial-cluster-state existing needs other members in --initial-cluster");
+    }
+    let until = clock.monotonic() + JOIN;
+    loop {
+        let problem = match ask(&others, trust, clock).await {
+            Ok(told) if knows(&told.members, settings) => return Ok(told),
+            Ok(_) => format!(
+                "the cluster does not know a member at {}: add it with member add, and give the same URLs to --initial-advertise-peer-urls",
+                settings.advertise_peers.join(",")
+            ),
+            Err(error) => error.to_string(),
+        };
+        // A member that was asked may be a moment behind, or still be starting.
+        if clock.monotonic() >= until {
+            bail!("cannot fetch cluster info from peer urls: {problem}");
+        }
+        clock.sleep(Duration::from_millis(250)).await;
+    }
+}
+
+fn knows(members: &[Member], settings: &Settings) -> bool {
+    let mut own = settings.advertise_peers.clone();
+    own.sort();
+    members.iter().any(|member| {
+        let mut urls = member.peer_urls.clone();
+        urls.sort();
+        urls == own
+    })
+}
+
+/// Completes when the cluster has a leader.
+async fn ready(admin: &dyn Admin) {
+    while admin.pulse().leader == 0 {
+        admin.leader_changed(0).await;
+    }
+}
+
+/// What etcd says when it is ready, in the words that programs wait for: those of 3.4, and of 3.5
+/// and later.
+fn announce(settings: &Settings, cluster: u64, member: u64) {
+    tracing::info!(cluster_version = "3.6", "enabled capabilities for version");
+    tracing::info!(
+        local_member_id = format!("{member:x}"),
+        local_member_attributes = format!(
+            "{{Name:{} ClientURLs:[{}]}}",
+            settings.name,
+            settings.advertise_clients.join(" ")
+        ),
+        cluster_id = format!("{cluster:x}"),
+        "published local member to cluster through raft"
+    );
+    tracing::info!("ready to serve client requests");
+}
+
+/// Serves one address until the end.
+async fn serve(
+    door: Door,
+    listener: Listener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    pages: bool,
+    end: CancellationToken,
+) {
+    match listener {
+        Listener::Tcp(listener) if pages => door.serve_pages(listener, tls, end).await,
+        Listener::Tcp(listener) => door.serve(listener, tls, end).await,
+        Listener::Unix(listener) => door.serve_unix(listener, tls, end).await,
+    }
+}
+
+/// A leader that stops gives the others a new one before it goes.
+async fn hand_over(admin: &dyn Admin, clock: &SharedClock) {
+    let own = admin.identity().member_id;
+    if admin.pulse().leader != own {
+        return;
+    }
+    let Ok(members) = admin.members(false).await else { return };
+    for member in members.iter().filter(|m| m.id != own && !m.learner && !m.name.is_empty()) {
+        let moved = tokio::select! {
+            moved = admin.move_leader(member.id) => moved.is_ok(),
+            () = clock.sleep(Duration::from_secs(1)) => false,
+        };
+        if moved {
+            tracing::info!(to = format!("{:x}", member.id), "leadership handed over");
+            return;
+        }
+    }
+}
+
+/// The signals that end the program.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn told(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "terminated",
+            _ = self.interrupt.recv() => "interrupt",
+        }
+    }
+
+    /// The work's outcome, or `None` when the program is to end before.
+    async fn or<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            _ = self.told() => None,
+        }
+    }
+}
