@@ -152,7 +152,8 @@ impl Core {
             // What was on this disk alone was applied when it was opened.
             knows_all: shared.read().members.is_alone(own),
         };
-        core.draw_patience(shared);
+        // At first a little is enough: when there is a leader, the others will not vote against it.
+        core.patience = 2 + shared.clock.random() as usize % core.node.raft.election_timeout();
         core.meet(shared);
         core.elect_alone(shared);
         core.drive(shared);
@@ -261,6 +262,7 @@ impl Core {
         if self.ticks.is_multiple_of(3) {
             self.held.append(&mut self.later);
             self.ask_rounds();
+            self.ask_again(shared);
             self.tell_name(shared);
             self.retry_transfers(shared);
         }
@@ -411,6 +413,9 @@ impl Core {
                                         return;
                                     }
                                 }
+                            }
+                            if let Change::Remove(id) = change {
+                                state.hold(*id, None);
                             }
                             self.follow_change(change);
                         }

@@ -83,6 +83,9 @@ impl Writer {
         }
         // A checkpoint under way gives up when it sees this.
         shared.queue.close();
+        if self.core.removed {
+            shared.hub.stop();
+        }
         self.checkpoints.close();
     }
 
@@ -96,6 +99,7 @@ impl Writer {
             if self.core.removed {
                 shared.queue.abandon();
                 shared.gone.send_replace(true);
+                shared.hub.stop();
                 return;
             }
         }
