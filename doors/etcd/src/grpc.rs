@@ -20,6 +20,9 @@ use tonic::{Code, Status};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
+/// The largest answer, in bytes: etcd's.
+const LARGEST_ANSWER: usize = i32::MAX as usize;
+
 /// Whether a request is gRPC's, by its content type.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| {
@@ -67,6 +70,13 @@ pub(crate) async fn answer(
             .unwrap_or_else(|_| Err(Status::deadline_exceeded("context deadline exceeded"))),
     };
     match done {
+        Ok(frame) if frame.len() > LARGEST_ANSWER => {
+            let status = Status::resource_exhausted(format!(
+                "grpc: trying to send message larger than max ({} vs. {LARGEST_ANSWER})",
+                frame.len()
+            ));
+            failed(&inner, method, &status)
+        }
         Ok(frame) => {
             inner.metrics.handled(method, Code::Ok);
             inner.metrics.sent(method, 1, frame.len());

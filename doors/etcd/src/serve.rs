@@ -29,6 +29,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const STREAM_WINDOW: u32 = 1 << 20;
 /// The same over all streams of a connection.
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// How many calls a client may take back before the server has seen them, as it happens when many
+/// deadlines pass at once.
+const PENDING_RESETS: usize = 1000;
 /// How much of a stream's answers is buffered for a connection, in bytes.
 const SEND_BUFFER: usize = 1 << 20;
 
@@ -201,6 +204,7 @@ impl Inner {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(self.config.max_concurrent_streams)
             .max_send_buf_size(SEND_BUFFER)
+            .max_pending_accept_reset_streams(PENDING_RESETS)
             .auto_date_header(false);
         let service = service_fn(move |request: http::Request<Incoming>| {
             let (inner, connection) = (self.clone(), connection.clone());

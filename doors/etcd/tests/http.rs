@@ -173,11 +173,20 @@ async fn call(
     (status, in_head.or(in_trailers))
 }
 
+/// Path, headers, body; code and how the text begins.
+type Malformed = (
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    &'static [u8],
+    tonic::Code,
+    &'static str,
+);
+
 #[tokio::test]
 async fn malformed_calls_get_a_status_of_grpc() {
     let served = Served::new(Config::default()).await;
     let range = "/etcdserverpb.KV/Range";
-    let cases: [(&str, &[(&str, &str)], &[u8], tonic::Code, &str); 7] = [
+    let cases: [Malformed; 7] = [
         ("/a.B/C", &[], &[0; 5], tonic::Code::Unimplemented, "unknown service a.B"),
         (
             "/etcdserverpb.KV/No",
@@ -224,6 +233,81 @@ async fn malformed_calls_get_a_status_of_grpc() {
     ];
     let (_, status) = call(served.address, "/etcdserverpb.KV/Put", &[], put.concat()).await;
     assert_eq!(status.unwrap().code(), tonic::Code::Internal);
+}
+
+/// Bytes that look random and are the same in every run.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A message that is sometimes close to a real one: small fields with small lengths.
+    fn message(&mut self) -> Vec<u8> {
+        let len = self.next() % 40;
+        let byte = |noise: &mut Self| match noise.next() % 4 {
+            0 => noise.next() as u8,
+            1 => 0x0a + ((noise.next() % 4) as u8) * 8,
+            _ => (noise.next() % 6) as u8,
+        };
+        (0..len).map(|_| byte(self)).collect()
+    }
+}
+
+#[tokio::test]
+async fn every_method_survives_noise() {
+    use http_body_util::{BodyExt as _, Full};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let served = Served::new(Config { bcrypt_cost: 4, ..Config::default() }).await;
+    let pool = prost_reflect::DescriptorPool::decode(dhow_rpc::DESCRIPTORS).unwrap();
+    let socket = TcpStream::connect(served.address).await.unwrap();
+    socket.set_nodelay(true).unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
+    for method in pool.services().flat_map(|s| s.methods().collect::<Vec<_>>()) {
+        // A lock that is held would be waited for, and these say nothing until they end.
+        let waits = ["Lock", "Campaign", "Observe", "Watch"].contains(&method.name());
+        for _ in 0..30 {
+            let message = noise.message();
+            let mut body = vec![0];
+            body.extend_from_slice(&(message.len() as u32).to_be_bytes());
+            body.extend_from_slice(&message);
+            let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+            let request = http::Request::post(format!("http://{}{path}", served.address))
+                .header("content-type", "application/grpc")
+                .body(Full::new(bytes::Bytes::from(body)))
+                .unwrap();
+            let answer = sender.send_request(request);
+            if waits {
+                let wait = std::time::Duration::from_millis(2);
+                let _ = tokio::time::timeout(wait, answer).await;
+            } else {
+                let answer = answer.await.unwrap();
+                assert_eq!(answer.status(), 200);
+                answer.into_body().collect().await.unwrap();
+            }
+        }
+    }
+    for path in ["/v3/kv/range", "/v3/kv/txn", "/v3/auth/user/add", "/v3/lease/keepalive"] {
+        for _ in 0..30 {
+            let text: String = noise
+                .message()
+                .into_iter()
+                .map(|b| char::from(b"{}[]\",:0aE. tn"[usize::from(b) % 14]))
+                .collect();
+            let (status, _) = ask(served.address, "POST", path, &text).await;
+            assert!(matches!(status, 200 | 400 | 404), "{path} {text} {status}");
+        }
+    }
+    served.put("k", "v").await;
 }
 
 /// A certificate for `name` by `authority`, and its key.
