@@ -36,6 +36,11 @@ impl History {
 
     /// Adds the record of the next revision.
     pub(crate) fn push(&mut self, mut keys: Vec<Bytes>) {
+        let length = self.records.len();
+        if length == self.records.capacity() {
+            // In smaller steps than by doubling: there may be millions.
+            self.records.reserve_exact((length / 4).max(64));
+        }
         self.records.push_back(match keys.pop() {
             Some(only) if keys.is_empty() => Record::One(only),
             Some(last) => {

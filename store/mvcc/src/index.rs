@@ -111,7 +111,12 @@ impl Entry {
 
     fn push(&mut self, version: Version) {
         let earlier = std::mem::replace(&mut self.newest, version);
-        self.older.get_or_insert_default().push(earlier);
+        let older = self.older.get_or_insert_default();
+        if older.len() == older.capacity() {
+            // Many keys have one or two earlier versions: a first capacity of four would be a waste.
+            older.reserve_exact(older.len() / 2 + 1);
+        }
+        older.push(earlier);
     }
 
     /// Drops what compaction at `revision` makes unreachable and returns the quota set free and

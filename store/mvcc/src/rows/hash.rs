@@ -32,7 +32,8 @@ impl Mvcc {
         if revision > now {
             return Err(Error::FutureRevision);
         }
-        let revision = if revision <= 0 { now } else { revision };
+        // A compaction may be applied that is not known to be durable yet.
+        let revision = if revision <= 0 { now.max(compacted) } else { revision };
         Ok(HashRun {
             export: Export::between(compacted, revision),
             row: Rows::default(),
