@@ -218,7 +218,7 @@ pub async fn connect(endpoint: &str, connections: usize) -> Result<Vec<Channel>>
 }
 
 /// What a queue holds, as the body of a client's stream.
-fn outgoing<T>(mut queue: mpsc::Receiver<T>) -> impl Stream<Item = T> {
+pub fn outgoing<T>(mut queue: mpsc::Receiver<T>) -> impl Stream<Item = T> {
     futures::stream::poll_fn(move |context| queue.poll_recv(context))
 }
 
