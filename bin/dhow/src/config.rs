@@ -2,6 +2,7 @@
 //! memory after that.
 
 use crate::datastore::{self, Datastore};
+use crate::etcd;
 use anyhow::{Context, Result, bail};
 use dhow_objects::hash::stable;
 use ipnet::Ipv4Net;
@@ -42,6 +43,9 @@ pub struct Config {
     /// The external etcd cluster that holds the data; `None` for the embedded store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datastore: Option<Datastore>,
+    /// Where etcd clients are listened to; `None` for the usual port, if it is free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd_listen: Option<etcd::Listen>,
 }
 
 impl Config {
@@ -143,6 +147,7 @@ impl Config {
             network,
             cgroup,
             datastore: wanted.datastore.clone(),
+            etcd_listen: wanted.etcd_listen,
         })
     }
 
@@ -150,6 +155,7 @@ impl Config {
         let mut config = self.clone();
         config.advertise = wanted.advertise.or(config.advertise);
         config.listen = wanted.listen.unwrap_or(config.listen);
+        config.etcd_listen = wanted.etcd_listen.or(config.etcd_listen);
         // Members come and go and certificates move; but data stay where they are.
         if let Some(datastore) = &wanted.datastore {
             if self.datastore.is_none() && data.join("store").exists() {
@@ -259,6 +265,8 @@ pub struct File {
     pub domain: Option<String>,
     /// As [`Config::datastore`].
     pub datastore: Option<Datastore>,
+    /// As [`Config::etcd_listen`].
+    pub etcd_listen: Option<etcd::Listen>,
 }
 
 impl File {
@@ -271,6 +279,7 @@ impl File {
             service_cidr: flags.service_cidr.or(self.service_cidr),
             domain: flags.domain.clone().or(self.domain),
             datastore: flags.datastore.datastore()?.or(self.datastore),
+            etcd_listen: flags.etcd_listen.or(self.etcd_listen),
         })
     }
 }
@@ -299,6 +308,9 @@ pub struct Flags {
     /// Domain of cluster names (default: cluster.local)
     #[arg(long)]
     pub domain: Option<String>,
+    /// Where etcd clients are listened to, or off (default: 0.0.0.0:2379 if it is free)
+    #[arg(long, value_name = "IP:PORT")]
+    pub etcd_listen: Option<etcd::Listen>,
     /// Where the data are
     #[command(flatten)]
     pub datastore: datastore::Flags,

@@ -5,6 +5,7 @@ mod client;
 mod commands;
 mod config;
 mod datastore;
+mod etcd;
 mod files;
 mod pki;
 mod print;

@@ -3,7 +3,7 @@
 use crate::commands::images::images_dir;
 use crate::config::Config;
 use crate::pki::{Identity, Pki, ServerNames};
-use crate::{client, datastore, files, runtime};
+use crate::{client, datastore, etcd, files, runtime};
 use anyhow::{Context, Result, bail};
 use dhow_agent::Agent;
 use dhow_clock::SharedClock;
@@ -53,6 +53,7 @@ impl Platform {
         check_kernel()?;
         // The port before anything that leaves a trace: it is what is taken most often.
         let listener = listen(config.listen).await?;
+        let etcd_listener = etcd::listen(&config).await?;
         let node_ip = node_ip(&config);
         let pki = Pki::open(&data.join("pki"), clock.now())?;
         let identity = pki.server(&server_names(&config, node_ip), clock.now())?;
@@ -96,8 +97,12 @@ impl Platform {
         let mut serving = JoinSet::new();
         serving.spawn(door.clone().serve_tls(listener, stop.clone()));
         serving.spawn(door.serve_unix(local_socket(data)?, stop.clone()));
+        let exports = etcd::exports(etcd_listener.as_ref(), data);
+        if let (Some(listener), Some(store)) = (etcd_listener, &store) {
+            serving.spawn(etcd::serve(listener, store, data, &pki, clock.now(), stop.clone())?);
+        }
         watch_images(images_dir(data), agent.clone()).context("cannot follow the image store")?;
-        write_client_files(data, &config, &pki, &admin)?;
+        write_client_files(data, &config, &pki, &admin, &exports)?;
         tracing::info!(node = config.name, address = %node_ip, api = %config.listen, "platform is up");
         Ok(Self { store, loops, agent, serving, stop, _claim: claim })
     }
@@ -367,7 +372,13 @@ fn watch_images(dir: std::path::PathBuf, agent: Arc<Agent>) -> std::io::Result<(
 }
 
 /// What clients need: `DATA/kubeconfig` and `DATA/env`.
-fn write_client_files(data: &Path, config: &Config, pki: &Pki, admin: &Identity) -> Result<()> {
+fn write_client_files(
+    data: &Path,
+    config: &Config,
+    pki: &Pki,
+    admin: &Identity,
+    exports: &str,
+) -> Result<()> {
     use base64::Engine;
     let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
     let host = match config.listen.ip() {
@@ -387,7 +398,7 @@ fn write_client_files(data: &Path, config: &Config, pki: &Pki, admin: &Identity)
     let path = data.join("kubeconfig");
     files::write(&path, serde_saphyr::to_string(&kubeconfig)?.as_bytes(), 0o600)?;
     let env = format!(
-        "export DHOW_DATA_DIR='{}'\nexport KUBECONFIG='{}'\n",
+        "export DHOW_DATA_DIR='{}'\nexport KUBECONFIG='{}'\n{exports}",
         data.display(),
         path.display()
     );
