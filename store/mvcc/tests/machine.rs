@@ -207,3 +207,36 @@ fn a_header_of_keys_alone_is_read_too() {
     assert_eq!((header.mvcc.revision, header.applied), (2, 0));
     assert_eq!(header.auth.status().revision, 1);
 }
+
+/// The numbers are those of etcd 3.7.3 after the same commands.
+#[test]
+fn checksums_are_those_of_etcd() {
+    let hash = |log: &Log, revision| {
+        let mvcc = &log.machine.mvcc;
+        let mut run = mvcc.hash_kv(revision, mvcc.revision()).unwrap();
+        let found = loop {
+            if let Some(hash) = run.step(mvcc, 10) {
+                break hash;
+            }
+        };
+        (found.hash, found.compact_revision, found.hash_revision)
+    };
+    let mut log = Log::default();
+    for n in 1..=5 {
+        log.apply(&Command::Txn(txn(Op::put(format!("k{n}"), format!("v{n}"))))).unwrap();
+    }
+    for op in [Op::put("k3", "again"), Op::delete("k2"), Op::put("k2", "back")] {
+        log.apply(&Command::Txn(txn(op))).unwrap();
+    }
+    assert_eq!(hash(&log, 0), (942_461_483, -1, 9));
+    assert_eq!(hash(&log, 8), (975_854_936, -1, 8));
+    log.apply(&Command::Compact(8)).unwrap();
+    let several = vec![Op::put("a", "1"), Op::put("b", "2"), Op::delete("k1")];
+    log.apply(&Command::Txn(Txn { success: several, ..Txn::default() })).unwrap();
+    assert_eq!(hash(&log, 0), (1_106_487_323, 8, 10));
+    while log.machine.mvcc.prune(1) {}
+    assert_eq!(hash(&log, 0), (1_106_487_323, 8, 10));
+    let mvcc = &log.machine.mvcc;
+    assert_eq!(mvcc.hash_kv(7, 10).err(), Some(Error::Compacted));
+    assert_eq!(mvcc.hash_kv(11, 10).err(), Some(Error::FutureRevision));
+}
