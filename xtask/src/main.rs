@@ -7,6 +7,7 @@ mod dist;
 mod gen_kinds;
 mod platform;
 mod sh;
+mod simulate;
 mod test;
 mod tidy;
 mod tools;
@@ -47,6 +48,9 @@ enum Task {
     /// Turn etcd's own suites, clients and data files on the store (needs root, Go and PyPI)
     #[command(after_help = "Example: cargo xtask conformance etcd --part debian --filter Lease")]
     Conformance(conformance::Options),
+    /// Try the store under simulated crashes and partitions, by seed
+    #[command(subcommand)]
+    Simulate(simulate::Simulate),
     /// Derive the table of API types from the published Go modules (needs Go)
     #[command(after_help = "Example: cargo xtask gen-kinds")]
     GenKinds {
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
         Task::Test { quick } => test::run(quick),
         Task::Demo(options) => demo::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Simulate(what) => simulate::run(&what),
         Task::Conformance(options) => conformance::run(&options),
         Task::GenKinds { goldens: _ } => gen_kinds::run(),
         Task::Measure { times, command } => bench::measure(times, &command),

@@ -19,6 +19,8 @@ pub async fn run(world: &World, mut random: Random, until: Instant) -> Result<Ta
     let members = world.members();
     // Who is down, and when it comes back.
     let mut down: BTreeMap<usize, Instant> = BTreeMap::new();
+    // Whose disk fails: a store that could not write stays so until it is started again.
+    let mut doomed: BTreeMap<usize, Instant> = BTreeMap::new();
     let mut heal_at: Option<Instant> = None;
     let mut next = Instant::now() + Duration::from_secs(2);
     loop {
@@ -26,6 +28,12 @@ pub async fn run(world: &World, mut random: Random, until: Instant) -> Result<Ta
         if now >= until {
             return Ok(tally);
         }
+        doomed.retain(|at, when| {
+            if *when <= now {
+                world.disk(*at).trouble(Trouble::PowerLoss(0));
+            }
+            *when > now
+        });
         for at in world.bury() {
             *tally.entry("power loss while writing").or_default() += 1;
             down.entry(at).or_insert(now + Duration::from_millis(random.between(0, 8000)));
@@ -46,7 +54,7 @@ pub async fn run(world: &World, mut random: Random, until: Instant) -> Result<Ta
         }
         if now >= next {
             next = now + Duration::from_millis(random.between(200, 15_000));
-            let what = trouble(world, &mut random, &mut down);
+            let what = trouble(world, &mut random, &mut down, &mut doomed);
             *tally.entry(what).or_default() += 1;
             if heal_at.is_none() {
                 heal_at = Some(now + Duration::from_millis(random.between(500, 20_000)));
@@ -62,6 +70,7 @@ fn trouble(
     world: &World,
     random: &mut Random,
     down: &mut BTreeMap<usize, Instant>,
+    doomed: &mut BTreeMap<usize, Instant>,
 ) -> &'static str {
     let members = world.members();
     let at = random.below(members as u64) as usize;
@@ -92,13 +101,7 @@ fn trouble(
                 false => Trouble::WriteFails(random.below(20)),
             };
             world.disk(at).trouble(failing);
-            // A store that could not write stays so until it is started again.
-            let back = soon(random) + Duration::from_secs(3);
-            let again = world.clone();
-            tokio::task::spawn_local(async move {
-                tokio::time::sleep_until(back).await;
-                again.disk(at).trouble(Trouble::PowerLoss(0));
-            });
+            doomed.insert(at, soon(random) + Duration::from_secs(3));
             "failing disk"
         }
         6 => {

@@ -6,12 +6,13 @@
 //! [`Model`], tries who may fill the gaps, checks every answer where it belongs, and goes back when
 //! one is wrong: not to the last choice, but to the last that matters for what was wrong.
 
+use super::facts::{Fact, overlap_any, put_leases, read_spans, spans, tidy, union, wrote};
 use super::model::{Model, Undo, bare, read};
 use super::timeline::Timeline;
-use super::{Promise, Rules, Violation};
+use super::{Promise, Rules, Violation, lease};
 use crate::history::{History, Input, Item, Moment, Operation, Output, Watch, may_write};
 use bytes::Bytes;
-use dhow_kv::{Error, Event, KeyValue, Op, OpResult, Span, Txn, TxnResult};
+use dhow_kv::{Error, Event, Op, OpResult, Span, Txn, TxnResult};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many changes the search tries before it gives up.
@@ -63,127 +64,6 @@ impl Replay {
     }
 }
 
-/// Something that was seen of a revision by somebody.
-#[derive(Debug, Clone)]
-struct Fact {
-    kv: KeyValue,
-    deleted: bool,
-    /// The value was not asked for.
-    no_value: bool,
-}
-
-impl Fact {
-    fn fits(&self, events: &[Event]) -> bool {
-        events.iter().any(|event| {
-            event.kv.key == self.kv.key
-                && event.deleted == self.deleted
-                && (self.deleted
-                    || (self.no_value || event.kv.value == self.kv.value)
-                        && event.kv.version == self.kv.version
-                        && event.kv.create_revision == self.kv.create_revision
-                        && event.kv.lease == self.kv.lease)
-        })
-    }
-
-    /// Whether the transaction could be what was seen, in any state.
-    fn possible(&self, txn: &Txn) -> bool {
-        txn.success.iter().chain(&txn.failure).any(|op| match op {
-            Op::Put { key, value, ignore_value, .. } => {
-                !self.deleted
-                    && *key == self.kv.key
-                    && (*ignore_value || self.no_value || *value == self.kv.value)
-            }
-            Op::Delete { span, .. } => self.deleted && span.contains(&self.kv.key),
-            Op::Txn(inner) => self.possible(inner),
-            Op::Range(_) => false,
-        })
-    }
-}
-
-/// Whether an answer tells of a write.
-fn wrote(txn: &Txn, result: &TxnResult) -> bool {
-    let ops = if result.succeeded { &txn.success } else { &txn.failure };
-    ops.iter().zip(&result.results).any(|(op, result)| match (op, result) {
-        (Op::Put { .. }, _) => true,
-        (_, OpResult::Delete { deleted, .. }) => *deleted > 0,
-        (Op::Txn(txn), OpResult::Txn(result)) => wrote(txn, result),
-        _ => false,
-    })
-}
-
-/// The keys that a transaction may write, and those that its guards look at.
-fn spans(txn: &Txn, writes: &mut Vec<Span>, guards: &mut Vec<Span>) {
-    guards.extend(txn.compare.iter().map(|compare| compare.span.clone()));
-    for op in txn.success.iter().chain(&txn.failure) {
-        match op {
-            Op::Put { key, .. } => writes.push(Span::Key(key.clone())),
-            Op::Delete { span, .. } => writes.push(span.clone()),
-            Op::Txn(inner) => spans(inner, writes, guards),
-            Op::Range(_) => {}
-        }
-    }
-}
-
-/// The leases that a transaction's puts name.
-fn put_leases(txn: &Txn, out: &mut Vec<i64>) {
-    for op in txn.success.iter().chain(&txn.failure) {
-        match op {
-            Op::Put { lease, .. } if *lease != 0 => out.push(*lease),
-            Op::Txn(inner) => put_leases(inner, out),
-            _ => {}
-        }
-    }
-}
-
-fn read_spans(txn: &Txn, out: &mut Vec<Span>) {
-    spans(txn, out, &mut Vec::new());
-    out.extend(txn.compare.iter().map(|compare| compare.span.clone()));
-    for op in txn.success.iter().chain(&txn.failure) {
-        match op {
-            Op::Range(range) => out.push(range.span.clone()),
-            Op::Txn(inner) => read_spans(inner, out),
-            Op::Put { .. } | Op::Delete { .. } => {}
-        }
-    }
-}
-
-/// A span's place in an order of spans.
-fn rank(span: &Span) -> (u8, &Bytes, Option<&Bytes>) {
-    match span {
-        Span::Key(key) => (0, key, None),
-        Span::Range(from, to) => (1, from, Some(to)),
-        Span::From(from) => (2, from, None),
-    }
-}
-
-fn tidy(spans: &mut Vec<Span>) {
-    spans.sort_by(|a, b| rank(a).cmp(&rank(b)));
-    spans.dedup();
-}
-
-fn overlap(a: &Span, b: &Span) -> bool {
-    match (a, b) {
-        (Span::Key(key), other) | (other, Span::Key(key)) => other.contains(key),
-        (Span::Range(a, to_a), Span::Range(b, to_b)) => a < to_b && b < to_a,
-        (Span::Range(_, to), Span::From(from)) | (Span::From(from), Span::Range(_, to)) => {
-            from < to
-        }
-        (Span::From(_), Span::From(_)) => true,
-    }
-}
-
-/// Both together; `None` is everything.
-fn union(these: Option<Vec<Span>>, those: Option<Vec<Span>>) -> Option<Vec<Span>> {
-    let (mut these, those) = (these?, those?);
-    these.extend(those);
-    tidy(&mut these);
-    Some(these)
-}
-
-fn overlap_any(these: &[Span], those: &[Span]) -> bool {
-    these.iter().any(|a| those.iter().any(|b| overlap(a, b)))
-}
-
 /// A write of unknown outcome.
 struct Open {
     at: usize,
@@ -211,6 +91,8 @@ struct Search<'a> {
     quiet: BTreeMap<i64, Vec<Span>>,
     /// When each lease can have run out at the earliest.
     leases: BTreeMap<i64, std::time::Duration>,
+    /// Until when each lease was certainly renewed.
+    kept: BTreeMap<i64, std::time::Duration>,
     /// The keys that each lease may have had.
     leased: BTreeMap<i64, Vec<Span>>,
     /// The last revision at which each lease certainly lived.
@@ -268,6 +150,7 @@ impl<'a> Search<'a> {
             facts: BTreeMap::new(),
             quiet: BTreeMap::new(),
             leases: BTreeMap::new(),
+            kept: BTreeMap::new(),
             leased: BTreeMap::new(),
             lived: BTreeMap::new(),
         };
@@ -426,10 +309,13 @@ impl<'a> Search<'a> {
                 self.revoked.entry(*revision).or_default().push(at);
             }
             (Input::LeaseGrant(id, ttl), Output::Lease(_) | Output::Unknown) => {
-                let ttl = (*ttl).max(rules.min_lease_ttl).max(0) as u64;
-                let ttl = ttl * 1000 * (1000 - rules.drift_thousandths.min(1000)) / 1000;
-                let ends = operation.called.time + std::time::Duration::from_millis(ttl);
-                self.leases.insert(*id, ends);
+                let least = rules.least(lease::seconds((*ttl).max(rules.min_lease_ttl)));
+                self.leases.insert(*id, operation.called.time + least);
+            }
+            (Input::KeepAlive(id), Output::Lease(lease)) if lease.ttl > 0 => {
+                let until = operation.called.time + rules.least(lease::seconds(lease.ttl));
+                let kept = self.kept.entry(*id).or_default();
+                *kept = (*kept).max(until);
             }
             _ => {}
         }
@@ -666,6 +552,11 @@ impl<'a> Search<'a> {
             self.leases.get(id).is_some_and(|ends| *ends <= proved)
                 && self.lived.get(id).is_none_or(|lived| *lived < revision)
         });
+        // A lease that was kept alive is the last to be suspected.
+        let kept = |id: &i64| self.kept.get(id).is_some_and(|until| *until > proved);
+        expiring.sort_by_key(kept);
+        let due = expiring.partition_point(|id| !kept(id));
+        let (r, f) = (revoked.len(), fillers.len());
         let mut choice = from;
         let mut why: Option<String> = None;
         let mut conflicts: Option<Vec<Span>> = Some(Vec::new());
@@ -674,10 +565,12 @@ impl<'a> Search<'a> {
             // First who said that it was them, then whose time was up, then who may have.
             let (cause, filler) = if let Some(at) = revoked.get(choice) {
                 (Cause::Operation(*at), None)
-            } else if let Some(id) = expiring.get(choice - revoked.len()) {
+            } else if let Some(id) = expiring[..due].get(choice - r) {
                 (Cause::Expiry(*id), None)
-            } else if let Some(filler) = fillers.get(choice - revoked.len() - expiring.len()) {
+            } else if let Some(filler) = fillers.get(choice - r - due) {
                 (Cause::Operation(self.open[*filler].at), Some(*filler))
+            } else if let Some(id) = expiring.get(choice - r - f) {
+                (Cause::Expiry(*id), None)
             } else {
                 let detail = why.unwrap_or_else(|| {
                     format!("nobody can have made revision {revision}{}", self.seen(revision))

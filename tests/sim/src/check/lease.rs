@@ -23,7 +23,8 @@ struct Life<'a> {
     present: Vec<&'a Operation>,
 }
 
-fn seconds(ttl: i64) -> Duration {
+/// A time to live as a duration.
+pub(super) fn seconds(ttl: i64) -> Duration {
     Duration::from_secs(u64::try_from(ttl).unwrap_or(0))
 }
 
@@ -74,7 +75,7 @@ fn lives<'a>(history: &'a History, rules: &Rules) -> BTreeMap<i64, Life<'a>> {
 
 impl Rules {
     /// The least time that a lease lives, measured by the history's clock.
-    fn least(&self, ttl: Duration) -> Duration {
+    pub(super) fn least(&self, ttl: Duration) -> Duration {
         ttl.mul_f64(1.0 - self.drift_thousandths.min(1000) as f64 / 1000.0)
     }
 }

@@ -4,6 +4,7 @@
 //! linearizable, watches are ordered, unique, reliable, atomic, resumable and bookmarkable, leases
 //! live as long as they are kept alive and their keys no longer than they, and all members agree.
 
+mod facts;
 pub mod kv;
 pub mod lease;
 pub mod members;

@@ -1,0 +1,101 @@
+//! `cargo xtask simulate`: the store in virtual time by seed, and real members that are killed.
+
+use crate::{sh, workspace};
+use anyhow::{Context as _, Result};
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Seeds that every change is tried with: each has shown something once.
+const FIXED: &str = "1..13";
+/// So many new ones besides.
+const FRESH: &str = "8";
+/// No new simulation begins after so many seconds.
+const BUDGET: &str = "75";
+
+/// What to simulate.
+#[derive(Debug, Subcommand)]
+pub enum Simulate {
+    /// Members, clients, crashes, partitions and bad disks in virtual time; the history is checked
+    #[command(after_help = "Example: cargo xtask simulate store --seeds 1..100 --hours 0.5")]
+    Store(Store),
+}
+
+/// Passed on to the simulation.
+#[derive(Debug, Args)]
+pub struct Store {
+    /// The seed
+    #[arg(long)]
+    seed: Option<u64>,
+    /// A range of seeds, A..B (B is not among them)
+    #[arg(long, conflicts_with = "seed")]
+    seeds: Option<String>,
+    /// So many new seeds besides, which are printed
+    #[arg(long)]
+    fresh: Option<u64>,
+    /// How long trouble goes on, in hours of virtual time
+    #[arg(long, default_value_t = 0.1)]
+    hours: f64,
+    /// How many members; the seed decides otherwise
+    #[arg(long)]
+    members: Option<usize>,
+    /// Run each seed twice and compare the digests
+    #[arg(long)]
+    twice: bool,
+    /// Print the store's log lines
+    #[arg(long)]
+    log: bool,
+    /// Write the history to this file
+    #[arg(long)]
+    dump: Option<PathBuf>,
+}
+
+/// Runs what was asked for.
+///
+/// # Errors
+/// When a promise was broken, or the program could not be built.
+pub fn run(what: &Simulate) -> Result<()> {
+    let Simulate::Store(store) = what;
+    let mut arguments: Vec<String> = vec!["--hours".into(), store.hours.to_string()];
+    let mut option = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            arguments.extend([name.to_owned(), value]);
+        }
+    };
+    option("--seed", store.seed.map(|seed| seed.to_string()));
+    option("--seeds", store.seeds.clone());
+    option("--fresh", store.fresh.map(|fresh| fresh.to_string()));
+    option("--members", store.members.map(|members| members.to_string()));
+    option("--dump", store.dump.as_ref().map(|path| path.display().to_string()));
+    arguments.extend(store.twice.then(|| "--twice".into()));
+    arguments.extend(store.log.then(|| "--log".into()));
+    sh::run(Command::new(build()?).args(arguments))
+}
+
+/// What `cargo xtask test` runs: the fixed seeds and a few fresh ones, in bounded time.
+///
+/// # Errors
+/// As [`run`].
+pub fn test() -> Result<()> {
+    let program = build()?;
+    let arguments = ["--seeds", FIXED, "--fresh", FRESH, "--hours", "0.05", "--budget", BUDGET];
+    sh::run(Command::new(&program).args(arguments))?;
+    sh::run(Command::new(&program).args(["--seeds", "1..3", "--hours", "0.01", "--twice"]))
+}
+
+/// Builds the simulation, optimised and with all checks.
+fn build() -> Result<PathBuf> {
+    let mut cargo = Command::new("cargo");
+    cargo.args([
+        "build",
+        "--quiet",
+        "-p",
+        "dhow-sim",
+        "--bin",
+        "simulate",
+        "--profile",
+        "simulation",
+    ]);
+    sh::run(cargo.current_dir(workspace::root())).context("the simulation does not build")?;
+    Ok(workspace::target().join(workspace::TARGET).join("simulation/simulate"))
+}
