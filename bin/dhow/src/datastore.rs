@@ -17,6 +17,7 @@ use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The key that says whose data the cluster holds.
 const OWNER: &str = "/dhow/platform";
@@ -151,8 +152,38 @@ pub async fn open(data: &Path, config: &Config, pki: &Pki, clock: &SharedClock) 
     };
     let remote = Remote::connect(datastore.options()?, clock.clone()).await.map_err(advice)?;
     claim(remote.as_ref(), datastore, &config.name, &fingerprint(&pki.authority()?)?).await?;
+    tokio::spawn(compact(remote.clone(), clock.clone()));
     tracing::info!(endpoints = %datastore, cluster = format!("{:x}", remote.cluster_id()), "the data are in an external etcd cluster");
     Ok(Opened { kv: Kv::new(remote), embedded: None })
+}
+
+/// How often old history is looked for. Watches that are interrupted for less find what they missed.
+const COMPACTION: Duration = Duration::from_secs(300);
+
+/// How many revisions of history stay, for who looks at what was: a few hundred megabytes.
+const HISTORY: i64 = 100_000;
+
+/// Forgets old history, which etcd keeps for ever unless it is told otherwise. Ends with the process.
+async fn compact(store: Arc<Remote>, clock: SharedClock) {
+    let (mut earlier, mut compacted) = (store.revision(), 0);
+    loop {
+        clock.sleep(COMPACTION).await;
+        let now = store.revision();
+        if let Some(target) = due(now, earlier, compacted) {
+            match store.compact(target, false).await {
+                // Somebody else was faster.
+                Ok(_) | Err(dhow_kv::Error::Compacted) => compacted = target,
+                Err(error) => tracing::warn!(%error, "the store's history cannot be compacted"),
+            }
+        }
+        earlier = now;
+    }
+}
+
+/// Up to where history is to be forgotten, when that is worth it.
+fn due(now: i64, earlier: i64, compacted: i64) -> Option<i64> {
+    let target = (now - HISTORY).min(earlier);
+    (target - compacted >= HISTORY / 10).then_some(target)
 }
 
 /// What to do about a cluster that cannot be used, in the words of our flags.
@@ -254,6 +285,16 @@ mod tests {
         assert!(parse("up --datastore a:1 --datastore-cert /c").is_err());
         assert!(parse("up --datastore-ca /c").is_err());
         assert_eq!(parse("up").unwrap().flags.datastore().unwrap(), None);
+    }
+
+    #[test]
+    fn history_is_kept_for_a_while_and_forgotten_in_large_pieces() {
+        assert_eq!(due(HISTORY, 10, 0), None);
+        assert_eq!(due(2 * HISTORY, 2 * HISTORY, 0), Some(HISTORY));
+        assert_eq!(due(2 * HISTORY + 1, 2 * HISTORY, HISTORY), None);
+        // What was written within the last minutes is not forgotten, however much it is.
+        assert_eq!(due(9 * HISTORY, 2 * HISTORY, 0), Some(2 * HISTORY));
+        assert_eq!(due(9 * HISTORY, 10, 0), None);
     }
 
     #[test]

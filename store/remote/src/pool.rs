@@ -125,6 +125,8 @@ impl Pool {
             }
             if let Some((other, first)) = &first
                 && first.cluster != told.cluster
+                && first.cluster != 0
+                && told.cluster != 0
             {
                 let one = self.members[*other].url.clone();
                 return Err(ConnectError::TwoClusters { one, other: member.url.clone() });
@@ -150,20 +152,56 @@ impl Pool {
         Err(failed.swap_remove(at))
     }
 
-    /// What a member tells of itself.
+    /// What a member tells of itself. Later releases want a user for that as well, and tell nothing
+    /// to one that is not root.
     pub(crate) async fn tell(&self, member: &Member) -> Result<Told, Status> {
-        let mut client = MaintenanceClient::new(member.channel.clone());
-        let request = self.request(pb::StatusRequest {}, false).await.0;
         let limit = self.options.connect + Duration::from_secs(1);
-        let answer = tokio::select! {
-            answer = client.status(request) => answer?.into_inner(),
-            () = self.clock.sleep(limit) => {
-                return Err(Status::deadline_exceeded(format!("no answer within {limit:?}")));
+        let mut renewed = false;
+        loop {
+            let mut client = MaintenanceClient::new(member.channel.clone());
+            let (request, token) = self.request(pb::StatusRequest {}, false).await;
+            let answer = tokio::select! {
+                answer = client.status(request) => answer,
+                () = self.clock.sleep(limit) => {
+                    return Err(Status::deadline_exceeded(format!("no answer within {limit:?}")));
+                }
+            };
+            let status = match answer {
+                Ok(answer) => {
+                    let answer = answer.into_inner();
+                    let cluster = answer.header.as_ref().map_or(0, |h| h.cluster_id);
+                    let told = Told { version: answer.version.clone(), cluster };
+                    // Another cluster's revision must not become ours.
+                    if self.is_ours(&told) {
+                        self.seen(answer.header());
+                    }
+                    return Ok(told);
+                }
+                Err(status) => status,
+            };
+            match errors::of_text(status.message()) {
+                Some(Error::PermissionDenied) => {
+                    return Ok(Told { version: String::new(), cluster: 0 });
+                }
+                Some(Error::UserNameEmpty | Error::InvalidToken | Error::AuthOldRevision)
+                    if self.has_user() && !renewed =>
+                {
+                    renewed = true;
+                    self.renew_at(member, token).await.map_err(|failure| match failure {
+                        Failure::Refused(error)
+                        | Failure::Token(error)
+                        | Failure::Unknown(error, _) => Status::unauthenticated(error.to_string()),
+                        Failure::NotSent(why) => Status::unavailable(why),
+                    })?;
+                }
+                _ => return Err(status),
             }
-        };
-        let cluster = answer.header.as_ref().map_or(0, |h| h.cluster_id);
-        self.seen(answer.header());
-        Ok(Told { version: answer.version, cluster })
+        }
+    }
+
+    /// Whether a member belongs to the cluster, as far as it tells.
+    pub(crate) fn is_ours(&self, told: &Told) -> bool {
+        told.cluster == self.cluster() || told.cluster == 0 || self.cluster() == 0
     }
 
     /// The newest revision that any answer has told.
@@ -204,6 +242,10 @@ impl Pool {
 
     /// Gets a token in place of the one numbered `stale`, unless somebody just did.
     pub(crate) async fn renew(&self, stale: u64) -> Result<(), Failure> {
+        self.renew_at(self.member().1, stale).await
+    }
+
+    async fn renew_at(&self, member: &Member, stale: u64) -> Result<(), Failure> {
         let Some((name, password)) = &self.options.user else {
             return Err(Failure::Refused(Error::InvalidToken));
         };
@@ -212,7 +254,7 @@ impl Pool {
         if number != stale {
             return Ok(());
         }
-        let mut client = AuthClient::new(self.member().1.channel.clone());
+        let mut client = AuthClient::new(member.channel.clone());
         let message = pb::AuthenticateRequest { name: name.clone(), password: password.clone() };
         let answer = tokio::select! {
             answer = client.authenticate(message) => answer,
@@ -254,7 +296,7 @@ impl Pool {
             return Ok(());
         }
         let told = self.tell(member).await.map_err(|s| Failure::NotSent(errors::line(&s)))?;
-        if told.cluster != self.cluster() {
+        if !self.is_ours(&told) {
             tracing::error!(member = member.url, "this member belongs to another etcd cluster");
             return Err(Failure::NotSent(format!("{} belongs to another cluster", member.url)));
         }

@@ -294,7 +294,7 @@ impl Task {
         let pool = self.pool.clone();
         let (at, member) = pool.member();
         let told = match pool.tell(member).await {
-            Ok(told) if told.cluster == pool.cluster() => told,
+            Ok(told) if pool.is_ours(&told) => told,
             Ok(_) => {
                 let other = Status::unavailable("the member belongs to another etcd cluster");
                 return (at, 0, Err(other));

@@ -36,7 +36,8 @@ impl Etcd {
             ),
             _ => format!("curl -sS -m 5 {client}/health"),
         };
-        shell.until(&health, "{\"health\":\"true\"}");
+        // Later releases tell a reason as well.
+        shell.until(&format!("{health} | grep -o '\"health\":\"true\"'"), "\"health\":\"true\"");
         etcd
     }
 }

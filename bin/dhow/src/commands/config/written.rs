@@ -179,7 +179,8 @@ impl<'t> Reader<'t> {
     }
 
     fn map(&mut self) -> Result<Vec<(String, Yaml)>> {
-        let (mut own, mut merged): (Vec<(String, Yaml)>, Vec<(String, Yaml)>) = Default::default();
+        let mut own: Vec<(String, Yaml)> = Vec::new();
+        let mut merged: Vec<(String, Yaml)> = Vec::new();
         loop {
             let name = match self.more()? {
                 Event::MappingEnd => break,
