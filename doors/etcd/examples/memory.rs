@@ -1,8 +1,5 @@
 //! A server of one member in memory, to point etcd's clients at: `memory ADDRESS [CERT KEY [CA]]`.
 
-#[path = "../tests/common/admin.rs"]
-mod admin;
-
 use dhow_door_etcd::{Config, Door};
 use dhow_kv::Kv;
 use dhow_server::Store;
@@ -42,20 +39,17 @@ async fn main() {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let address = arguments.first().map_or("127.0.0.1:2379", String::as_str);
-    let kv = Kv::new(Store::memory_with(
+    let store = Store::memory_with(
         dhow_clock::System::shared(),
         dhow_server::Options { retention: None, ..dhow_server::Options::default() },
-    ));
+    );
     let tls = tls(arguments.get(1..).unwrap_or_default());
     let config = Config { client_cert_auth: arguments.len() > 3, ..Config::default() };
-    let door = Door::new(kv.clone(), admin::Local::new(kv), config);
+    let door = Door::new(Kv::new(store.clone()), store, config);
     let listener = tokio::net::TcpListener::bind(address).await.unwrap();
     tracing::info!(%address, "ready to serve client requests");
     let stop = CancellationToken::new();
-    let serving = tokio::spawn({
-        let stop = stop.clone();
-        async move { door.serve(listener, tls, stop).await }
-    });
+    let serving = tokio::spawn(door.serve(listener, tls, stop.clone()));
     tokio::signal::ctrl_c().await.unwrap();
     stop.cancel();
     serving.await.unwrap();

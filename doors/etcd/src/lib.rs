@@ -129,6 +129,8 @@ pub(crate) struct Inner {
     pub(crate) gateway: gateway::Gateway,
     /// Cancelled when streams that need a leader must end, and then replaced.
     pub(crate) leaderless: std::sync::Mutex<CancellationToken>,
+    /// Whether somebody looks after the leader.
+    pub(crate) following: std::sync::atomic::AtomicBool,
     /// Password hashes that may be computed at the same time.
     pub(crate) hashing: tokio::sync::Semaphore,
 }
@@ -145,6 +147,7 @@ impl Door {
             encoded: watch::Encoded::default(),
             gateway: gateway::Gateway::default(),
             leaderless: std::sync::Mutex::default(),
+            following: std::sync::atomic::AtomicBool::new(false),
             hashing: tokio::sync::Semaphore::new(hashing),
         }))
     }

@@ -134,7 +134,9 @@ impl Inner {
         stop: CancellationToken,
         offer: Offer,
     ) {
-        let follower = tokio::spawn(self.clone().follow_leader(stop.clone()));
+        // One for all listeners; they end together.
+        let follows = !self.following.swap(true, Ordering::SeqCst);
+        let follower = follows.then(|| tokio::spawn(self.clone().follow_leader(stop.clone())));
         let tls = tls.map(|config| TlsAcceptor::from(with_protocols(config)));
         let graceful = GracefulShutdown::new();
         loop {
@@ -156,7 +158,10 @@ impl Inner {
             tokio::spawn(serving);
         }
         drop(listener);
-        follower.abort();
+        if let Some(follower) = follower {
+            follower.abort();
+            self.following.store(false, Ordering::SeqCst);
+        }
         // What is not over by then ends with the process.
         let _ = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
     }

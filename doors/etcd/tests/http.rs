@@ -4,7 +4,7 @@ mod common;
 
 use common::Served;
 use dhow_door_etcd::Config;
-use dhow_kv::admin::{Admin as _, Alarm, AlarmKind};
+use dhow_kv::admin::{Alarm, AlarmKind};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ async fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16,
 
 #[tokio::test]
 async fn keys_can_be_used_over_json() {
-    let served = Served::new(Config::default()).await;
+    let served = Served::local(Config::default()).await;
     let post = async |path: &str, body: &str| ask(served.address, "POST", path, body).await;
     let (status, body) = post("/v3/kv/put", r#"{"key":"Zm9v","value":"YmFy"}"#).await;
     assert_eq!(status, 200);
@@ -78,7 +78,7 @@ async fn a_watch_over_json_is_a_line_for_each_answer() {
 
 #[tokio::test]
 async fn pages_tell_how_the_member_is() {
-    let served = Served::new(Config::default()).await;
+    let served = Served::local(Config::default()).await;
     let get = async |path: &str| ask(served.address, "GET", path, "").await;
     let healthy = r#"{"health":"true","reason":""}"#.to_owned();
     assert_eq!(get("/health").await, (200, healthy.clone()));
@@ -111,7 +111,7 @@ async fn pages_tell_how_the_member_is() {
     assert_eq!(get("/health").await, (503, ill));
     assert_eq!(get("/health?exclude=NOSPACE").await, (200, healthy.clone()));
     assert_eq!(get("/readyz").await.0, 200);
-    served.admin.lead(0);
+    served.lead(0);
     assert_eq!(get("/health?exclude=NOSPACE").await.0, 503);
     assert_eq!(get("/health?exclude=NOSPACE&serializable=true").await, (200, healthy));
     served.admin.alarm_raise(Alarm { kind: AlarmKind::Corrupt, ..alarm }).await.unwrap();
@@ -349,7 +349,7 @@ async fn a_verified_certificate_names_the_user() {
         .with_single_cert(vec![chain], key)
         .unwrap();
     let config = Config { client_cert_auth: true, ..Config::default() };
-    let served = Served::with(config, Some(Arc::new(server))).await;
+    let served = Served::over_tls(config, Arc::new(server)).await;
     let add =
         |name: &str| C::UserAdd { name: name.to_owned(), hash: String::new(), no_password: true };
     let grant = |user: &str, role: &str| C::UserGrantRole { user: user.into(), role: role.into() };

@@ -31,9 +31,9 @@ async fn a_value_is_written_read_and_deleted() {
     let mut client = served.kv_client().await;
     let done = client.put(put("k", "v")).await.unwrap().into_inner();
     let header = done.header.unwrap();
-    assert_eq!(header.cluster_id, common::admin::CLUSTER);
-    assert_eq!(header.member_id, common::admin::MEMBER);
-    assert_eq!((header.revision, header.raft_term), (2, 2));
+    let identity = served.admin.identity();
+    assert_eq!((header.cluster_id, header.member_id), (identity.cluster_id, identity.member_id));
+    assert_eq!((header.revision, header.raft_term), (2, served.admin.pulse().term));
     let found = client.range(key("k")).await.unwrap().into_inner();
     assert_eq!((found.count, found.more), (1, false));
     assert_eq!(found.kvs[0].value, "v");
@@ -185,9 +185,9 @@ async fn protected_prefixes_can_be_read_and_not_written() {
 
 #[tokio::test]
 async fn without_a_leader_those_who_need_one_are_told() {
-    let served = Served::new(Config::default()).await;
+    let served = Served::local(Config::default()).await;
     let mut client = served.kv_client().await;
-    served.admin.lead(0);
+    served.lead(0);
     let mut request = tonic::Request::new(key("k"));
     request.metadata_mut().insert("hasleader", "true".parse().unwrap());
     refused(client.range(request).await, Code::Unavailable, "etcdserver: no leader");

@@ -247,7 +247,7 @@ async fn logins_are_checked() {
 
 #[tokio::test]
 async fn a_snapshot_ends_with_its_digest() {
-    let served = Served::new(quick()).await;
+    let served = Served::local(quick()).await;
     let mut client = MaintenanceClient::new(served.channel().await);
     let mut stream = client.snapshot(pb::SnapshotRequest {}).await.unwrap().into_inner();
     let (mut file, mut left) = (Vec::new(), Vec::new());
@@ -263,19 +263,19 @@ async fn a_snapshot_ends_with_its_digest() {
 
 #[tokio::test]
 async fn status_alarms_and_health_are_told() {
-    let served = Served::new(quick()).await;
+    let served = Served::local(quick()).await;
     let mut client = MaintenanceClient::new(served.channel().await);
     let raise = pb::AlarmRequest { action: 1, member_id: 3, alarm: 1 };
     client.alarm(raise).await.unwrap();
     let status = client.status(pb::StatusRequest {}).await.unwrap().into_inner();
-    assert_eq!(status.leader, common::admin::MEMBER);
+    assert_eq!(status.leader, served.member());
     assert_eq!(status.errors, ["memberID:3 alarm:NOSPACE "]);
     let ended = client.alarm(pb::AlarmRequest { action: 2, ..raise }).await.unwrap().into_inner();
     assert_eq!(ended.alarms, [pb::AlarmMember { member_id: 3, alarm: 1 }]);
     let mover = pb::MoveLeaderRequest { target_id: 1 };
     let text = Error::BadTransferee.to_string();
     refused(client.move_leader(mover).await, Code::FailedPrecondition, &text);
-    served.admin.lead(1);
+    served.lead(1);
     let text = Error::NotLeader.to_string();
     refused(client.move_leader(mover).await, Code::FailedPrecondition, &text);
     let mut health = HealthClient::new(served.channel().await);

@@ -42,7 +42,7 @@ async fn watches_of_one_stream_are_numbered_and_told_apart() {
     served.put("b", "1").await;
     let answer = watch.next().await;
     assert_eq!((answer.watch_id, answer.header.unwrap().revision), (1, 2));
-    assert_eq!(answer.header.unwrap().member_id, common::admin::MEMBER);
+    assert_eq!(answer.header.unwrap().member_id, served.member());
     served.put("a", "2").await;
     let mut ids = [watch.next().await.watch_id, watch.next().await.watch_id];
     ids.sort_unstable();
@@ -233,20 +233,20 @@ async fn a_client_that_does_not_read_holds_up_nobody() {
 async fn streams_that_need_a_leader_end_without_one() {
     let timeout = Duration::from_millis(20);
     let config = Config { election_timeout: timeout, ..Config::default() };
-    let served = Served::new(config).await;
+    let served = Served::local(config).await;
     let channel = served.channel().await;
     let mut needs = WatchStream::asking(channel.clone(), &[("hasleader", "true")]).await.unwrap();
     needs.begin(on("k")).await;
     let mut other = WatchStream::new(channel.clone()).await;
     other.begin(on("k")).await;
-    served.admin.lead(0);
+    served.lead(0);
     let end = needs.end().await.unwrap_err();
     assert_eq!((end.code(), end.message()), (Code::Unavailable, "etcdserver: no leader"));
     let refused = WatchStream::asking(channel.clone(), &[("hasleader", "true")]).await;
     assert_eq!(refused.err().map(|s| s.code()), Some(Code::Unavailable));
     served.put("k", "1").await;
     assert_eq!(events(&mut other, 1).await, ["k=1"]);
-    served.admin.lead(common::admin::MEMBER);
+    served.lead(served.member());
     let mut again = WatchStream::asking(channel, &[("hasleader", "true")]).await.unwrap();
     again.begin(on("k")).await;
 }

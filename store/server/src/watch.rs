@@ -293,7 +293,7 @@ impl StoreWatcher {
         Self { shared, slot, request, mode, pulled: VecDeque::new(), progress: false }
     }
 
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
         loop {
             if let Some(item) = self.pulled.pop_front() {
                 return Poll::Ready(Some(item));
@@ -382,7 +382,11 @@ impl StoreWatcher {
 
 impl Watcher for StoreWatcher {
     fn next(&mut self) -> BoxFuture<'_, Option<WatchEvent>> {
-        Box::pin(std::future::poll_fn(|context| self.poll_next(context)))
+        Box::pin(std::future::poll_fn(|context| self.poll(context)))
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
+        self.poll(context)
     }
 
     fn request_progress(&mut self) {

@@ -6,6 +6,7 @@ pub mod admin;
 use admin::Local;
 use dhow_door_etcd::{Config, Door};
 use dhow_kv::Kv;
+use dhow_kv::admin::SharedAdmin;
 use dhow_rpc::etcdserverpb as pb;
 use dhow_server::Store;
 use pb::kv_client::KvClient;
@@ -23,30 +24,62 @@ use tonic::{Code, Status, Streaming};
 pub struct Served {
     pub address: SocketAddr,
     pub kv: Kv,
-    pub admin: Arc<Local>,
+    pub admin: SharedAdmin,
+    /// The same, when it is the one of the tests.
+    local: Option<Arc<Local>>,
     pub stop: CancellationToken,
     pub serving: JoinHandle<()>,
 }
 
 #[allow(dead_code, reason = "not every test uses all")]
 impl Served {
+    /// A store in memory with all that is its own.
     pub async fn new(config: Config) -> Self {
-        Self::with(config, None).await
+        let store = Self::store();
+        Self::with(Kv::new(store.clone()), store, config, None).await
     }
 
-    pub async fn with(config: Config, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+    /// The same over TLS.
+    pub async fn over_tls(config: Config, tls: Arc<rustls::ServerConfig>) -> Self {
+        let store = Self::store();
+        Self::with(Kv::new(store.clone()), store, config, Some(tls)).await
+    }
+
+    /// A store in memory whose leader and alarms are the test's.
+    pub async fn local(config: Config) -> Self {
+        let kv = Kv::new(Self::store());
+        let local = Local::new(kv.clone());
+        let served = Self::with(kv, local.clone(), config, None).await;
+        Self { local: Some(local), ..served }
+    }
+
+    fn store() -> Arc<Store> {
         let options = dhow_server::Options { retention: None, ..dhow_server::Options::default() };
-        let kv = Kv::new(Store::memory_with(dhow_clock::System::shared(), options));
-        let admin = Local::new(kv.clone());
+        Store::memory_with(dhow_clock::System::shared(), options)
+    }
+
+    async fn with(
+        kv: Kv,
+        admin: SharedAdmin,
+        config: Config,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Self {
         let door = Door::new(kv.clone(), admin.clone(), config);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let serving = tokio::spawn({
-            let stop = stop.clone();
-            async move { door.serve(listener, tls, stop).await }
-        });
-        Self { address, kv, admin, stop, serving }
+        let serving = tokio::spawn(door.serve(listener, tls, stop.clone()));
+        Self { address, kv, admin, local: None, stop, serving }
+    }
+
+    /// Changes the leader of [`Served::local`], 0 for none.
+    pub fn lead(&self, leader: u64) {
+        self.local.as_ref().unwrap().lead(leader);
+    }
+
+    /// The member's identifier.
+    pub fn member(&self) -> u64 {
+        self.admin.identity().member_id
     }
 
     pub async fn channel(&self) -> Channel {
