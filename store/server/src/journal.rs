@@ -176,13 +176,13 @@ pub(crate) struct Opened {
 }
 
 /// The state of a new member.
-struct Beginning {
-    identity: Identity,
-    members: Members,
+pub(crate) struct Beginning {
+    pub(crate) identity: Identity,
+    pub(crate) members: Members,
     index: u64,
 }
 
-fn beginning(options: &Options, clock: &SharedClock) -> Result<Beginning, String> {
+pub(crate) fn beginning(options: &Options, clock: &SharedClock) -> Result<Beginning, String> {
     let Some(cluster) = &options.cluster else {
         let draw = || (clock.random() >> 1).max(1);
         let identity = Identity { cluster_id: draw(), member_id: draw() };

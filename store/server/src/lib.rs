@@ -1,8 +1,16 @@
-//! Runs the log and mvcc as one durable member; membership comes with replication.
+//! Runs consensus, log and mvcc: one durable member, alone or of several.
 //!
-//! [`Store`] is a [`dhow_kv::Backend`] in the process. Writes pass through one writer: it applies a
-//! batch to the state, appends it to the log, syncs once, and only then makes it visible and
-//! answers. Readers look at the newest durable revision and never wait for the disk.
+//! [`Store`] is a [`dhow_kv::Backend`] and a [`dhow_kv::admin::Admin`] in the process. Writes pass
+//! through one writer: it gives what has arrived to Raft as one batch, which is appended to the log
+//! with one sync, sent to the other members, and applied, made visible and answered when it is on a
+//! quorum. A member that is alone is its own quorum: it sends nothing, needs no ticks, and its
+//! readers look at the newest durable revision and wait for nobody. Where there are several, reads
+//! ask the leader how far they must see, and the leader asks a quorum whether it still leads.
+//!
+//! The parts, from the outside in: `store` and `admin` (the handle), `queue` and `writer` (what
+//! arrives, in batches), `requests` (who waits for what), `core` (Raft's decisions carried out),
+//! `membership` and `transfer` (members, snapshots to them), `raftlog` and `journal` (the log and
+//! checkpoints on the disk), `wire` (what members say to each other, carried by a [`Transport`]).
 
 mod admin;
 mod cluster;
@@ -17,6 +25,7 @@ mod membership;
 mod queue;
 mod raftlog;
 mod requests;
+mod restore;
 mod shared;
 mod store;
 mod transfer;
@@ -27,6 +36,7 @@ mod writer;
 
 pub use cluster::{Cluster, Introduction, Standing, Start};
 pub use dhow_log::Error as OpenError;
+pub use restore::{RestoreError, Restored, restore};
 pub use store::{Status, Store};
 pub use transport::Transport;
 

@@ -430,8 +430,17 @@ impl Core {
 
     pub(crate) fn receive_proposals(&mut self, from: u64, parts: Vec<Bytes>) {
         let size: usize = parts.iter().map(|part| part.len() + entry::SMALL).sum();
+        // What this version cannot read must not get into the log, which all have to read.
+        let known = |part: &Bytes| match Proposal::decode(part) {
+            Ok(_) => true,
+            Err(what) => {
+                let from = format!("{from:x}");
+                tracing::warn!(from, what, "a proposal cannot be read and is left out");
+                false
+            }
+        };
         let parts: Vec<(u64, Bytes)> =
-            parts.into_iter().map(|part| (Proposal::id(&part), part)).collect();
+            parts.into_iter().filter(known).map(|part| (Proposal::id(&part), part)).collect();
         let refusal = if !self.is_leader() {
             Some(Error::NotLeader)
         } else if self.is_behind() {

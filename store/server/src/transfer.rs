@@ -40,6 +40,7 @@ pub(crate) struct Incoming {
     index: u64,
     next: u64,
     writer: CheckpointWriter,
+    heard: Duration,
 }
 
 impl Core {
@@ -151,6 +152,8 @@ impl Core {
             tracing::warn!(member = %format!("{to:x}"), "a snapshot was not answered");
             self.end_transfer(shared, to, SnapshotStatus::Failure);
         }
+        // One that was not finished must not keep the log from being trimmed for ever.
+        self.incoming.take_if(|incoming| incoming.heard + 2 * PATIENCE < now);
     }
 
     /// This member leads no more: what it sends is not wanted.
@@ -170,7 +173,8 @@ impl Core {
         bytes: &Bytes,
         last: Option<Box<RaftMessage>>,
     ) {
-        match self.keep_piece(from, index, number, bytes) {
+        let now = shared.clock.monotonic();
+        match self.keep_piece(now, from, index, number, bytes) {
             Ok(true) => {}
             Ok(false) => return,
             Err(what) => {
@@ -202,6 +206,7 @@ impl Core {
     /// Puts a piece to those before it. Returns whether it was one of a snapshot that is wanted.
     fn keep_piece(
         &mut self,
+        now: Duration,
         from: u64,
         index: u64,
         number: u64,
@@ -223,7 +228,7 @@ impl Core {
             let mut writer = CheckpointWriter::begin_received(directory, index)
                 .map_err(|error| error.to_string())?;
             writer.chunk(|out| stand.encode(out)).map_err(|error| error.to_string())?;
-            self.incoming = Some(Incoming { from, index, next: 1, writer });
+            self.incoming = Some(Incoming { from, index, next: 1, writer, heard: now });
             return Ok(true);
         }
         let Some(incoming) = &mut self.incoming else { return Ok(false) };
@@ -234,6 +239,7 @@ impl Core {
             return Err(format!("piece {number} came where {} belongs", incoming.next));
         }
         incoming.next += 1;
+        incoming.heard = now;
         let kept = incoming.writer.chunk(|out| out.extend_from_slice(bytes));
         kept.map_err(|error| error.to_string())?;
         Ok(true)

@@ -1,0 +1,127 @@
+//! A new member from a snapshot, of a store or of etcd.
+
+use crate::journal::{Beginning, beginning};
+use crate::raftlog::{RaftLog, Replay, Stand};
+use crate::{OpenError, Options};
+use bytes::Bytes;
+use dhow_bolt::etcd::Snapshot;
+use dhow_clock::SharedClock;
+use dhow_clock::disk::Disk;
+use dhow_kv::admin::Identity;
+use dhow_log::{CheckpointWriter, Directory, Log};
+use dhow_mvcc::{ImportError, Machine};
+use raft::eraftpb::HardState;
+use std::io::{Read, Seek};
+use std::path::Path;
+use std::sync::Arc;
+
+/// About how many bytes of the state go into one piece of the checkpoint.
+const CHUNK: usize = 128 << 10;
+/// The term that a restored cluster begins with; equal on all its members.
+const TERM: u64 = 1;
+
+/// Why a snapshot did not become a member.
+#[derive(Debug)]
+pub enum RestoreError {
+    /// The snapshot.
+    Snapshot(ImportError),
+    /// The new directory.
+    Store(OpenError),
+}
+
+impl std::fmt::Display for RestoreError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Snapshot(error) => error.fmt(f),
+            Self::Store(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for RestoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Snapshot(error) => error.source(),
+            Self::Store(error) => error.source(),
+        }
+    }
+}
+
+impl From<ImportError> for RestoreError {
+    fn from(error: ImportError) -> Self {
+        Self::Snapshot(error)
+    }
+}
+
+impl From<OpenError> for RestoreError {
+    fn from(error: OpenError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// What was restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restored {
+    /// Who the new member is.
+    pub identity: Identity,
+    /// The revision that it begins with.
+    pub revision: i64,
+    /// How many keys it has.
+    pub keys: usize,
+}
+
+/// Makes a data directory that [`Store::open`](crate::Store::open) finds the snapshot's state in.
+/// The members are those of `options`, all new: each of them must be made from the same snapshot.
+///
+/// # Errors
+/// [`RestoreError`]: the snapshot is damaged, or the directory is not empty or cannot be written.
+pub fn restore<R: Read + Seek>(
+    disk: Arc<dyn Disk>,
+    path: &Path,
+    clock: &SharedClock,
+    options: &Options,
+    snapshot: &mut Snapshot<R>,
+) -> Result<Restored, RestoreError> {
+    // Before anything is written: a snapshot that is refused leaves nothing.
+    let mut machine = Machine::from_etcd(snapshot)?;
+    let index = machine.applied().max(1);
+    machine.skip(index);
+    let refused = |what: String| OpenError::Refused { path: path.to_owned(), what };
+    let directory = Arc::new(Directory::open(disk, path)?);
+    if !directory.is_new()? {
+        return Err(refused("it holds a store already; name an empty directory".into()).into());
+    }
+    let Beginning { identity, members, .. } = beginning(options, clock).map_err(refused)?;
+
+    let header = machine.snapshot_header();
+    let cluster_id = identity.cluster_id;
+    let stand = Stand { index, term: TERM, cluster_id, records: 0, members: members.clone() };
+    let mut writer = CheckpointWriter::begin(directory.clone(), index)?;
+    writer.chunk(|out| stand.encode(out))?;
+    writer.chunk(|out| header.encode(out))?;
+    let mut after: Option<Bytes> = None;
+    loop {
+        let last = writer.chunk(|out| {
+            machine.mvcc.snapshot_chunk(&header.mvcc, after.as_ref(), CHUNK, out)
+        })?;
+        match last {
+            Some(key) => after = Some(key),
+            None => break,
+        }
+    }
+    writer.finish()?;
+
+    let mut replay = Replay::new(index);
+    let log_options = dhow_log::Options { segment_bytes: options.segment_bytes };
+    let log = Log::open(directory, clock.clone(), log_options, 0, |place, bytes| {
+        replay.record(place, bytes, &mut |_| Ok(()))
+    })?;
+    let (log, _) = replay.finish(log, TERM).map_err(|what| OpenError::damaged(path, 0, what))?;
+    let mut anew = RaftLog::new(identity, index, TERM);
+    anew.disk = log.disk;
+    let mut hard = HardState::default();
+    (hard.term, hard.commit) = (TERM, index);
+    anew.append_restart(index, TERM, hard, Some(&members))?;
+    let revision = machine.mvcc.revision();
+    Ok(Restored { identity, revision, keys: machine.mvcc.keys() })
+}
