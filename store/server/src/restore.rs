@@ -101,9 +101,8 @@ pub fn restore<R: Read + Seek>(
     writer.chunk(|out| header.encode(out))?;
     let mut after: Option<Bytes> = None;
     loop {
-        let last = writer.chunk(|out| {
-            machine.mvcc.snapshot_chunk(&header.mvcc, after.as_ref(), CHUNK, out)
-        })?;
+        let last = writer
+            .chunk(|out| machine.mvcc.snapshot_chunk(&header.mvcc, after.as_ref(), CHUNK, out))?;
         match last {
             Some(key) => after = Some(key),
             None => break,

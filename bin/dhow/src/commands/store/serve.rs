@@ -1,7 +1,7 @@
 //! The wiring of a store that runs alone: members, doors, compaction; from start to stop.
 
 use super::settings::{Settings, Tls};
-use super::{certificates, compaction};
+use super::{certificates, compaction, snapshot};
 use anyhow::{Context, Result, bail};
 use dhow_clock::SharedClock;
 use dhow_door_etcd::Door;
@@ -37,7 +37,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let clock = dhow_clock::System::shared();
     let mut stop = Stop::new()?;
     let directory = directory(&settings.data_dir);
-    let fresh = !has_store(&directory);
+    let mut fresh = !has_store(&directory);
     tracing::info!(
         name = settings.name,
         data_dir = %settings.data_dir.display(),
@@ -45,6 +45,10 @@ pub async fn run(settings: Settings) -> Result<()> {
         "Initialize and start etcd server"
     );
     private(&settings.data_dir)?;
+    if fresh && snapshot::has_etcd(&settings.data_dir) {
+        snapshot::take_over(&settings, &directory)?;
+        fresh = false;
+    }
     let client_trust = trust(settings.client_tls.as_ref(), &settings.listen_clients, &clock)?;
     let peer_trust = trust(settings.peer_tls.as_ref(), &settings.listen_peers, &clock)?;
 
@@ -145,7 +149,7 @@ pub fn has_store(directory: &Path) -> bool {
 }
 
 /// A data directory is nobody else's.
-fn private(dir: &Path) -> Result<()> {
+pub fn private(dir: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)

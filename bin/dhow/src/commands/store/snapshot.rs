@@ -1,9 +1,171 @@
-//! `dhow store snapshot restore`: a new data directory from a snapshot of a store or of etcd.
+//! The ways in: `dhow store snapshot restore`, and a data directory that etcd has left.
 
+use super::flags::Values;
+use super::settings::Settings;
+use super::{log, serve};
+use crate::print;
+use anyhow::{Context, Result, bail};
+use dhow_bolt::etcd::Snapshot;
+use dhow_clock::disk::Real;
+use dhow_kv::admin::Member;
+use dhow_server::{Cluster, Options, Start, Transport, restore};
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+
+const HELP: &str = "\
+Makes a data directory from a snapshot that etcdctl or dhow has saved.
+
+Usage: PROGRAM snapshot restore FILE [FLAGS]
+
+  --data-dir DIR                     Where the data will lie (default: NAME.etcd); it must not hold any
+  --name NAME                        This member's name (default: default)
+  --initial-cluster NAME=URL,...     All members of the new cluster (default: this one)
+  --initial-cluster-token TEXT       Tells clusters with equal addresses apart (default: etcd-cluster)
+  --initial-advertise-peer-urls URL  Where other members reach this one (default: http://localhost:2380)
+  --skip-hash-check                  The file is a copy of member/snap/db, without a checksum at its end
+
+Several members: restore the same file once for each, with the same --initial-cluster.
+
+Example: PROGRAM snapshot restore backup.db --data-dir /var/lib/store
+";
 
 /// Runs `snapshot ARGUMENTS`.
-pub fn main(program: &str, _arguments: &[String]) -> ExitCode {
-    eprintln!("{program}: snapshot is not implemented yet");
-    ExitCode::FAILURE
+pub fn main(program: &str, arguments: &[String]) -> ExitCode {
+    let help = arguments.iter().any(|a| matches!(a.as_str(), "-h" | "-help" | "--help"));
+    match arguments.split_first() {
+        Some((command, rest)) if command == "restore" && !help => match run(rest) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{program}: {}", print::error(&error));
+                ExitCode::FAILURE
+            }
+        },
+        _ if help => {
+            print!("{}", HELP.replace("PROGRAM", program));
+            ExitCode::SUCCESS
+        }
+        _ => {
+            eprintln!(
+                "{program}: snapshot knows only restore; save snapshots with etcdctl snapshot save"
+            );
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<()> {
+    let (mut file, mut flags, mut unchecked) = (None, Vec::new(), false);
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--skip-hash-check" | "--skip-hash-check=true" => unchecked = true,
+            "--bump-revision" | "--mark-compacted" => {
+                bail!("{argument} is not implemented: restore without it")
+            }
+            flag if flag.starts_with('-') => {
+                flags.push(flag.to_owned());
+                // All flags that a restore takes have values.
+                if !flag.contains('=') {
+                    flags.extend(arguments.next().cloned());
+                }
+            }
+            path if file.is_none() => file = Some(PathBuf::from(path)),
+            more => bail!("{more:?} is one file too many: name one snapshot"),
+        }
+    }
+    let file = file.context("no snapshot is named: give the file that was saved")?;
+    let values = Values::parse(&flags)?;
+    log::start(&values)?;
+    let settings = Settings::new(&values)?;
+    settings.check_first()?;
+    let directory = serve::directory(&settings.data_dir);
+    if serve::has_store(&directory) || has_etcd(&settings.data_dir) {
+        bail!(
+            "data-dir {} is not empty: name another, or remove it if its data are not needed",
+            settings.data_dir.display()
+        );
+    }
+    serve::private(&settings.data_dir)?;
+    let mut snapshot = open(&file, unchecked)?;
+    take(&settings, &directory, &mut snapshot, &file)
+}
+
+fn open(file: &Path, unchecked: bool) -> Result<Snapshot<File>> {
+    let source = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
+    let opened = if unchecked { Snapshot::open_unchecked(source) } else { Snapshot::open(source) };
+    opened.with_context(|| format!("cannot read the snapshot {}", file.display()))
+}
+
+fn take(
+    settings: &Settings,
+    directory: &Path,
+    snapshot: &mut Snapshot<File>,
+    file: &Path,
+) -> Result<()> {
+    let cluster = Cluster {
+        peer_urls: settings.advertise_peers.clone(),
+        token: settings.token.clone(),
+        start: Start::New,
+        ..Cluster::new(settings.name.clone(), settings.initial.clone(), Arc::new(Nobody))
+    };
+    let options = Options { cluster: Some(cluster), ..Options::default() };
+    let clock = dhow_clock::System::shared();
+    let restored = restore(Real::shared(), directory, &clock, &options, snapshot)
+        .with_context(|| format!("cannot restore {}", file.display()))?;
+    tracing::info!(
+        path = %file.display(),
+        data_dir = %settings.data_dir.display(),
+        revision = restored.revision,
+        keys = restored.keys,
+        member = format!("{:x}", restored.identity.member_id),
+        "restored snapshot"
+    );
+    Ok(())
+}
+
+/// Nothing is sent while a snapshot is restored.
+#[derive(Debug)]
+struct Nobody;
+
+impl Transport for Nobody {
+    fn send(&self, _: u64, _: bytes::Bytes) {}
+    fn members(&self, _: &[Member]) {}
+}
+
+fn database(data: &Path) -> PathBuf {
+    data.join("member").join("snap").join("db")
+}
+
+/// Whether etcd has left its data in a directory.
+pub fn has_etcd(data: &Path) -> bool {
+    database(data).exists()
+}
+
+/// Takes over what etcd, or its `snapshot restore`, has left in the data directory. Its files stay
+/// as they are. The members are those that it knows, if this one is among them.
+///
+/// # Errors
+/// When the file cannot be read, or the store not be written.
+pub fn take_over(settings: &Settings, directory: &Path) -> Result<()> {
+    let file = database(&settings.data_dir);
+    let mut snapshot = open(&file, true)?;
+    let known: Vec<(String, Vec<String>)> = snapshot
+        .state()
+        .members
+        .iter()
+        .map(|member| (member.name.clone(), member.peer_urls.clone()))
+        .collect();
+    let mut own = settings.clone();
+    if let Some((_, urls)) = known.iter().find(|(name, _)| *name == settings.name) {
+        own.advertise_peers.clone_from(urls);
+        own.initial = known;
+    }
+    own.check_first()?;
+    tracing::warn!(
+        path = %file.display(),
+        "taking over the data of an etcd; what its log has after its last commit is not read, so it must have been stopped in order"
+    );
+    take(&own, directory, &mut snapshot, &file)
 }
