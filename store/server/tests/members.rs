@@ -210,3 +210,68 @@ async fn an_alarm_stops_puts_on_all_members_until_it_is_ended() {
     assert_eq!(ended, alarms);
     put(&**nodes.store(0), "a", "1").await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_was_alone_becomes_the_first_of_several_with_its_data() {
+    let mut nodes = Nodes::start(1, &small());
+    nodes.crash(0);
+    // The same directory as one that was never told of others.
+    let disk = dhow_clock::disk::Memory::new();
+    let clock = common::net::Virtual::shared(9);
+    let options = Options { inline: true, ..small() };
+    let open = std::sync::Arc::new(disk.clone());
+    let store = dhow_server::Store::open_on(open, "/data".as_ref(), clock, options).unwrap();
+    put(&*store, "old", "1").await;
+    let identity = store.identity();
+    drop(store);
+    nodes.nodes[0].disk = disk;
+    nodes.adopt(0, identity.member_id);
+    nodes.restart(0);
+    assert_eq!(nodes.store(0).identity(), identity);
+    nodes.leader().await;
+    let own = &nodes.store(0).members(true).await.unwrap()[0];
+    assert_eq!((own.id, &*own.name, own.peer_urls.clone()), (identity.member_id, "m1", urls("m1")));
+    let (added, _) = nodes.store(0).member_add(urls("m2"), false).await.unwrap();
+    let at = nodes.join("m2", added.id);
+    // It comes back before it has heard anything.
+    nodes.crash(at);
+    nodes.restart(at);
+    nodes.reaches(at, nodes.store(0).revision()).await;
+    assert_eq!(value(&**nodes.store(at), "old").await.unwrap(), "1");
+    assert_eq!(put(&**nodes.store(at), "new", "1").await, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_opens_only_as_what_it_is() {
+    let mut nodes = Nodes::start(3, &small());
+    nodes.leader().await;
+    nodes.crash(0);
+    let open = |disk: &dhow_clock::disk::Memory, options: Options| {
+        let disk = std::sync::Arc::new(disk.clone());
+        let clock = common::net::Virtual::shared(7);
+        dhow_server::Store::open_on(disk, "/data".as_ref(), clock, options).map(drop)
+    };
+    let alone = open(&nodes.nodes[0].disk, small()).unwrap_err().to_string();
+    assert!(alone.contains("/data") && alone.contains("several members"), "{alone}");
+    let mut options = nodes.nodes[0].options.clone();
+    if let Some(cluster) = &mut options.cluster {
+        cluster.start = dhow_server::Start::Existing(None);
+    }
+    let nobody = open(&dhow_clock::disk::Memory::new(), options.clone()).unwrap_err().to_string();
+    assert!(nobody.contains("no member"), "{nobody}");
+    // It knows already, so it needs no introduction.
+    open(&nodes.nodes[0].disk, options.clone()).unwrap();
+    if let Some(cluster) = &mut options.cluster {
+        let mut introduction = nodes.some().introduction();
+        introduction.members.retain(|member| member.name != "m1");
+        cluster.start = dhow_server::Start::Existing(Some(introduction));
+    }
+    let missing = open(&dhow_clock::disk::Memory::new(), options.clone()).unwrap_err().to_string();
+    assert!(missing.contains("add it first"), "{missing}");
+    if let Some(cluster) = &mut options.cluster {
+        cluster.start = dhow_server::Start::New;
+        cluster.peer_urls = urls("elsewhere");
+    }
+    let stranger = open(&dhow_clock::disk::Memory::new(), options).unwrap_err().to_string();
+    assert!(stranger.contains("not among the initial members"), "{stranger}");
+}

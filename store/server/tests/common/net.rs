@@ -202,6 +202,16 @@ impl Nodes {
         self.nodes.len() - 1
     }
 
+    /// The member has another identifier than its URLs would give it.
+    pub fn adopt(&mut self, at: usize, id: u64) {
+        let way = Way { net: self.net.clone(), own: id, members: Mutex::default() };
+        let node = &mut self.nodes[at];
+        node.id = id;
+        if let Some(cluster) = &mut node.options.cluster {
+            cluster.transport = Arc::new(way);
+        }
+    }
+
     pub fn store(&self, at: usize) -> &Arc<Store> {
         self.nodes[at].store.as_ref().unwrap()
     }

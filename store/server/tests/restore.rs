@@ -1,0 +1,95 @@
+//! A new member from another one's snapshot.
+
+use bytes::Bytes;
+use dhow_bolt::etcd::Snapshot;
+use dhow_clock::disk::Real;
+use dhow_kv::admin::{Admin, AuthChange};
+use dhow_kv::{Backend, Error, Op, Range, Span, Txn};
+use dhow_server::{Cluster, Options, Store, Transport, restore};
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::Arc;
+
+#[derive(Debug)]
+struct Nobody;
+
+impl Transport for Nobody {
+    fn send(&self, _: u64, _: Bytes) {}
+    fn members(&self, _: &[dhow_kv::admin::Member]) {}
+}
+
+fn options(name: &str) -> Options {
+    let initial = vec![(name.to_owned(), vec![format!("http://{name}:2380")])];
+    let cluster = Cluster::new(name, initial, Arc::new(Nobody));
+    Options { cluster: Some(cluster), retention: None, ..Options::default() }
+}
+
+fn open(dir: &Path, name: &str) -> Arc<Store> {
+    Store::open(dir, dhow_clock::System::shared(), options(name)).unwrap()
+}
+
+async fn put(store: &Store, key: &str, value: &str, lease: i64) {
+    let op = Op::Put {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+        lease,
+        prev_kv: false,
+        ignore_value: false,
+        ignore_lease: false,
+    };
+    store.txn(Txn { success: vec![op], ..Txn::default() }).await.unwrap();
+}
+
+async fn saved(store: &Store) -> Vec<u8> {
+    let mut reader = store.snapshot().await.unwrap();
+    let mut bytes = Vec::new();
+    while let Some(piece) = reader.next().await {
+        bytes.extend_from_slice(&piece.unwrap());
+    }
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_member_has_everything_and_is_somebody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(&dir.path().join("first"), "a");
+    for n in 0..500 {
+        put(&first, &format!("k{n:03}"), &format!("v{n}"), 0).await;
+    }
+    let lease = first.lease_grant(0, 600).await.unwrap().id;
+    put(&first, "leased", "x", lease).await;
+    first.compact(100, false).await.unwrap();
+    let change = AuthChange::UserAdd { name: "ann".into(), hash: "h".into(), no_password: false };
+    first.auth_change(change).await.unwrap();
+    let snapshot = saved(&first).await;
+    let (hash, revision) = (first.hash_kv(0).await.unwrap(), first.revision());
+    let old = Admin::identity(&*first);
+    first.shutdown().await;
+
+    let clock = dhow_clock::System::shared();
+    let second = dir.path().join("second");
+    let mut source = Snapshot::open(Cursor::new(snapshot.clone())).unwrap();
+    let restored = restore(Real::shared(), &second, &clock, &options("b"), &mut source).unwrap();
+    assert_eq!((restored.revision, restored.keys), (revision, 501));
+    assert_ne!(restored.identity, old);
+    // Twice, because the second start reads what the first one wrote.
+    for round in 0..2 {
+        let store = open(&second, "b");
+        assert_eq!(Admin::identity(&*store), restored.identity);
+        assert_eq!(store.hash_kv(revision).await.unwrap().hash, hash.hash, "round {round}");
+        let all = store.range(Range::all(Span::prefix("k"))).await.unwrap();
+        assert_eq!(all.kvs.len(), 500);
+        let mut past = Range::all(Span::Key("k000".into()));
+        past.revision = 50;
+        assert_eq!(store.range(past).await, Err(Error::Compacted));
+        assert_eq!(store.leases().await.unwrap(), [lease]);
+        assert_eq!(store.users(), ["ann"]);
+        put(&store, &format!("later{round}"), "x", 0).await;
+        assert_eq!(store.revision(), revision + 1 + round);
+        store.shutdown().await;
+    }
+    // Never over what is there.
+    let mut source = Snapshot::open(Cursor::new(snapshot)).unwrap();
+    let refused = restore(Real::shared(), &second, &clock, &options("b"), &mut source);
+    assert!(refused.unwrap_err().to_string().contains("holds a store already"));
+}
