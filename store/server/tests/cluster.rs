@@ -4,6 +4,7 @@ mod common;
 
 use common::net::Nodes;
 use common::*;
+use dhow_clock::disk::{Fault, Operation};
 use dhow_kv::admin::Admin;
 use dhow_kv::{Backend, Error, Op, Range, Span};
 use dhow_server::Options;
@@ -234,4 +235,104 @@ async fn a_resting_cluster_writes_nothing_and_a_single_member_says_nothing() {
     put(&**one.store(0), "a", "1").await;
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(one.net.delivered.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_disk_fails_is_replaced_and_says_why() {
+    let mut nodes = Nodes::start(3, &Options::default());
+    let old = nodes.leader().await;
+    put(&**nodes.store(old), "a", "1").await;
+    nodes.nodes[old].disk.fail(Fault {
+        operation: Operation::Sync,
+        after: 0,
+        kind: std::io::ErrorKind::Other,
+    });
+    let error = run(&**nodes.store(old), vec![Op::put("b", "1")]).await.unwrap_err();
+    assert!(matches!(error, Error::Storage(_)), "{error:?}");
+    assert_eq!(nodes.store(old).pulse().leader, 0);
+    assert_eq!(nodes.store(old).range(all()).await.map(|found| found.count), Err(error.clone()));
+    assert_eq!(serializable(&**nodes.store(old)).await, 1);
+    let failed = nodes.nodes[old].id;
+    nodes.net.cut(failed, true);
+    let new = nodes.leader().await;
+    put(&**nodes.store(new), "c", "1").await;
+    nodes.net.cut(failed, false);
+    // It never writes again, not even when the disk is well.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(run(&**nodes.store(old), vec![Op::put("b", "2")]).await, Err(error));
+    nodes.crash(old);
+    nodes.restart(old);
+    nodes.leader().await;
+    nodes.reaches(old, nodes.store(new).revision()).await;
+    assert_eq!(value(&**nodes.store(old), "c").await.unwrap(), "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_at_one_member_stops_nobody_else_and_heals() {
+    let small = Options { segment_bytes: 20_000, ..Options::default() };
+    let nodes = Nodes::start(3, &small);
+    let leader = nodes.leader().await;
+    let full = nodes.other(&[leader]);
+    nodes.nodes[full].disk.set_capacity(Some(1));
+    for n in 0..200 {
+        put(&**nodes.store(leader), &format!("k{n}"), &"v".repeat(1000)).await;
+    }
+    assert!(nodes.store(full).revision() < 100);
+    nodes.nodes[full].disk.set_capacity(None);
+    nodes.reaches(full, nodes.store(leader).revision()).await;
+    // At the leader, writes are refused and nothing else.
+    nodes.nodes[leader].disk.set_capacity(Some(1));
+    let mut refused = Ok(());
+    for n in 0..200 {
+        let op = Op::put(format!("l{n}"), "v".repeat(1000));
+        refused = run(&**nodes.store(leader), vec![op]).await.map(drop);
+        if refused.is_err() {
+            break;
+        }
+    }
+    assert_eq!(refused, Err(Error::NoSpace));
+    nodes.nodes[leader].disk.set_capacity(None);
+    nodes.leader().await;
+    put(&**nodes.store(leader), "again", "1").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_lost_its_data_is_told_so_and_harms_nobody() {
+    let mut nodes = Nodes::start(3, &Options::default());
+    let leader = nodes.leader().await;
+    for n in 0..20 {
+        put(&**nodes.store(leader), &format!("k{n}"), "v").await;
+    }
+    let lost = nodes.other(&[leader]);
+    nodes.crash(lost);
+    nodes.nodes[lost].disk = dhow_clock::disk::Memory::new();
+    nodes.restart(lost);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    put(&**nodes.store(leader), "on", "1").await;
+    let error = run(&**nodes.store(lost), vec![Op::put("a", "1")]).await;
+    match error {
+        Err(Error::Storage(text)) => assert!(text.contains("has lost entries"), "{text}"),
+        // The leader may find out first that it has nothing, and send everything again.
+        Ok(_) => nodes.reaches(lost, nodes.store(leader).revision()).await,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn five_members_go_on_without_two() {
+    let mut nodes = Nodes::start(5, &Options::default());
+    let leader = nodes.leader().await;
+    put(&**nodes.store(leader), "a", "1").await;
+    let other = nodes.other(&[leader]);
+    nodes.crash(leader);
+    nodes.crash(other);
+    let new = nodes.leader().await;
+    put(&**nodes.store(new), "b", "1").await;
+    let third = nodes.other(&[leader, other, new]);
+    nodes.crash(third);
+    let refused = run(&**nodes.store(new), vec![Op::put("c", "1")]).await;
+    assert_eq!(refused, Err(Error::Timeout));
+    nodes.restart(third);
+    nodes.leader().await;
+    put(&**nodes.store(third), "d", "1").await;
 }
