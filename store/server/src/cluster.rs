@@ -25,6 +25,17 @@ pub struct Introduction {
     pub members: Vec<Member>,
 }
 
+impl Introduction {
+    /// Whether the member with these peer URLs has run before. If its data directory is empty now,
+    /// it has lost what it had acknowledged and voted for: it must not begin anew under the same
+    /// identifier ([`Start::New`]), but be removed and added again.
+    pub fn has_run(&self, peer_urls: &[String]) -> bool {
+        let urls = sorted(peer_urls);
+        let own = self.members.iter().find(|member| sorted(&member.peer_urls) == urls);
+        own.is_some_and(|own| !own.client_urls.is_empty())
+    }
+}
+
 /// What another member is to this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {

@@ -659,3 +659,125 @@ impl Stand {
         Ok(stand)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dhow_clock::disk::Memory;
+    use dhow_clock::{Clock, System};
+    use dhow_log::Directory;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    const OPTIONS: dhow_log::Options = dhow_log::Options { segment_bytes: 16 << 10 };
+
+    fn directory(disk: &Memory) -> Arc<Directory> {
+        Arc::new(Directory::open(Arc::new(disk.clone()), Path::new("/data")).unwrap())
+    }
+
+    fn begin(disk: &Memory) -> RaftLog {
+        let log = Log::open(directory(disk), System::shared(), OPTIONS, 0, |_, _| Ok(())).unwrap();
+        let identity = Identity { cluster_id: 3, member_id: 4 };
+        let mut raft = RaftLog::new(identity, 1, 1);
+        raft.disk = Some(Disk::new(log));
+        raft.append_restart(1, 1, HardState { term: 1, commit: 1, ..HardState::default() }, None)
+            .unwrap();
+        raft
+    }
+
+    /// Opens it again; tells what was applied.
+    fn again(disk: &Memory) -> (RaftLog, Vec<Entry>) {
+        let mut replay = Replay::new(0);
+        let mut applied = Vec::new();
+        let log = Log::open(directory(disk), System::shared(), OPTIONS, 0, |place, bytes| {
+            replay.record(place, bytes, &mut |entry| {
+                applied.push(entry.clone());
+                Ok(())
+            })
+        });
+        let (raft, anew) = replay.finish(log.unwrap(), 0).unwrap();
+        assert!(!anew);
+        (raft, applied)
+    }
+
+    fn entry(index: u64, term: u64, size: usize) -> Entry {
+        let data = Bytes::from(vec![(index * 31 + term) as u8; size]);
+        Entry { index, term, data, ..Entry::default() }
+    }
+
+    fn check(raft: &RaftLog, model: &[Entry]) {
+        // The model begins with entry 2.
+        assert_eq!((raft.first, raft.last), (2, model.len() as u64 + 1));
+        for low in (2..=raft.last).step_by(7) {
+            for high in [low + 1, low + 20, raft.last + 1] {
+                let high = high.min(raft.last + 1);
+                let found = raft.read(low, high, usize::MAX).unwrap();
+                assert!(found == model[low as usize - 2..high as usize - 2], "{low}..{high}");
+            }
+            assert_eq!(raft.term_of(low), Some(model[low as usize - 2].term));
+            let some = raft.read(low, raft.last + 1, 1000).unwrap();
+            assert!(!some.is_empty() && some == model[low as usize - 2..][..some.len()]);
+        }
+    }
+
+    #[test]
+    fn entries_are_read_from_the_disk_whatever_made_others_void() {
+        let chance = System::new();
+        for round in 0..20 {
+            let disk = Memory::new();
+            let mut raft = begin(&disk);
+            let mut model: Vec<Entry> = Vec::new();
+            let mut term = 1;
+            let mut commit = 1;
+            for _ in 0..60 {
+                let last = model.len() as u64 + 1;
+                let mut first = last + 1;
+                if chance.random() % 5 == 0 {
+                    // A new leader does not know the last ones.
+                    term += 1;
+                    first = commit + 1 + chance.random() % (last - commit + 1);
+                }
+                let count = 1 + chance.random() % 9;
+                let size = (chance.random() % 900) as usize;
+                let new: Vec<Entry> =
+                    (first..first + count).map(|i| entry(i, term, size)).collect();
+                model.truncate(first as usize - 2);
+                model.extend(new.iter().cloned());
+                if chance.random() % 3 == 0 {
+                    commit = commit.max(first + chance.random() % count);
+                }
+                raft.append(new, Some(HardState { term, commit, ..HardState::default() })).unwrap();
+                // Nothing that is applied stays in memory.
+                raft.applied(commit, None, true);
+                assert!(raft.cache.front().is_none_or(|oldest| oldest.index > commit));
+            }
+            check(&raft, &model);
+            drop(raft);
+            let (raft, applied) = again(&disk);
+            check(&raft, &model);
+            assert!(applied == model[..commit as usize - 1], "round {round}");
+            assert_eq!((raft.hard.term, raft.hard.commit), (term, commit));
+        }
+    }
+
+    #[test]
+    fn what_is_trimmed_is_gone_and_the_rest_is_there() {
+        let disk = Memory::new();
+        let mut raft = begin(&disk);
+        let model: Vec<Entry> = (2..=400).map(|index| entry(index, 1 + index / 100, 200)).collect();
+        for entry in &model {
+            let hard = HardState { term: 5, commit: entry.index, ..HardState::default() };
+            raft.append(vec![entry.clone()], Some(hard)).unwrap();
+        }
+        raft.applied(400, None, true);
+        let before = raft.disk.as_ref().unwrap().log.bytes();
+        raft.trim(300).unwrap();
+        assert!(raft.disk.as_ref().unwrap().log.bytes() < before);
+        assert!(raft.first > 100 && raft.first <= 301, "{}", raft.first);
+        let rest = raft.read(raft.first, 401, usize::MAX).unwrap();
+        assert!(rest == model[raft.first as usize - 2..]);
+        assert_eq!(raft.term_of(raft.first - 1), Some(model[raft.first as usize - 3].term));
+        assert_eq!(raft.term_of(raft.first - 2), None);
+        assert!(raft.entries(50, 60, None, GetEntriesContext::empty(false)).is_err());
+    }
+}
