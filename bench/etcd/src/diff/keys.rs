@@ -20,10 +20,10 @@ pub fn request(dice: &mut Dice, place: &Place) -> Call {
         70..97 => Call::new::<TxnResponse>("/etcdserverpb.KV/Txn", &txn(dice, place, 0)),
         _ => {
             let compact = CompactionRequest {
-                revision: if dice.below(3) == 0 {
-                    revision(dice, place)
-                } else {
-                    place.compacted + dice.below(20) as i64
+                // Not 0: etcd takes it as the first compaction, and then has a hash of nothing.
+                revision: match dice.below(3) {
+                    0 => revision(dice, place).max(1),
+                    _ => place.compacted.max(1) + dice.below(20) as i64,
                 },
                 physical: dice.below(2) == 0,
             };
@@ -112,14 +112,17 @@ fn range(dice: &mut Dice, place: &Place) -> RangeRequest {
         if dice.below(share) == 0 { 1 + dice.below(place.revision.max(1) as u64) as i64 } else { 0 }
     };
     let bounds = (bound(15), bound(15), bound(15), bound(15));
+    let target = [0, 0, 1, 2, 3, 4, 5][dice.below(7) as usize];
+    let limit = [0, 0, 0, 1, 2, 5, -1][dice.below(7) as usize];
     RangeRequest {
         range_end,
         key,
-        limit: [0, 0, 0, 1, 2, 5, -1][dice.below(7) as usize],
+        // etcd's sort leaves equal ones in any order, so which of them a limit cuts off is open.
+        limit: if target == 0 { limit } else { 0 },
         revision: if dice.below(4) == 0 { revision(dice, place) } else { 0 },
         // Numbers that mean nothing are answered too.
         sort_order: [0, 0, 0, 1, 2, 3][dice.below(6) as usize],
-        sort_target: [0, 0, 1, 2, 3, 4, 5][dice.below(7) as usize],
+        sort_target: target,
         serializable: dice.below(3) == 0,
         keys_only: dice.below(8) == 0,
         count_only: dice.below(10) == 0,
@@ -171,7 +174,15 @@ fn operation(dice: &mut Dice, place: &Place, depth: u64) -> RequestOp {
     let request = match dice.below(20) {
         0..8 => Some(Request::RequestPut(put(dice))),
         8..13 => Some(Request::RequestRange(range(dice, place))),
-        13..17 => Some(Request::RequestDeleteRange(delete(dice))),
+        13..17 => {
+            let mut delete = delete(dice);
+            // etcd's search for keys that are put and deleted at once takes ends that lie before
+            // the start, and the one that means all above, for what they are not.
+            if delete.range_end <= delete.key {
+                delete.range_end = Bytes::new();
+            }
+            Some(Request::RequestDeleteRange(delete))
+        }
         17..19 if depth < 3 => Some(Request::RequestTxn(txn(dice, place, depth + 1))),
         17..19 => Some(Request::RequestRange(range(dice, place))),
         // An operation that is none.

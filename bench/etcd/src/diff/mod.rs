@@ -12,7 +12,8 @@ mod watch;
 use crate::load::{Dice, connect};
 use anyhow::{Result, bail};
 use call::{Answer, Call, send};
-use dhow_rpc::etcdserverpb::AuthenticateResponse;
+use dhow_rpc::etcdserverpb::{AuthenticateResponse, RangeRequest, RangeResponse, TxnResponse};
+use dhow_rpc::mvccpb::KeyValue;
 use prost::Message as _;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -113,7 +114,7 @@ impl Pair {
         {
             self.place.compacted = done.revision;
         }
-        if !same(&left, &right) {
+        if !same(call, &left, &right) {
             self.differs(&format!("{} {}", call.path, call.words), &left.words, &right.words);
         }
     }
@@ -221,14 +222,65 @@ impl Pair {
 }
 
 /// Whether two answers mean the same.
-fn same(left: &Answer, right: &Answer) -> bool {
+fn same(call: &Call, left: &Answer, right: &Answer) -> bool {
     if left.words == right.words {
         return true;
     }
     // Bytes that are no message: each library has its own words for what it did not understand.
-    let undecodable = |answer: &Answer| {
-        answer.code == Code::Internal
-            && (answer.words.contains("unmarshal") || answer.words.contains("decode"))
+    let undecodable =
+        |answer: &Answer| answer.code == Code::Internal && answer.words.contains("unmarshal");
+    if undecodable(left) && undecodable(right) {
+        return true;
+    }
+    if call.path.ends_with("KV/Range") {
+        return sorted_alike(call, left, right);
+    }
+    if call.path.ends_with("KV/Txn") {
+        let ordered = |answer: &Answer| {
+            let mut txn = TxnResponse::decode(answer.body.clone()).ok()?;
+            call::header(&mut txn.header);
+            order(&mut txn);
+            Some(txn)
+        };
+        return left.code == right.code && left.code == Code::Ok && ordered(left) == ordered(right);
+    }
+    false
+}
+
+/// Whether two ranges hold the same, sorted as they must be: of what is equal in the sorted field
+/// etcd's order is open.
+fn sorted_alike(call: &Call, left: &Answer, right: &Answer) -> bool {
+    let decode = |answer: &Answer| RangeResponse::decode(answer.body.clone()).ok();
+    let request = RangeRequest::decode(call.body.clone());
+    let (Ok(request), Some(mut left), Some(mut right)) = (request, decode(left), decode(right))
+    else {
+        return false;
     };
-    undecodable(left) && undecodable(right)
+    let field = |kv: &KeyValue| match request.sort_target {
+        1 => (kv.version, None),
+        2 => (kv.create_revision, None),
+        3 => (kv.mod_revision, None),
+        4 => (0, Some(kv.value.clone())),
+        _ => (0, Some(kv.key.clone())),
+    };
+    let alike = left.kvs.iter().map(field).eq(right.kvs.iter().map(field));
+    for answer in [&mut left, &mut right] {
+        call::header(&mut answer.header);
+        answer.kvs.sort_by(|one, other| one.key.cmp(&other.key));
+    }
+    alike && left == right
+}
+
+/// Puts what is found by ranges in transactions into one order.
+fn order(txn: &mut TxnResponse) {
+    use dhow_rpc::etcdserverpb::response_op::Response;
+    for response in &mut txn.responses {
+        match &mut response.response {
+            Some(Response::ResponseRange(range)) => {
+                range.kvs.sort_by(|one, other| one.key.cmp(&other.key));
+            }
+            Some(Response::ResponseTxn(txn)) => order(txn),
+            _ => {}
+        }
+    }
 }

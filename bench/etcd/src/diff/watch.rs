@@ -63,9 +63,14 @@ fn past(dice: &mut Dice, place: &Place) -> i64 {
 /// # Errors
 /// When the stream cannot be opened or does not come to an end.
 pub async fn told(channel: &Channel, requests: &[RequestUnion], place: Place) -> Result<String> {
-    // A stream with a watcher of revisions to come is told no progress; then silence must do.
-    let waits = requests.iter().any(|request| {
-        matches!(request, RequestUnion::CreateRequest(create) if create.start_revision > place.revision)
+    // A stream with a watcher of revisions to come, or of compacted ones, is told no progress by
+    // etcd; then silence must do.
+    let known = place.compacted + 1..=place.revision;
+    let waits = requests.iter().any(|request| match request {
+        RequestUnion::CreateRequest(create) => {
+            create.start_revision != 0 && !known.contains(&create.start_revision)
+        }
+        _ => false,
     });
     let mut silent = 0;
     let (queue, body) = mpsc::channel(16);
@@ -114,6 +119,9 @@ pub async fn told(channel: &Channel, requests: &[RequestUnion], place: Place) ->
             }
             if answer.created {
                 created += 1;
+                if created == creates {
+                    queue.send(progress()).await?;
+                }
             }
             let own = events.entry(answer.watch_id).or_default();
             own.extend(answer.events.drain(..).map(|event| format!("{event:?}")));

@@ -51,14 +51,18 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds or installs all that is missing.
+    /// Builds or installs all that is missing; `BENCH_ETCD_BIN` of the environment names a load
+    /// generator that is built already.
     ///
     /// # Errors
     /// When one cannot be had.
     pub fn get() -> Result<Self> {
         let newest = tools::newest()?;
         let distro = tools::distro()?;
-        let bench = crate::dist::build(&["bench-etcd"])?;
+        let bench = match std::env::var_os("BENCH_ETCD_BIN") {
+            Some(path) => path.into(),
+            None => crate::dist::build(&["bench-etcd"])?,
+        };
         Ok(Self { newest, distro, bench })
     }
 
@@ -124,6 +128,8 @@ pub struct Server {
     pub kind: Kind,
     /// Where it listens.
     pub endpoint: String,
+    /// Where it tells other members to find it.
+    pub peer: String,
     child: Child,
 }
 
@@ -156,7 +162,8 @@ impl Server {
         let child =
             command.spawn().with_context(|| format!("cannot run {}", sh::line(&command)))?;
         let endpoint = format!("http://127.0.0.1:{}", ports.0);
-        let mut server = Self { kind, endpoint, child };
+        let peer = format!("http://127.0.0.1:{}", ports.1);
+        let mut server = Self { kind, endpoint, peer, child };
         let answers = crate::platform::until(std::time::Duration::from_secs(60), || {
             if let Some(status) = server.child.try_wait()? {
                 let path = dir.with_extension("log");
