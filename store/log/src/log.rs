@@ -684,6 +684,19 @@ mod tests {
     }
 
     #[test]
+    fn an_older_format_is_refused_in_one_line() {
+        let disk = Memory::new();
+        drop(open(&disk));
+        let file = disk.open(Path::new("/data/version"), Open::Create).unwrap();
+        file.write_all_at(b"dhow-store 1\n", 0).unwrap();
+        let text = open_with(&disk, 0).unwrap_err().to_string();
+        assert!(
+            text.contains("/data has format 1 of an earlier") && !text.contains('\n'),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn a_newer_format_is_refused_in_one_line() {
         let disk = Memory::new();
         drop(open(&disk));

@@ -242,7 +242,7 @@ impl Core {
     /// A heartbeat's time has passed.
     pub(crate) fn tick(&mut self, shared: &Shared) {
         self.ticks += 1;
-        if self.failed.is_some() || self.reserve(0, 1).is_err() {
+        if self.failed.is_some() {
             // It neither leads nor votes; the others go on without it.
             self.expire(shared);
             return;
@@ -251,7 +251,9 @@ impl Core {
             self.node.tick();
         } else {
             self.node.raft.election_elapsed += 1;
-            if self.node.raft.election_elapsed >= self.patience && self.node.raft.promotable() {
+            let impatient = self.node.raft.election_elapsed >= self.patience;
+            // A vote for itself must be written.
+            if impatient && self.node.raft.promotable() && self.reserve(0, 1).is_ok() {
                 self.node.raft.election_elapsed = 0;
                 self.draw_patience(shared);
                 let _ = self.node.campaign();
@@ -615,9 +617,13 @@ impl Core {
             }
             _ => {}
         }
+        // A member whose disk is full still answers what it need not write anything for, so that it
+        // can lead and be read.
+        let writes = !message.entries.is_empty()
+            || message.term > self.term()
+            || message.get_msg_type() == MessageType::MsgRequestVote;
         let size: usize = message.entries.iter().map(entry_size).sum();
-        let count = message.entries.len() + 1;
-        if self.reserve(size, count).is_err() {
+        if writes && self.reserve(size, message.entries.len() + 1).is_err() {
             return;
         }
         if let Err(error) = self.node.step(message) {

@@ -732,7 +732,7 @@ mod tests {
             for _ in 0..60 {
                 let last = model.len() as u64 + 1;
                 let mut first = last + 1;
-                if chance.random() % 5 == 0 {
+                if chance.random().is_multiple_of(5) {
                     // A new leader does not know the last ones.
                     term += 1;
                     first = commit + 1 + chance.random() % (last - commit + 1);
@@ -743,7 +743,7 @@ mod tests {
                     (first..first + count).map(|i| entry(i, term, size)).collect();
                 model.truncate(first as usize - 2);
                 model.extend(new.iter().cloned());
-                if chance.random() % 3 == 0 {
+                if chance.random().is_multiple_of(3) {
                     commit = commit.max(first + chance.random() % count);
                 }
                 raft.append(new, Some(HardState { term, commit, ..HardState::default() })).unwrap();

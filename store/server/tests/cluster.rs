@@ -291,8 +291,11 @@ async fn a_full_disk_at_one_member_stops_nobody_else_and_heals() {
         }
     }
     assert_eq!(refused, Err(Error::NoSpace));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(nodes.leader().await, leader);
+    assert_eq!(value(&**nodes.store(leader), "k7").await.unwrap().len(), 1000);
+    assert_eq!(value(&**nodes.store(full), "k7").await.unwrap().len(), 1000);
     nodes.nodes[leader].disk.set_capacity(None);
-    nodes.leader().await;
     put(&**nodes.store(leader), "again", "1").await;
 }
 
