@@ -42,6 +42,8 @@ pub async fn build(images: &Images, options: &Options, report: Report<'_>) -> Re
     let context = context(options, &beside)?;
 
     let mut launcher = Launcher::new(options.runtime.clone());
+    // Its layers have no name until the end.
+    let _building = images.building()?;
     for dead in scratch::dead(images) {
         launcher.remove_containers(&dead.name()).await?;
     }

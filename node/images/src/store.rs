@@ -166,6 +166,34 @@ impl Images {
         Ok(guard)
     }
 
+    /// Tells that layers are being made which no image names yet: until the guard is dropped nothing
+    /// is taken away as garbage. Several may be at work at a time.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn building(&self) -> Result<Guard, Error> {
+        let path = self.dir.join("building");
+        let open = || {
+            let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::LockShared)?;
+            Ok::<_, std::io::Error>(file)
+        };
+        open().map(Guard).map_err(|e| Error::io(format!("lock {}", path.display()), e))
+    }
+
+    /// Whether nobody makes layers now. The caller holds the lock.
+    fn nobody_builds(&self) -> bool {
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.dir.join("building"));
+        // The lock goes with the file: who begins meanwhile waits for this one call.
+        file.is_ok_and(|file| {
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok()
+        })
+    }
+
     /// A directory for work in progress that tells whose it is.
     pub(crate) fn temporary(&self) -> Result<PathBuf, Error> {
         let made = layer::scratch(&self.dir.join("tmp"))?;
@@ -388,12 +416,7 @@ impl Images {
         let chain = chain(below.last().map(|l| l.chain.as_str()), &diff_id);
         let home = self.layer_path(&chain);
         if !home.join("size").exists() {
-            std::fs::create_dir_all(&home)
-                .map_err(|e| Error::io(format!("make {}", home.display()), e))?;
-            let _ = std::fs::remove_dir_all(home.join("fs"));
-            std::fs::rename(upper, home.join("fs"))
-                .map_err(|e| Error::io(format!("move {} into the store", upper.display()), e))?;
-            write_atomically(&home.join("size"), size.to_string().as_bytes())?;
+            settle(upper, &home, size)?;
         }
         let blob = Descriptor {
             media_type: media::LAYER.into(),
@@ -461,12 +484,7 @@ impl Images {
             return Err(Error::Damaged { what: format!("layer {}", descriptor.digest), why });
         }
         dhow_fault::point("images::layer").map_err(|e| Error::io("store a layer".into(), e))?;
-        std::fs::create_dir_all(home)
-            .map_err(|e| Error::io(format!("make {}", home.display()), e))?;
-        let _ = std::fs::remove_dir_all(home.join("fs"));
-        std::fs::rename(work, home.join("fs"))
-            .map_err(|e| Error::io(format!("move {} into the store", work.display()), e))?;
-        write_atomically(&home.join("size"), unpacked.size.to_string().as_bytes())
+        settle(work, home, unpacked.size)
     }
 
     /// Makes an image of `config` (a whole OCI image configuration; its `rootfs` is filled in here)
@@ -560,7 +578,15 @@ impl Images {
         let mut gone: Vec<String> =
             image.names.iter().map(|n| format!("untagged {}", Name::familiar(n))).collect();
         gone.push(format!("deleted {}", image.id));
-        self.collect(&index, in_use)?;
+        if self.nobody_builds() {
+            self.collect(&index, in_use)?;
+        } else {
+            // What a build stands on may have no name yet. The next removal takes it all.
+            tracing::info!(
+                image = reference,
+                "a build is under way: the image's layers stay for now"
+            );
+        }
         Ok(gone)
     }
 
@@ -614,6 +640,24 @@ impl Images {
         }
         Ok(())
     }
+}
+
+/// Moves a layer's directory into the store. It counts as whole from the moment that its `size` is
+/// there, and by then the disk has all of its content: what is in a layer is never looked at again,
+/// so a power loss must not leave half of it.
+fn settle(work: &Path, home: &Path, size: u64) -> Result<(), Error> {
+    let sync = || {
+        dhow_fault::point("images::sync")?;
+        // One call for however many files; each by itself would wait for the journal.
+        rustix::fs::syncfs(File::open(work)?)?;
+        Ok::<_, std::io::Error>(())
+    };
+    sync().map_err(|e| Error::io(format!("sync {}", work.display()), e))?;
+    std::fs::create_dir_all(home).map_err(|e| Error::io(format!("make {}", home.display()), e))?;
+    let _ = std::fs::remove_dir_all(home.join("fs"));
+    std::fs::rename(work, home.join("fs"))
+        .map_err(|e| Error::io(format!("move {} into the store", work.display()), e))?;
+    write_atomically(&home.join("size"), size.to_string().as_bytes())
 }
 
 /// Whether a file has the digest that a manifest gives it.
@@ -761,5 +805,20 @@ mod tests {
         images.sweep();
         assert_eq!(leftovers(&images), 1);
         assert!(living.exists());
+    }
+
+    #[test]
+    fn a_layer_that_the_disk_did_not_take_does_not_count() {
+        let _alone = alone();
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::open(dir.path()).unwrap();
+        let (path, descriptor) = layer_file(&images);
+        let effect = Effect::Fail("the disk is on fire".into());
+        dhow_fault::arm("images::sync", effect, 0, 1, Duration::from_secs(60));
+        let import = || images.import_layer(&path, &descriptor, &descriptor.digest, &[]);
+        let refused = import().unwrap_err().to_string();
+        assert!(refused.contains("on fire"), "{refused}");
+        let home = images.layer_path(&chain(None, &descriptor.digest));
+        assert!(!home.join("size").exists(), "it does not count as whole");
     }
 }

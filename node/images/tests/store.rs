@@ -248,3 +248,21 @@ fn images_of_one_archive_may_share_a_layer_file() {
     assert_eq!(images.load(&mut Cursor::new(archive)).unwrap().len(), 2);
     assert_eq!(images.get("a:1").unwrap().layers, images.get("b:1").unwrap().layers);
 }
+
+#[test]
+fn a_removal_takes_nothing_from_under_a_build() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = Images::open(dir.path()).unwrap();
+    for name in ["app:1", "app:2"] {
+        let layer = tar(&[("f", Regular, 0o644, name.as_bytes())]);
+        images.load(&mut Cursor::new(&docker_archive(name, &[layer]))).unwrap();
+    }
+    let layers = |name: &str| images.get(name).unwrap().layers[0].clone();
+    let (first, second) = (layers("app:1"), layers("app:2"));
+    let building = images.building().unwrap();
+    images.remove("app:1", &[]).unwrap();
+    assert!(first.join("f").exists(), "a build may stand on it");
+    drop(building);
+    images.remove("app:2", &[]).unwrap();
+    assert!(!first.exists() && !second.exists());
+}

@@ -167,6 +167,10 @@ pub fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, owner: &str) -> io:
     let made = (|| {
         rustix::mount::fsconfig_set_string(&context, "source", owner)?;
         rustix::mount::fsconfig_set_flag(&context, "volatile")?;
+        // Whatever the machine's kernel does by itself: layers that are made here are read by
+        // others, and they must not hold a renamed directory's or a changed file's mere name.
+        rustix::mount::fsconfig_set_string(&context, "redirect_dir", "off")?;
+        rustix::mount::fsconfig_set_string(&context, "metacopy", "off")?;
         rustix::mount::fsconfig_create(&context)?;
         rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
     })();
