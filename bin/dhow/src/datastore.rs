@@ -100,6 +100,31 @@ impl std::fmt::Display for Datastore {
 }
 
 impl Datastore {
+    fn is_secure(&self) -> bool {
+        self.ca.is_some()
+            || self.cert.is_some()
+            || self.endpoints.iter().any(|e| e.starts_with("https://"))
+    }
+
+    /// The lines of `DATA/env` that point etcd's clients at the cluster. They know the password of a
+    /// user themselves.
+    pub fn exports(&self) -> String {
+        let scheme = if self.is_secure() { "https" } else { "http" };
+        let endpoint = |e: &String| match e.contains("://") {
+            true => e.clone(),
+            false => format!("{scheme}://{e}"),
+        };
+        let endpoints: Vec<String> = self.endpoints.iter().map(endpoint).collect();
+        let mut lines = format!("export ETCDCTL_ENDPOINTS='{}'\n", endpoints.join(","));
+        let files = [("CACERT", &self.ca), ("CERT", &self.cert), ("KEY", &self.key)];
+        for (name, path) in files {
+            if let Some(path) = path {
+                lines += &format!("export ETCDCTL_{name}='{}'\n", path.display());
+            }
+        }
+        lines
+    }
+
     /// How the cluster is reached, with the files read.
     ///
     /// # Errors
@@ -119,8 +144,7 @@ impl Datastore {
         };
         let mut options = dhow_remote::Options::new(&self.endpoints);
         let (ca, cert, key) = (read(&self.ca)?, read(&self.cert)?, read(&self.key)?);
-        let secure = self.endpoints.iter().any(|e| e.starts_with("https://"));
-        if secure || ca.is_some() || cert.is_some() {
+        if self.is_secure() {
             options.tls = Some(Tls { ca, identity: cert.zip(key), server_name: None });
         }
         if let Some(user) = &self.user {
@@ -281,6 +305,9 @@ mod tests {
         assert_eq!(datastore.endpoints.len(), 2);
         assert_eq!(datastore.key, Some("/k".into()));
         assert_eq!(datastore.to_string(), "https://a:2379,https://b:2379");
+        let exports = datastore.exports();
+        assert!(exports.contains("ETCDCTL_ENDPOINTS='https://a:2379,https://b:2379'"), "{exports}");
+        assert!(exports.contains("ETCDCTL_KEY='/k'"), "{exports}");
         // A certificate without its key says nothing, and certificates without a cluster neither.
         assert!(parse("up --datastore a:1 --datastore-cert /c").is_err());
         assert!(parse("up --datastore-ca /c").is_err());

@@ -97,7 +97,10 @@ impl Platform {
         let mut serving = JoinSet::new();
         serving.spawn(door.clone().serve_tls(listener, stop.clone()));
         serving.spawn(door.serve_unix(local_socket(data)?, stop.clone()));
-        let exports = etcd::exports(etcd_listener.as_ref(), data);
+        let exports = match &config.datastore {
+            Some(datastore) => datastore.exports(),
+            None => etcd::exports(etcd_listener.as_ref(), data),
+        };
         if let (Some(listener), Some(store)) = (etcd_listener, &store) {
             serving.spawn(etcd::serve(listener, store, data, &pki, clock.now(), stop.clone())?);
         }

@@ -2,9 +2,10 @@
 
 use crate::errors::{self, Failure};
 use crate::options::{ConnectError, Options};
-use dhow_clock::SharedClock;
+use dhow_clock::{BoxFuture, SharedClock};
 use dhow_kv::Error;
 use dhow_rpc::etcdserverpb as pb;
+use futures::stream::{FuturesUnordered, StreamExt};
 use pb::auth_client::AuthClient;
 use pb::maintenance_client::MaintenanceClient;
 use std::future::Future;
@@ -17,6 +18,9 @@ use tonic::{Response, Status};
 
 /// Messages are as large as etcd makes them.
 pub(crate) const ANY_SIZE: usize = i32::MAX as usize;
+
+/// How long the other members may take to tell who they are when one has.
+const GRACE: Duration = Duration::from_millis(250);
 
 /// A message with etcd's header.
 pub(crate) trait Headed {
@@ -114,13 +118,32 @@ impl Pool {
 
     /// Asks all members who they are.
     async fn find_cluster(&self) -> Result<(), ConnectError> {
-        let asked = self.members.iter().map(|member| self.tell(member));
-        let told = futures::future::join_all(asked).await;
+        let mut asked: FuturesUnordered<_> = (0..self.members.len())
+            .map(|at| async move { (at, self.tell(&self.members[at]).await) })
+            .collect();
         let mut first: Option<(usize, Told)> = None;
-        for (at, told) in told.iter().enumerate() {
-            let (Ok(told), member) = (told, &self.members[at]) else { continue };
+        let mut failed = Vec::new();
+        // One answer is enough; the others get a moment to contradict it.
+        let mut grace: BoxFuture<'static, ()> = Box::pin(std::future::pending());
+        loop {
+            let (at, told) = tokio::select! {
+                biased;
+                next = asked.next() => match next {
+                    Some(next) => next,
+                    None => break,
+                },
+                () = &mut grace => break,
+            };
+            let member = &self.members[at];
+            let told = match told {
+                Ok(told) => told,
+                Err(status) => {
+                    failed.push(connect_error(&member.url, &status));
+                    continue;
+                }
+            };
             if is_older(&told.version, (3, 4, 0)) {
-                let (endpoint, version) = (member.url.clone(), told.version.clone());
+                let (endpoint, version) = (member.url.clone(), told.version);
                 return Err(ConnectError::TooOld { endpoint, version });
             }
             if let Some((other, first)) = &first
@@ -132,7 +155,10 @@ impl Pool {
                 return Err(ConnectError::TwoClusters { one, other: member.url.clone() });
             }
             member.known.store(true, Ordering::Relaxed);
-            first.get_or_insert((at, told.clone()));
+            if first.is_none() {
+                first = Some((at, told));
+                grace = self.clock.sleep(GRACE);
+            }
         }
         if let Some((at, told)) = first {
             self.current.store(at, Ordering::Relaxed);
@@ -140,11 +166,6 @@ impl Pool {
             return Ok(());
         }
         // The one whose failure tells most: of all of them, trust is what people get wrong.
-        let failed = told
-            .into_iter()
-            .zip(&self.members)
-            .filter_map(|(told, member)| Some(connect_error(&member.url, &told.err()?)));
-        let mut failed: Vec<ConnectError> = failed.collect();
         let at = failed
             .iter()
             .position(|e| !matches!(e, ConnectError::Unreachable { .. }))

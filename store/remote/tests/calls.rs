@@ -213,6 +213,19 @@ async fn nobody_there_is_told_apart_from_a_lost_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dead_member_holds_up_nobody_who_connects() {
+    let etcd = Etcd::one();
+    etcd.connect().await;
+    // It takes connections and never says a word.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("http://{}", listener.local_addr().unwrap());
+    let began = clock().monotonic();
+    let store = Remote::connect(Options::new([silent, etcd.url(0)]), clock()).await.unwrap();
+    put(&*store, "k", "v").await;
+    assert!(clock().monotonic() - began < Duration::from_secs(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn members_of_two_clusters_are_refused() {
     let (one, other) = (Etcd::one(), Etcd::one());
     let (first, second) = (one.connect().await, other.connect().await);
