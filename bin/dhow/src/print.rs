@@ -47,6 +47,17 @@ pub fn bytes(size: u64) -> String {
     }
 }
 
+/// A path as one word of a POSIX shell, whatever its name.
+pub fn quoted(path: &std::path::Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text;
+    }
+    // Nothing but its own kind ends a single quote.
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 /// An error with its causes on one line. Many errors tell their cause themselves: it is not told
 /// twice.
 pub fn error(error: &anyhow::Error) -> String {
@@ -68,6 +79,17 @@ mod tests {
         let error =
             anyhow::Error::new(cause).context("read x: disk on fire").context("cannot load");
         assert_eq!(super::error(&error), "cannot load: read x: disk on fire");
+    }
+
+    #[test]
+    fn paths_are_one_word_of_a_shell() {
+        let quoted = |text: &str| super::quoted(std::path::Path::new(text));
+        assert_eq!(quoted("/var/lib/dhow"), "/var/lib/dhow");
+        for name in ["/tmp/it's", "/tmp/a b", "/tmp/$(reboot)", "/tmp/\"x\"\\", "/tmp/~"] {
+            let line = format!("printf %s {}", quoted(name));
+            let output = std::process::Command::new("sh").args(["-c", &line]).output();
+            assert_eq!(String::from_utf8_lossy(&output.unwrap().stdout), name);
+        }
     }
 
     #[test]

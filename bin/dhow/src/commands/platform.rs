@@ -9,7 +9,7 @@ use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -71,37 +71,81 @@ fn lock(file: &File) -> bool {
 fn claim(data: &Path) -> Result<Running> {
     make(data)?;
     let path = pid_file(data);
-    let mut file = File::options()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
-    if !lock(&file) {
-        let mut pid = String::new();
-        let _ = file.read_to_string(&mut pid);
-        bail!(
-            "data directory {} is in use by dhow process {}: stop it with 'dhow down' or choose another --data-dir",
-            data.display(),
-            pid.trim()
-        );
+    loop {
+        let mut file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        if !lock(&file) {
+            let mut pid = String::new();
+            let _ = file.read_to_string(&mut pid);
+            bail!(
+                "data directory {} is in use by dhow process {}: stop it with 'dhow down' or choose another --data-dir",
+                data.display(),
+                pid.trim()
+            );
+        }
+        if !is_at(&file, &path) {
+            // A start that was refused took it away meanwhile: there is a new one.
+            continue;
+        }
+        file.set_len(0)?;
+        writeln!(file, "{}", std::process::id())?;
+        return Ok(Running(file));
     }
-    file.set_len(0)?;
-    writeln!(file, "{}", std::process::id())?;
-    Ok(Running(file))
 }
+
+/// Whether an open file is the one at this path.
+fn is_at(file: &File, path: &Path) -> bool {
+    let same =
+        |a: &std::fs::Metadata, b: &std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    let (Ok(open), Ok(there)) = (file.metadata(), std::fs::metadata(path)) else { return false };
+    same(&open, &there)
+}
+
+/// Takes a refused start's trace out of a directory that was empty before.
+fn unclaim(data: &Path) {
+    let Ok(entries) = std::fs::read_dir(data) else { return };
+    let kept = ["dhow.pid", "lost+found"];
+    if entries.flatten().all(|entry| kept.iter().any(|name| entry.file_name() == *name)) {
+        // Still locked: who waits for the lock looks again.
+        let _ = std::fs::remove_file(pid_file(data));
+    }
+}
+
+/// How long a process that has just claimed a directory may take to write its number.
+const CLAIMING: Duration = Duration::from_secs(1);
 
 /// The process that runs `data`, if one does.
 fn running(data: &Path) -> Option<rustix::process::Pid> {
-    let mut file = File::open(pid_file(data)).ok()?;
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
-        return None;
+    let until = Instant::now() + CLAIMING;
+    loop {
+        let mut file = File::open(pid_file(data)).ok()?;
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+            return None;
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).ok()?;
+        let pid = text.trim().parse().ok().and_then(rustix::process::Pid::from_raw);
+        // Between the lock and the write the number is that of an earlier process, or missing. By
+        // now it may be anybody's.
+        match pid.filter(|pid| holds(*pid, &file)) {
+            Some(pid) => return Some(pid),
+            None if Instant::now() > until => return None,
+            None => std::thread::sleep(Duration::from_millis(2)),
+        }
     }
-    let mut text = String::new();
-    file.read_to_string(&mut text).ok()?;
-    rustix::process::Pid::from_raw(text.trim().parse().ok()?)
+}
+
+/// Whether a process has this file open.
+fn holds(pid: rustix::process::Pid, file: &File) -> bool {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()));
+    let mut paths = open.into_iter().flatten().flatten().map(|entry| entry.path());
+    paths.any(|path| is_at(file, &path))
 }
 
 /// How long `up --detach` lets a process that holds the data directory end, or begin to answer.
@@ -179,7 +223,7 @@ pub async fn up(data: &Path, flags: &Flags) -> Result<()> {
         let log = File::options().append(true).open(log_file(data))?;
         rustix::stdio::dup2_stdout(&log)?;
     } else {
-        println!("dhow is up: eval \"$(dhow env --data-dir {})\"", data.display());
+        println!("dhow is up: eval \"$(dhow env --data-dir {})\"", print::quoted(data));
     }
     platform.run().await
 }
@@ -187,8 +231,18 @@ pub async fn up(data: &Path, flags: &Flags) -> Result<()> {
 async fn start(data: &Path, flags: &Flags) -> Result<roles::Platform> {
     let data = std::path::absolute(data)?;
     let running = claim(&data)?;
-    let config = Config::load(&data, flags)?;
-    roles::Platform::start(&data, config, running.0).await
+    let config = match Config::load(&data, flags) {
+        Ok(config) => config,
+        Err(error) => {
+            unclaim(&data);
+            return Err(error);
+        }
+    };
+    let started = roles::Platform::start(&data, config, running.0).await;
+    if started.is_err() {
+        unclaim(&data);
+    }
+    started
 }
 
 fn log_file(data: &Path) -> PathBuf {
@@ -227,7 +281,7 @@ pub fn up_detached(data: &Path) -> Result<()> {
     BufReader::new(stdout).read_line(&mut line)?;
     match line.trim() {
         "ready" => {
-            println!("dhow is up: eval \"$(dhow env --data-dir {})\"", data.display());
+            println!("dhow is up: eval \"$(dhow env --data-dir {})\"", print::quoted(&data));
             Ok(())
         }
         "" => bail!("dhow ended while starting; its log is {}", log_file(&data).display()),
@@ -477,5 +531,29 @@ mod tests {
         );
         drop(held);
         assert_eq!(running(dir.path()), None);
+    }
+
+    #[test]
+    fn a_number_that_an_earlier_process_left_is_nobodys() {
+        let dir = tempfile::tempdir().unwrap();
+        // Claimed by now, but not written yet: the number is that of another process that lives.
+        let held = claim(dir.path()).unwrap();
+        std::fs::write(pid_file(dir.path()), "1\n").unwrap();
+        assert_eq!(running(dir.path()), None);
+        drop(held);
+    }
+
+    #[test]
+    fn a_refused_start_leaves_an_empty_directory_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = claim(dir.path()).unwrap();
+        unclaim(dir.path());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        drop(held);
+        let held = claim(dir.path()).unwrap();
+        std::fs::write(dir.path().join("config.json"), "{}").unwrap();
+        unclaim(dir.path());
+        assert!(pid_file(dir.path()).exists(), "it marks the directory as dhow's own");
+        drop(held);
     }
 }
