@@ -401,9 +401,9 @@ fn write_client_files(
     let path = data.join("kubeconfig");
     files::write(&path, serde_saphyr::to_string(&kubeconfig)?.as_bytes(), 0o600)?;
     let env = format!(
-        "export DHOW_DATA_DIR='{}'\nexport KUBECONFIG='{}'\n{exports}",
-        data.display(),
-        path.display()
+        "export DHOW_DATA_DIR={}\nexport KUBECONFIG={}\n{exports}",
+        crate::print::quoted(data),
+        crate::print::quoted(&path)
     );
     files::write(&data.join("env"), env.as_bytes(), 0o600)
 }
