@@ -158,6 +158,7 @@ async fn follow(
     network: mpsc::UnboundedSender<News>,
 ) {
     let mut pause = FOLLOW_AGAIN.0;
+    let mut reconnections = world.runtime.reconnections();
     loop {
         let mut changes = match world.feed.subscribe().await {
             Ok(changes) => changes,
@@ -175,6 +176,8 @@ async fn follow(
                 // Ends of containers first: they are few and others wait for them.
                 biased;
                 exit = exits.recv() => ended(&mut pods, exit).await,
+                Ok(()) = reconnections.changed() => pods.catch_up().await,
+                over = pods.next_end() => pods.settle(over).await,
                 Some(()) = images.recv() => pods.images_changed(),
                 change = changes.recv() => match change {
                     Some(change) => {
@@ -203,6 +206,7 @@ async fn wait(
     loop {
         tokio::select! {
             exit = exits.recv() => ended(pods, exit).await,
+            done = pods.next_end() => pods.settle(done).await,
             () = &mut over => return,
         }
     }

@@ -2,6 +2,7 @@
 
 use dhow_runtime::{Exit, ProcessSpec};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::watch;
 
@@ -26,6 +27,8 @@ pub struct Live {
     pub stdin: bool,
     /// How it ended, once it has.
     pub exit: watch::Sender<Option<Exit>>,
+    /// The runtime has said that it runs: before, it need not know of it.
+    pub started: AtomicBool,
 }
 
 /// A pod as the registry knows it.
@@ -80,6 +83,12 @@ impl Registry {
     /// An instance by identifier.
     pub fn get(&self, id: &str) -> Option<Arc<Live>> {
         self.lock().instances.get(id).cloned()
+    }
+
+    /// All that run as far as anybody knows.
+    pub fn running(&self) -> Vec<Arc<Live>> {
+        let runs = |l: &&Arc<Live>| l.started.load(Ordering::Relaxed) && l.exit.borrow().is_none();
+        self.lock().instances.values().filter(runs).cloned().collect()
     }
 
     /// The newest instance of a pod's container.

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// Exits that a slow subscriber may lag behind.
 const EXITS: usize = 1024;
@@ -40,6 +40,8 @@ struct Inner {
     exits: broadcast::Sender<(String, Exit)>,
     /// [`Runtime::shutdown`] was called: the launcher's end is no loss.
     closing: AtomicBool,
+    /// Told after each recovery from a loss.
+    reconnected: watch::Sender<()>,
 }
 
 /// One connection.
@@ -105,6 +107,7 @@ impl Runtime {
             link: tokio::sync::Mutex::new(None),
             exits,
             closing: AtomicBool::new(false),
+            reconnected: watch::Sender::new(()),
         });
         inner.link().await?;
         Ok(Self { inner })
@@ -222,6 +225,7 @@ impl Runtime {
         let op = Op::Exec { id: id.to_owned(), process, stdin, stdout, stderr };
         let answer = self.send(op, None).await?;
         let Body::Streams(streams) = &answer.body else { return Err(unexpected(&answer.body)) };
+        let number = streams.exec;
         if !streams.terminal {
             return self.attached(id, answer);
         }
@@ -241,7 +245,15 @@ impl Runtime {
                 }
             }
         });
-        Ok(Attached { stdin, stdout, stderr: None, resize: Some(resize), exit })
+        Ok(Attached { stdin, stdout, stderr: None, resize: Some(resize), exit, exec: number })
+    }
+
+    /// Ends a process that [`Runtime::exec`] started, by force. Fine if it has ended.
+    ///
+    /// # Errors
+    /// When the launcher does not answer.
+    pub async fn kill_exec(&self, exec: u64) -> Result<(), Error> {
+        self.done(Op::KillExec { exec }).await
     }
 
     /// Connects to a running container's own standard streams. Output from the moment of the call
@@ -283,7 +295,13 @@ impl Runtime {
             });
             resize
         });
-        Ok(Attached { stdin, stdout, stderr, resize, exit })
+        Ok(Attached { stdin, stdout, stderr, resize, exit, exec: streams.exec })
+    }
+
+    /// Changes whenever the launcher was lost and another was reached. The exits that it recorded
+    /// have been told by then; a container that it does not know of any more tells nothing.
+    pub fn reconnections(&self) -> watch::Receiver<()> {
+        self.inner.reconnected.subscribe()
     }
 
     /// Every container exit from now on, as `(id, exit)`.
@@ -394,6 +412,7 @@ impl Inner {
                             let _ = inner.exits.send((state.spec.id, exit));
                         }
                     }
+                    inner.reconnected.send_replace(());
                     return;
                 }
                 Ok(answer) => tracing::warn!("{}", unexpected(&answer.body)),

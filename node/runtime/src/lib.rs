@@ -95,6 +95,8 @@ pub struct Attached {
     pub resize: Option<mpsc::Sender<(u16, u16)>>,
     /// How it ended.
     pub exit: oneshot::Receiver<Exit>,
+    /// Names the process for [`Runtime::kill_exec`]; 0 for a container's own.
+    pub exec: u64,
 }
 
 /// The launcher's whole life: what `dhow launcher DIR CGROUP` runs, before anything else is started

@@ -50,6 +50,7 @@ pub(crate) enum Op {
     Attach { id: String, stdin: bool },
     Resize { id: String, columns: u16, rows: u16 },
     Limit(Box<Relimit>),
+    KillExec { exec: u64 },
     Shutdown,
 }
 

@@ -12,6 +12,7 @@ use dhow_runtime::{ContainerState, Error as RuntimeError};
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -154,9 +155,10 @@ pub async fn start(world: &Arc<World>, order: Order) -> Result<Instance, StartFa
         Err(error) => return Err(StartFailure::Waiting("CreateContainerError", error.to_string())),
     };
     let image_id = spec.labels.get(label::IMAGE_ID).cloned().unwrap_or_default();
-    register(world, &spec);
+    let live = register(world, &spec);
     match launch(world, spec).await {
         Ok(state) => {
+            live.started.store(true, Ordering::Relaxed);
             let mut instance = super::observe::instance_of(&state);
             // How it ended, if it has already, comes as an event of its own.
             instance.ended = None;
@@ -206,12 +208,14 @@ fn register(world: &World, spec: &dhow_runtime::ContainerSpec) -> Arc<Live> {
         process: spec.process.clone(),
         stdin: spec.stdin,
         exit: watch::Sender::new(None),
+        started: AtomicBool::new(false),
     })
 }
 
 /// Takes up a container that was found after a restart.
 pub fn adopt(world: &World, state: &ContainerState) {
     let live = register(world, &state.spec);
+    live.started.store(true, Ordering::Relaxed);
     if let Some(exit) = &state.exit {
         live.exit.send_replace(Some(exit.clone()));
     }

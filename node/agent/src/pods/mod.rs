@@ -14,14 +14,15 @@ pub mod worker;
 
 use crate::volumes;
 use crate::world::World;
-use dhow_runtime::{ContainerState, SandboxState};
+use dhow_runtime::{ContainerState, Exit, SandboxState};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use observe::{Net, Observed, label};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinError, JoinSet};
 use worker::{Message, Worker};
 
 /// What a restart of the agent found of one pod.
@@ -31,11 +32,36 @@ struct Leftover {
     containers: Vec<ContainerState>,
 }
 
+/// How long a pod is left alone whose worker failed: what made it fail may do so again.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// First and longest pause between questions to a runtime that does not answer.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// A pod's worker.
+struct Worked {
+    sender: mpsc::UnboundedSender<Message>,
+    /// The pod as it was told last.
+    pod: Arc<Pod>,
+}
+
+/// What a task of [`Pods`] ended with.
+enum Task {
+    /// The pod's worker has done its work.
+    Done(String),
+    /// The pause after a worker's failure is over.
+    Paused(String),
+}
+
+/// How one of the tasks ended.
+pub struct Ended(Result<(task::Id, Task), JoinError>);
+
 /// All workers. Dropping it ends them without touching a container.
 pub struct Pods {
     world: Arc<World>,
-    workers: HashMap<String, mpsc::UnboundedSender<Message>>,
-    tasks: JoinSet<String>,
+    workers: HashMap<String, Worked>,
+    tasks: JoinSet<Task>,
+    /// Whose worker a task is.
+    running: HashMap<task::Id, String>,
     leftovers: HashMap<String, Leftover>,
     /// Pods that the current subscription has named.
     told: HashSet<String>,
@@ -63,8 +89,8 @@ impl Pods {
         if !leftovers.is_empty() {
             tracing::info!(pods = leftovers.len(), running, "took up what runs on this machine");
         }
-        let (workers, tasks, told) = Default::default();
-        Ok(Self { world, workers, tasks, leftovers, told })
+        let (workers, tasks, running, told) = Default::default();
+        Ok(Self { world, workers, tasks, running, leftovers, told })
     }
 
     /// A new subscription begins: what it does not name is gone.
@@ -74,13 +100,13 @@ impl Pods {
 
     /// A pod appeared or changed.
     pub async fn set(&mut self, pod: Arc<Pod>) {
-        self.reap();
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         self.told.insert(uid.clone());
-        if let Some(sender) = self.workers.get(&uid)
-            && sender.send(Message::Pod(pod.clone())).is_ok()
-        {
-            return;
+        if let Some(worker) = self.workers.get_mut(&uid) {
+            worker.pod = pod.clone();
+            if worker.sender.send(Message::Pod(pod.clone())).is_ok() {
+                return;
+            }
         }
         let leftover = match self.leftovers.remove(&uid) {
             Some(leftover) => leftover,
@@ -92,15 +118,33 @@ impl Pods {
         self.spawn(uid, pod, seen);
     }
 
-    /// Asks the runtime what there is of one pod.
+    /// Asks the runtime what there is of one pod. That it does not answer does not mean that nothing
+    /// runs: it is asked until it does, and without it there is nothing else to do.
     async fn look(&self, uid: &str) -> Leftover {
-        let runtime = &self.world.runtime;
-        let (sandboxes, containers) = futures::join!(runtime.sandboxes(), runtime.containers());
-        let own = |c: &ContainerState| c.spec.labels.get(label::UID).is_some_and(|u| u == uid);
-        Leftover {
-            sandbox: sandboxes.unwrap_or_default().into_iter().find(|s| s.spec.id == uid),
-            containers: containers.unwrap_or_default().into_iter().filter(own).collect(),
+        let mut pause = ASK_AGAIN.0;
+        loop {
+            match self.ask(uid).await {
+                Ok(leftover) => return leftover,
+                Err(error) => {
+                    tracing::warn!(uid, %error, "the runtime does not tell what runs of a pod yet");
+                }
+            }
+            self.world.clock.sleep(pause).await;
+            pause = (pause * 2).min(ASK_AGAIN.1);
         }
+    }
+
+    async fn ask(&self, uid: &str) -> Result<Leftover, dhow_runtime::Error> {
+        let lost = |fault: dhow_fault::Injected| dhow_runtime::Error::Launcher(fault.to_string());
+        dhow_fault::point("agent::look").map_err(lost)?;
+        let runtime = &self.world.runtime;
+        let (sandboxes, containers) =
+            futures::try_join!(runtime.sandboxes(), runtime.containers())?;
+        let own = |c: &ContainerState| c.spec.labels.get(label::UID).is_some_and(|u| u == uid);
+        Ok(Leftover {
+            sandbox: sandboxes.into_iter().find(|s| s.spec.id == uid),
+            containers: containers.into_iter().filter(own).collect(),
+        })
     }
 
     async fn observed(&self, pod: &Pod, leftover: Leftover) -> Observed {
@@ -144,34 +188,69 @@ impl Pods {
 
     fn spawn(&mut self, uid: String, pod: Arc<Pod>, seen: Observed) {
         let (sender, inbox) = mpsc::unbounded_channel();
-        let worker = Worker::new(self.world.clone(), pod, seen, inbox);
-        self.workers.insert(uid.clone(), sender);
-        self.tasks.spawn(async move {
+        let worker = Worker::new(self.world.clone(), pod.clone(), seen, inbox);
+        self.workers.insert(uid.clone(), Worked { sender, pod });
+        let of = uid.clone();
+        let task = self.tasks.spawn(async move {
             worker.run().await;
-            uid
+            Task::Done(uid)
         });
+        self.running.insert(task.id(), of);
     }
 
-    /// Forgets workers that have ended.
-    fn reap(&mut self) {
-        while let Some(ended) = self.tasks.try_join_next() {
-            match ended {
-                Ok(uid) => {
-                    if self.workers.get(&uid).is_some_and(mpsc::UnboundedSender::is_closed) {
-                        self.workers.remove(&uid);
-                    }
+    /// The next end of a worker; never when there is none. Cancel safe; [`Pods::settle`] acts on it.
+    pub async fn next_end(&mut self) -> Ended {
+        match self.tasks.join_next_with_id().await {
+            Some(ended) => Ended(ended),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Forgets a worker that has ended, and replaces one that failed.
+    pub async fn settle(&mut self, ended: Ended) {
+        match ended.0 {
+            Ok((task, Task::Done(uid))) => {
+                self.running.remove(&task);
+                if self.workers.get(&uid).is_some_and(|w| w.sender.is_closed()) {
+                    self.workers.remove(&uid);
                 }
-                Err(error) if error.is_panic() => tracing::error!(%error, "a pod's worker failed"),
-                Err(_) => {}
             }
+            Ok((_, Task::Paused(uid))) => self.replace(uid).await,
+            Err(error) => {
+                let Some(uid) = self.running.remove(&error.id()) else { return };
+                if error.is_panic() {
+                    tracing::error!(uid, %error, "a pod's worker failed; another takes over");
+                    let pause = self.world.clock.sleep(AFTER_FAILURE);
+                    self.tasks.spawn(async move {
+                        pause.await;
+                        Task::Paused(uid)
+                    });
+                }
+            }
+        }
+    }
+
+    /// Has another worker go on where one has failed.
+    async fn replace(&mut self, uid: String) {
+        // News of the pod may have brought another one already.
+        let Some(worker) = self.workers.get(&uid).filter(|w| w.sender.is_closed()) else { return };
+        let pod = worker.pod.clone();
+        let leftover = self.look(&uid).await;
+        if self.told.contains(&uid) {
+            let seen = self.observed(&pod, leftover).await;
+            self.spawn(uid, pod, seen);
+        } else if leftover.sandbox.is_some() || !leftover.containers.is_empty() {
+            self.remove(uid, leftover);
+        } else {
+            self.workers.remove(&uid);
         }
     }
 
     /// A pod is gone from the store.
     pub async fn gone(&mut self, uid: &str) {
-        self.reap();
-        let Some(sender) = self.workers.get(uid) else { return };
-        if sender.send(Message::Gone).is_ok() {
+        self.told.remove(uid);
+        let Some(worker) = self.workers.get(uid) else { return };
+        if worker.sender.send(Message::Gone).is_ok() {
             return;
         }
         // Its worker failed: what it left is for another.
@@ -218,15 +297,32 @@ impl Pods {
     pub fn exited(&self, id: &str, exit: &dhow_runtime::Exit) {
         let Some(live) = self.world.registry.get(id) else { return };
         live.exit.send_replace(Some(exit.clone()));
-        if let Some(sender) = self.workers.get(&live.uid) {
-            let _ = sender.send(Message::Exit(id.to_owned(), exit.clone()));
+        self.tell(&live.uid, Message::Exit(id.to_owned(), exit.clone()));
+    }
+
+    fn tell(&self, uid: &str, message: Message) {
+        if let Some(worker) = self.workers.get(uid) {
+            // One that has ended needs no news.
+            let _ = worker.sender.send(message);
         }
     }
 
-    /// Asks the runtime which containers have ended, when some exits may have been missed.
+    /// Asks the runtime which containers have ended, when some exits may have been missed. Those
+    /// that it does not know of any more have ended too.
     pub async fn catch_up(&self) {
+        // Before the question: what is started meanwhile is not missed.
+        let running = self.world.registry.running();
         match self.world.runtime.containers().await {
             Ok(all) => {
+                let known: HashSet<&str> = all.iter().map(|c| c.spec.id.as_str()).collect();
+                for live in running.iter().filter(|live| !known.contains(live.id.as_str())) {
+                    let now =
+                        i128::try_from(self.world.clock.now().as_nanos()).unwrap_or(i128::MAX);
+                    let exit = Exit { code: 137, signal: 0, oom: false, at: now };
+                    tracing::warn!(container = live.id, "the runtime lost a container");
+                    live.exit.send_replace(Some(exit.clone()));
+                    self.tell(&live.uid, Message::Lost(live.id.clone(), exit));
+                }
                 for (id, exit) in all.iter().filter_map(|c| Some((&c.spec.id, c.exit.as_ref()?))) {
                     self.exited(id, exit);
                 }
@@ -238,8 +334,8 @@ impl Pods {
     /// A ConfigMap (or, with `secret`, Secret) changed.
     pub fn configured(&self, namespace: &str, secret: bool, name: &str) {
         // Workers look for themselves whether they use it.
-        for sender in self.workers.values() {
-            let _ = sender.send(Message::Config {
+        for worker in self.workers.values() {
+            let _ = worker.sender.send(Message::Config {
                 namespace: namespace.to_owned(),
                 secret,
                 name: name.to_owned(),
@@ -249,8 +345,8 @@ impl Pods {
 
     /// There are other images than before.
     pub fn images_changed(&self) {
-        for sender in self.workers.values() {
-            let _ = sender.send(Message::Images);
+        for worker in self.workers.values() {
+            let _ = worker.sender.send(Message::Images);
         }
     }
 }

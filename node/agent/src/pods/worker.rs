@@ -45,6 +45,8 @@ pub enum Message {
     Gone,
     /// A container ended.
     Exit(String, Exit),
+    /// A container ended, and nobody knows how.
+    Lost(String, Exit),
     /// A ConfigMap (or Secret) changed.
     Config {
         /// Its namespace.
@@ -174,6 +176,10 @@ impl Worker {
 
     /// Works until nothing of the pod is left.
     pub async fn run(mut self) {
+        if let Err(fault) = dhow_fault::point("agent::worker") {
+            // Nothing else proves what happens after one.
+            panic!("{fault}");
+        }
         self.asked();
         self.note();
         let mut room = self.world.registry.room();
@@ -278,6 +284,13 @@ impl Worker {
                 self.seen.gone.get_or_insert(soon);
             }
             Message::Exit(id, exit) => self.exited(&id, exit),
+            Message::Lost(id, exit) => {
+                self.exited(&id, exit);
+                if let Some(ended) = self.seen.instance_mut(&id).and_then(|i| i.ended.as_mut()) {
+                    ended.reason = "ContainerStatusUnknown".into();
+                    ended.message = "The container could not be located".into();
+                }
+            }
             Message::Config { namespace, .. } if namespace != self.namespace() => {}
             Message::Config { secret, name, .. } => {
                 if volumes::shows(&self.pod, secret, &name) {

@@ -97,6 +97,27 @@ pub async fn ask(
     }
 }
 
+/// A command that runs in a container; it is ended when nobody waits for it any more, as at a
+/// probe's timeout.
+struct Running<'a> {
+    runtime: &'a Runtime,
+    exec: Option<u64>,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let Some(exec) = self.exec else { return };
+        // Without a runtime of tasks the whole process is about to end.
+        let Ok(tasks) = tokio::runtime::Handle::try_current() else { return };
+        let runtime = self.runtime.clone();
+        tasks.spawn(async move {
+            if let Err(error) = runtime.kill_exec(exec).await {
+                tracing::debug!(%error, "a command that took too long is not ended");
+            }
+        });
+    }
+}
+
 /// Runs a command in a container to its end; returns its exit code and the beginning of its output.
 ///
 /// # Errors
@@ -110,6 +131,7 @@ pub async fn run(
         ProcessSpec { args: command.to_vec(), tty: false, size: None, ..live.process.clone() };
     let session =
         runtime.exec(&live.id, process, false, true, true).await.map_err(|e| e.to_string())?;
+    let mut running = Running { runtime, exec: Some(session.exec) };
     let read = |fd: Option<std::os::fd::OwnedFd>| async move {
         let mut output = Vec::new();
         if let Some(fd) = fd
@@ -127,6 +149,7 @@ pub async fn run(
         output = &mut reading => (exit.await, Some(output)),
         code = &mut exit => (code, tokio::time::timeout(LINGER, reading).await.ok()),
     };
+    running.exec = None;
     let exit = code.map_err(|_| "the runtime lost the process".to_owned())?;
     let (mut out, err) = output.unwrap_or_default();
     out.extend(err);

@@ -9,6 +9,8 @@ crate::tests![
     a_pod_that_is_deleted_while_a_step_fails_leaves_nothing,
     a_start_whose_answer_is_lost_does_not_run_twice,
     an_end_that_is_refused_is_told_again,
+    a_worker_that_fails_is_replaced_and_a_silent_runtime_is_asked_again,
+    a_container_that_the_runtime_forgot_is_started_again,
 ];
 
 /// A step's point, and the event that tells of its failure (or, of the last, that it is reached).
@@ -59,4 +61,29 @@ async fn an_end_that_is_refused_is_told_again(lab: Arc<Lab>) {
     lab.feed.lock().refuse = 2;
     lab.feed.delete("web", 1);
     lab.feed.until("its end", |s| s.finished == ["web"]).await;
+}
+
+async fn a_worker_that_fails_is_replaced_and_a_silent_runtime_is_asked_again(lab: Arc<Lab>) {
+    fail("agent::worker", 1);
+    fail("agent::look", 2);
+    lab.feed.create(shell("web", FOREVER));
+    // Nothing else is told of the pod: the failure itself is noticed.
+    lab.feed.until_ready("web").await;
+    assert_eq!(lab.runtime.containers().await.unwrap().len(), 1);
+}
+
+async fn a_container_that_the_runtime_forgot_is_started_again(lab: Arc<Lab>) {
+    lab.feed.create(shell("web", FOREVER));
+    lab.feed.until_ready("web").await;
+    let state = lab.runtime.containers().await.unwrap().remove(0);
+    lab.lose_launcher(&state.spec.id);
+    lab.feed
+        .until_pod("web", "restart", |s| {
+            let main = crate::lifecycle::container(s, "main");
+            main.restart_count == 1 && main.ready
+        })
+        .await;
+    let status = lab.feed.pod("web").unwrap().status.unwrap();
+    let last = crate::lifecycle::container(&status, "main").last_state.unwrap().terminated.unwrap();
+    assert_eq!(last.reason.as_deref(), Some("ContainerStatusUnknown"));
 }

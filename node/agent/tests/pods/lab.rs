@@ -128,6 +128,22 @@ impl Lab {
         }
     }
 
+    /// Ends the launcher by force, when its record of a container is gone.
+    pub fn lose_launcher(&self, container: &str) {
+        let record = self.dir.join(format!("run/containers/{container}.json"));
+        std::fs::remove_file(record).unwrap();
+        let own = self.dir.join("run");
+        let is_launcher = |pid: &u32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            line.contains("launcher") && line.contains(own.to_str().unwrap())
+        };
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let mut all = all.filter_map(|e| e.file_name().to_str()?.parse().ok());
+        let pid: u32 = all.find(is_launcher).unwrap();
+        dhow_kernel::process::signal(pid, 9).unwrap();
+    }
+
     pub fn agent(&self) -> Arc<Agent> {
         self.agent.lock().unwrap().clone().unwrap()
     }

@@ -11,6 +11,7 @@ crate::tests![
     readiness_follows_a_file,
     a_failed_liveness_probe_restarts_the_container,
     http_and_tcp_probes_reach_the_pod_as_soon_as_it_listens,
+    a_command_that_takes_too_long_is_ended,
 ];
 
 async fn readiness_follows_a_file(lab: Arc<Lab>) {
@@ -60,4 +61,16 @@ async fn http_and_tcp_probes_reach_the_pod_as_soon_as_it_listens(lab: Arc<Lab>) 
     // Long before the first period of ten seconds is over.
     assert!(begun.elapsed().as_secs() < 5);
     println!("  bound to ready: {:.2?}", begun.elapsed());
+}
+
+async fn a_command_that_takes_too_long_is_ended(lab: Arc<Lab>) {
+    let mut pod = shell("web", FOREVER);
+    pod["spec"]["containers"][0]["readinessProbe"] = json!({
+        "exec": {"command": ["sleep", "4321"]}, "timeoutSeconds": 1, "periodSeconds": 60});
+    lab.feed.create(pod);
+    lab.feed.until_event("Unhealthy", "timed out after 1s").await;
+    let counts =
+        "n=0; for f in /proc/[0-9]*/cmdline; do grep -q 4321 $f && n=$((n+1)); done; echo $n";
+    // The shell that asks has the number in its own command line.
+    lab.until_output("web", counts, "1").await;
 }

@@ -544,6 +544,17 @@ impl Launcher {
         self.expect(pid, Birth::new(sync, asker, purpose))
     }
 
+    /// Ends a process that this client's [`Launcher::exec`] started, if it still runs.
+    pub(super) fn kill_exec(&self, client: u64, number: u64) {
+        for (pid, role) in &self.roles {
+            if matches!(role, Role::Exec { connection, exec } if (*connection, *exec) == (client, number))
+            {
+                // Our child and not reaped: its number cannot mean another process.
+                let _ = dhow_kernel::process::signal(*pid, libc::SIGKILL);
+            }
+        }
+    }
+
     pub(super) fn attach(&mut self, asker: Asker, id: &str, stdin: bool) -> Result<(), Failure> {
         let container = self
             .containers

@@ -369,6 +369,10 @@ impl Launcher {
                 Some(self.resize(&id, columns, rows).map(|()| Body::Done))
             }
             Op::Limit(relimit) => Some(self.change_limits(*relimit).map(|()| Body::Done)),
+            Op::KillExec { exec } => {
+                self.kill_exec(connection, exec);
+                Some(Ok(Body::Done))
+            }
             Op::Shutdown => {
                 tracing::info!("removing everything");
                 self.ending = Some(Ending::Purge(asker));
