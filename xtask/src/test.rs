@@ -11,8 +11,17 @@ use std::time::Instant;
 
 /// Debian packages that tests use: what runs in containers, and what looks at the kernel from
 /// outside.
-const PACKAGES: [&str; 6] =
-    ["busybox-static", "ca-certificates", "curl", "dnsutils", "iproute2", "nftables"];
+const PACKAGES: [&str; 9] = [
+    "busybox-static",
+    "ca-certificates",
+    "curl",
+    "dnsutils",
+    "etcd-client",
+    "etcd-server",
+    "iproute2",
+    "nftables",
+    "openssl",
+];
 
 /// What the tests of one `cargo test` said.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -50,10 +59,13 @@ pub fn run(quick: bool) -> Result<()> {
     sh::must_be_root("cargo xtask test")?;
     let start = Instant::now();
     let mut run = Run { count: Count::default(), stages: Vec::new() };
-    let mut kubectl = None;
+    let (mut kubectl, mut etcd) = (None, None);
     run.stage("tools", |_| {
         tools::debian(&PACKAGES)?;
         kubectl = Some(tools::kubectl()?);
+        if !quick {
+            etcd = Some(tools::etcd::newest()?);
+        }
         Ok(())
     });
     run.stage("tidy", |_| tidy::run());
@@ -73,11 +85,12 @@ pub fn run(quick: bool) -> Result<()> {
             println!("{} is static and has {:.1} MB", path.display(), size as f64 / 1e6);
             Ok(())
         });
-        if built && let Some(kubectl) = &kubectl {
+        if built && let (Some(kubectl), Some(etcd)) = (&kubectl, &etcd) {
             run.stage("end-to-end tests", |count| {
                 let mut command = Command::new("cargo");
                 command.args(["test", "-p", "e2e", "--no-fail-fast", "--locked"]);
                 command.env("DHOW_BIN", workspace::release("dhow")).env("KUBECTL", kubectl);
+                command.env("ETCDCTL", &etcd.etcdctl).env("ETCDUTL", &etcd.etcdutl);
                 cargo_test(&mut command, count)
             });
         }
