@@ -11,13 +11,12 @@ use std::time::Instant;
 
 /// Debian packages that tests use: what runs in containers, and what looks at the kernel from
 /// outside.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 8] = [
     "busybox-static",
     "ca-certificates",
     "curl",
     "dnsutils",
     "etcd-client",
-    "etcd-server",
     "iproute2",
     "nftables",
     "openssl",
@@ -64,7 +63,7 @@ pub fn run(quick: bool) -> Result<()> {
         tools::debian(&PACKAGES)?;
         kubectl = Some(tools::kubectl()?);
         if !quick {
-            etcd = Some(tools::etcd::newest()?);
+            etcd = Some((tools::etcd::newest()?, tools::etcd::debian_release()?));
         }
         Ok(())
     });
@@ -85,12 +84,13 @@ pub fn run(quick: bool) -> Result<()> {
             println!("{} is static and has {:.1} MB", path.display(), size as f64 / 1e6);
             Ok(())
         });
-        if built && let (Some(kubectl), Some(etcd)) = (&kubectl, &etcd) {
+        if built && let (Some(kubectl), Some((newest, debian))) = (&kubectl, &etcd) {
             run.stage("end-to-end tests", |count| {
                 let mut command = Command::new("cargo");
                 command.args(["test", "-p", "e2e", "--no-fail-fast", "--locked"]);
                 command.env("DHOW_BIN", workspace::release("dhow")).env("KUBECTL", kubectl);
-                command.env("ETCDCTL", &etcd.etcdctl).env("ETCDUTL", &etcd.etcdutl);
+                command.env("ETCDCTL", &newest.etcdctl).env("ETCDUTL", &newest.etcdutl);
+                command.env("ETCD", &debian.etcd);
                 cargo_test(&mut command, count)
             });
         }
