@@ -4,6 +4,7 @@ mod bench;
 mod conformance;
 mod demo;
 mod dist;
+mod fuzz;
 mod gen_kinds;
 mod platform;
 mod sh;
@@ -48,6 +49,9 @@ enum Task {
     /// Turn etcd's own suites, clients and data files on the store (needs root, Go and PyPI)
     #[command(after_help = "Example: cargo xtask conformance etcd --part debian --filter Lease")]
     Conformance(conformance::Options),
+    /// Give bad input to everything that reads bytes
+    #[command(after_help = "Example: cargo xtask fuzz recovery --seconds 60")]
+    Fuzz(fuzz::Fuzz),
     /// Try the store under simulated crashes and partitions, by seed
     #[command(subcommand)]
     Simulate(simulate::Simulate),
@@ -76,6 +80,7 @@ fn main() -> ExitCode {
         Task::Test { quick } => test::run(quick),
         Task::Demo(options) => demo::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Simulate(what) => simulate::run(&what),
         Task::Conformance(options) => conformance::run(&options),
         Task::GenKinds { goldens: _ } => gen_kinds::run(),

@@ -3,7 +3,7 @@
 //! It installs what it needs and says so. Every stage runs even when an earlier one failed, unless
 //! it needs what failed; nothing is left out silently, and an ignored test counts as a failure.
 
-use crate::{demo, dist, sh, simulate, tidy, tools, workspace};
+use crate::{demo, dist, fuzz, sh, simulate, tidy, tools, workspace};
 use anyhow::{Context as _, Result, bail};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
@@ -77,6 +77,7 @@ pub fn run(quick: bool) -> Result<()> {
         cargo_test(Command::new("cargo").args(args), count)
     });
     run.stage("simulation", |_| simulate::test());
+    run.stage("bad input", |_| fuzz::test());
     if !quick {
         let built = run.stage("release build", |_| {
             let path = dist::build(&["dhow", "shop"])?;

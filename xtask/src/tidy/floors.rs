@@ -40,6 +40,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     // The parts at the top may use everything, and nothing may use them.
     ("bin", &["base", "model", "store", "state", "control", "node", "doors", "ops"]),
     ("bench", &["store/rpc"]),
+    ("fuzz", &["base", "model", "store", "state", "doors"]),
     ("tests", &["base", "model", "store", "state", "control", "node", "doors", "ops"]),
     ("xtask", &["base/reason"]),
     ("examples", &[]),
