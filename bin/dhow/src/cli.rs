@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 /// A microservices platform in one binary.
 #[derive(Debug, Parser)]
-#[command(name = "dhow", version, about, propagate_version = true, max_term_width = 100)]
+#[command(name = "dhow", version, propagate_version = true, max_term_width = 100)]
 pub struct Cli {
     /// What to do
     #[command(subcommand)]
