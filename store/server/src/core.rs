@@ -332,7 +332,7 @@ impl Core {
         }
         self.apply(shared, ready.take_committed_entries());
         for read in ready.take_read_states() {
-            let id = read.request_ctx.get(8..).and_then(|id| id.try_into().ok());
+            let id = read.request_ctx.get(8..16).and_then(|id| id.try_into().ok());
             let round = id.map(u64::from_le_bytes).and_then(|id| self.rounds.get_mut(&id));
             if let Some(round) = round {
                 round.index = Some(read.index);

@@ -336,8 +336,13 @@ impl Core {
     }
 
     fn read_index(&mut self, id: u64) {
+        // Never the same twice: Raft lets a read go when a quorum has answered to its context or to
+        // that of a later one. Late answers to an earlier question must not pass for answers to a
+        // later one, which would let go what was asked between the two.
+        let attempt = self.number();
         let mut context = self.own.to_le_bytes().to_vec();
         context.extend_from_slice(&id.to_le_bytes());
+        context.extend_from_slice(&attempt.to_le_bytes());
         self.node.read_index(context);
     }
 
