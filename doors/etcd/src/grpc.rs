@@ -57,15 +57,17 @@ pub(crate) async fn answer(
         return failed(&inner, method, &status);
     }
     if method.row().kind != Kind::Unary {
-        return stream(&inner, method, call, body).await;
+        return Box::pin(stream(&inner, method, call, body)).await;
     }
     let run = async {
         let message = message(&inner, method, &mut body).await?;
         inner.unary(method, &call, message).await
     };
+    // In place, so that a deadline does not move it.
+    let mut run = std::pin::pin!(run);
     let done = match timeout(&call.headers) {
         None => run.await,
-        Some(limit) => tokio::time::timeout(limit, run)
+        Some(limit) => tokio::time::timeout(limit, run.as_mut())
             .await
             .unwrap_or_else(|_| Err(Status::deadline_exceeded("context deadline exceeded"))),
     };
@@ -149,7 +151,7 @@ async fn message(inner: &Inner, method: Method, body: &mut Incoming) -> Result<B
                 first.slice(PREFIX..)
             }
         }
-        _ => gather(inner.max_message(), first, body).await?,
+        _ => Box::pin(gather(inner.max_message(), first, body)).await?,
     };
     if whole.len() > inner.max_message() {
         return Err(too_large(whole.len(), inner.max_message()));

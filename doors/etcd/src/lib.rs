@@ -17,6 +17,7 @@ mod dispatch;
 mod election;
 mod error;
 mod gateway;
+mod gather;
 mod grpc;
 mod http1;
 mod keys;

@@ -1,6 +1,7 @@
 //! Sockets: accept, TLS, HTTP/1.1 and HTTP/2 on one port, and an orderly end.
 
 use crate::access::{Call, Connection};
+use crate::gather::Gather;
 use crate::{Door, Inner, grpc, http1};
 use dhow_clock::BoxFuture;
 use hyper::body::Incoming;
@@ -225,8 +226,9 @@ impl Inner {
                 Ok::<_, Infallible>(response)
             }
         });
-        let serving =
-            watcher.watch(builder.serve_connection(TokioIo::new(socket), service).into_owned());
+        let serving = watcher.watch(
+            builder.serve_connection(TokioIo::new(Gather::new(socket)), service).into_owned(),
+        );
         if let Err(error) = serving.await {
             tracing::debug!(%error, "a connection ended early");
         }
