@@ -243,6 +243,12 @@ impl Mvcc {
         for op in ops {
             match op {
                 Op::Range(range) => {
+                    // Only in a transaction does etcd take a negative revision for a compacted
+                    // one; it holds -1 for the last compaction until there has been one.
+                    let last = if self.compacted > 0 { 0 } else { -1 };
+                    if range.revision < last {
+                        return Err(Error::Compacted);
+                    }
                     self.check_revision(range.revision, now)?;
                 }
                 Op::Put { key, lease, ignore_value, ignore_lease, .. } => {
