@@ -3,7 +3,7 @@
 //! It installs what it needs and says so. Every stage runs even when an earlier one failed, unless
 //! it needs what failed; nothing is left out silently, and an ignored test counts as a failure.
 
-use crate::{demo, dist, fuzz, sh, simulate, tidy, tools, workspace};
+use crate::{conformance, demo, dist, fuzz, sh, simulate, tidy, tools, workspace};
 use anyhow::{Context as _, Result, bail};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
@@ -96,6 +96,9 @@ pub fn run(quick: bool) -> Result<()> {
             });
         }
         if built {
+            run.stage("conformance", |_| conformance::short());
+        }
+        if built {
             run.stage("demo", |_| demo::run(&demo::Options { purge: true, ..Default::default() }));
         }
     }
@@ -107,7 +110,7 @@ fn summary(run: &Run, quick: bool, seconds: f64) -> Result<()> {
     for (name, seconds, done) in &run.stages {
         println!("{:<26} {seconds:>7.1} s  {}", name, if done.is_ok() { "fine" } else { "FAILED" });
     }
-    let wanted: &[&str] = if quick { &[] } else { &["end-to-end tests", "demo"] };
+    let wanted: &[&str] = if quick { &[] } else { &["end-to-end tests", "conformance", "demo"] };
     let missing: Vec<&str> = wanted
         .iter()
         .copied()
@@ -117,7 +120,7 @@ fn summary(run: &Run, quick: bool, seconds: f64) -> Result<()> {
         println!("{name:<26}            NOT RUN, because what it needs failed");
     }
     if quick {
-        println!("not run with --quick: release build, end-to-end tests, demo");
+        println!("not run with --quick: release build, end-to-end tests, conformance, demo");
     }
     let bad = run.stages.iter().filter(|(_, _, done)| done.is_err()).count() + missing.len();
     let Count { passed, failed, ignored } = run.count;

@@ -24,6 +24,8 @@ pub struct Call {
     pub body: Bytes,
     /// The request in words.
     pub words: String,
+    /// Whether the bytes may be no request.
+    pub raw: bool,
     show: fn(Bytes) -> Result<String, prost::DecodeError>,
 }
 
@@ -34,12 +36,12 @@ impl Call {
         if words.len() > 2_000 {
             words.truncate(words.floor_char_boundary(2_000));
         }
-        Self { path, body: request.encode_to_vec().into(), words, show: show::<A> }
+        Self { path, body: request.encode_to_vec().into(), words, raw: false, show: show::<A> }
     }
 
     /// Bytes that may be no request at all.
     pub fn raw<A: Scrub>(path: &'static str, body: Bytes) -> Self {
-        Self { path, words: format!("{body:?}"), body, show: show::<A> }
+        Self { path, words: format!("{body:?}"), body, raw: true, show: show::<A> }
     }
 }
 

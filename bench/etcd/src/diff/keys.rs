@@ -169,11 +169,17 @@ fn compare(dice: &mut Dice, place: &Place) -> Compare {
     Compare { result: dice.below(4) as i32, target, key, range_end, target_union }
 }
 
+/// A range inside a transaction.
+fn inner_range(dice: &mut Dice, place: &Place) -> RangeRequest {
+    // Newer releases leave leases out of keys alone, older ones do not: only compared outside.
+    RangeRequest { keys_only: false, ..range(dice, place) }
+}
+
 fn operation(dice: &mut Dice, place: &Place, depth: u64) -> RequestOp {
     use request_op::Request;
     let request = match dice.below(20) {
         0..8 => Some(Request::RequestPut(put(dice))),
-        8..13 => Some(Request::RequestRange(range(dice, place))),
+        8..13 => Some(Request::RequestRange(inner_range(dice, place))),
         13..17 => {
             let mut delete = delete(dice);
             // etcd's search for keys that are put and deleted at once takes ends that lie before
@@ -184,7 +190,7 @@ fn operation(dice: &mut Dice, place: &Place, depth: u64) -> RequestOp {
             Some(Request::RequestDeleteRange(delete))
         }
         17..19 if depth < 3 => Some(Request::RequestTxn(txn(dice, place, depth + 1))),
-        17..19 => Some(Request::RequestRange(range(dice, place))),
+        17..19 => Some(Request::RequestRange(inner_range(dice, place))),
         // An operation that is none.
         _ if dice.below(10) == 0 => None,
         _ => Some(Request::RequestPut(put(dice))),
