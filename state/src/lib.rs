@@ -110,6 +110,14 @@ impl State {
         self.shared.cache.revision()
     }
 
+    /// Whether the store answers and the cache follows it, now.
+    ///
+    /// # Errors
+    /// What the store says when it cannot be read.
+    pub async fn check(&self) -> Result<u64> {
+        self.sync().await
+    }
+
     /// Waits until the cache shows everything that the store has committed, and returns that
     /// revision at least.
     pub(crate) async fn sync(&self) -> Result<u64> {

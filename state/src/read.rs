@@ -44,13 +44,22 @@ impl Continue {
     }
 
     fn encode(revision: u64, last: &str) -> String {
-        let token = Self {
-            v: "meta.k8s.io/v1".into(),
-            rv: i64::try_from(revision).unwrap_or(-1),
-            start: format!("{last}\0"),
-        };
+        Self::token(i64::try_from(revision).unwrap_or(-1), format!("{last}\0"))
+    }
+
+    fn token(rv: i64, start: String) -> String {
+        let token = Self { v: "meta.k8s.io/v1".into(), rv, start };
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
     }
+}
+
+/// 410 for a chunk whose revision is forgotten, with a token for the rest as it is now.
+fn too_old(start: &str) -> Status {
+    let details = dhow_objects::StatusDetails {
+        continue_token: Continue::token(-1, start.to_owned()),
+        ..dhow_objects::StatusDetails::default()
+    };
+    Status { details: Some(Box::new(details)), ..Status::expired(INCONSISTENT) }
 }
 
 fn revision_match_forbidden(why: &str) -> Status {
@@ -101,9 +110,11 @@ impl State {
     ) -> Result<List> {
         let (revision, start) = self.list_revision(options).await?;
         let source = stored_kind(kind);
-        let items = self.snapshot(source, namespace, revision).await.map_err(|refusal| {
-            if start.is_some() { Status::expired(INCONSISTENT) } else { refusal }
-        })?;
+        let items =
+            self.snapshot(source, namespace, revision).await.map_err(|refusal| match &start {
+                Some(start) => too_old(start),
+                None => refusal,
+            })?;
         let (revision, items) = items;
         let prefix = namespace.map_or(0, |n| n.len() + 1);
         let local = |o: &Object| codec::local_key(&o.namespace, &o.name)[prefix..].to_owned();

@@ -395,3 +395,31 @@ async fn a_scale_is_applied_and_its_field_is_the_objects() {
     assert_eq!(own["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}));
     assert_eq!(apply("autoscaler", json!(-1), true).await.unwrap_err().code, 422);
 }
+
+#[tokio::test]
+async fn a_list_whose_revision_is_forgotten_goes_on_with_the_token_of_its_refusal() {
+    let kv = common::kv();
+    let state = common::open(kv.clone()).await;
+    for name in ["a", "b", "c"] {
+        create(&state, &kinds::CONFIG_MAP, config_map(name, &json!({}))).await.unwrap();
+    }
+    let list = async |state: &dhow_state::State, token: &str| {
+        let options =
+            ListOptions { limit: 1, continue_token: token.to_owned(), ..ListOptions::default() };
+        state.list(&kinds::CONFIG_MAP, Some("default"), &options).await
+    };
+    let first = list(&state, "").await.unwrap();
+    let later = create(&state, &kinds::CONFIG_MAP, config_map("bb", &json!({}))).await.unwrap();
+    kv.compact(i64::try_from(later.revision).unwrap(), true).await.unwrap();
+    // Another process: its cache does not remember what the store has forgotten.
+    let state = common::open(kv).await;
+    let refused = list(&state, &first.continue_token).await.unwrap_err();
+    assert_eq!(refused.code, 410, "{refused:?}");
+    let told = refused.to_json();
+    let second = list(&state, told["metadata"]["continue"].as_str().unwrap()).await.unwrap();
+    assert_eq!(second.items[0].name, "b");
+    assert!(told.get("details").is_none());
+    // From here on the rest is consistent again.
+    let third = list(&state, &second.continue_token).await.unwrap();
+    assert_eq!((third.items[0].name.as_str(), third.revision), ("bb", second.revision));
+}

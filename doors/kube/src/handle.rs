@@ -175,7 +175,7 @@ impl Door {
                 return Err(Status::method_not_allowed());
             }
             Target::Health(name, check) => {
-                return health::health(self, name, check.as_deref(), &query);
+                return health::health(self, name, check.as_deref(), &query).await;
             }
             Target::Version => return health::version(self),
             Target::OpenIdConfiguration => return health::openid_configuration(self),

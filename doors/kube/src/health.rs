@@ -6,36 +6,62 @@ use crate::respond::{self, Reply};
 use dhow_objects::Status;
 use serde_json::json;
 use std::fmt::Write;
+use std::time::Duration;
 
-/// `/livez`, `/readyz`, `/healthz`, whole or one check of it.
-pub fn health(door: &Door, name: &str, check: Option<&str>, query: &Query) -> Reply {
-    // The state cannot be made before its cache was filled from the store, so that a door that
-    // answers at all is ready; a store that stopped would have ended the process.
-    let checks = ["ping", "store", "cache"];
-    if let Some(check) = check {
-        return if checks.contains(&check) {
-            Ok(respond::text(200, "ok"))
-        } else {
-            Err(Status::new(
-                404,
-                "NotFound",
-                format!("{name} has no check {check:?}: there are {}", checks.join(", ")),
-            ))
-        };
+/// How long the store may take to answer before it counts as failed.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+const CHECKS: [&str; 3] = ["ping", "store", "cache"];
+
+/// `/livez`, `/readyz`, `/healthz`, whole or one check of it. That the process lives is not the
+/// store's to say: `/livez` asks nothing.
+pub async fn health(door: &Door, name: &str, check: Option<&str>, query: &Query) -> Reply {
+    if let Some(check) = check.filter(|check| !CHECKS.contains(check)) {
+        let known = CHECKS.join(", ");
+        let told = format!("{name} has no check {check:?}: there are {known}");
+        return Err(Status::new(404, "NotFound", told));
     }
-    if !query.has("verbose") {
-        return Ok(respond::text(200, "ok"));
-    }
+    let asked = check.is_none_or(|check| check != "ping") && name != "livez";
+    // One question for both: the cache has to show what the store has.
+    let store = match asked {
+        true => ask(door).await,
+        false => Ok(door.state.revision()),
+    };
+    let excluded: Vec<&str> = query.all("exclude").collect();
+    let chosen = CHECKS.iter().filter(|one| match check {
+        Some(check) => check == **one,
+        None => !excluded.contains(*one),
+    });
     let mut told = String::new();
-    for check in checks {
+    let mut failed = false;
+    for one in chosen {
         // Writing into a String does not fail.
-        let _ = match check {
-            "cache" => writeln!(told, "[+]{check} ok (revision {})", door.state.revision()),
-            _ => writeln!(told, "[+]{check} ok"),
+        let _ = match (*one, &store) {
+            ("cache", Ok(revision)) => writeln!(told, "[+]cache ok (revision {revision})"),
+            ("ping", _) | (_, Ok(_)) => writeln!(told, "[+]{one} ok"),
+            (_, Err(why)) => {
+                failed = true;
+                writeln!(told, "[-]{one} failed: {why}")
+            }
         };
+    }
+    if failed {
+        let _ = writeln!(told, "{name} check failed");
+        return Ok(respond::text(500, told));
+    }
+    if check.is_some() || !query.has("verbose") {
+        return Ok(respond::text(200, "ok"));
     }
     let _ = writeln!(told, "{name} check passed");
     Ok(respond::text(200, told))
+}
+
+/// Asks the store for its revision and waits until the cache shows it.
+async fn ask(door: &Door) -> Result<u64, String> {
+    match tokio::time::timeout(PATIENCE, door.state.check()).await {
+        Ok(answer) => answer.map_err(|refusal| refusal.message),
+        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+    }
 }
 
 /// `/version`.

@@ -38,6 +38,10 @@ pub struct StatusDetails {
     /// When to try again, in seconds; 0 for not given.
     #[serde(default, rename = "retryAfterSeconds", skip_serializing_if = "is_zero")]
     pub retry_after_seconds: u32,
+    /// Token with which a list that is too old goes on all the same; `metadata.continue` on the
+    /// wire, empty for none.
+    #[serde(skip)]
+    pub continue_token: String,
 }
 
 fn is_zero(n: &u32) -> bool {
@@ -196,7 +200,13 @@ impl Status {
             "code": self.code,
         });
         if let Some(details) = &self.details {
-            value["details"] = serde_json::to_value(details).unwrap_or_default();
+            if !details.continue_token.is_empty() {
+                value["metadata"]["continue"] = details.continue_token.as_str().into();
+            }
+            let details = serde_json::to_value(details).unwrap_or_default();
+            if details != serde_json::json!({}) {
+                value["details"] = details;
+            }
         }
         value
     }

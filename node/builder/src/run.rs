@@ -14,24 +14,6 @@ use tokio::sync::watch;
 /// Where a script of a here-document is seen in the container. `/dev` is not part of the layer.
 pub(crate) const SCRIPT: &str = "/dev/dhow-run";
 
-/// What commands may do: the set that container engines allow.
-const CAPABILITIES: [&str; 14] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "NET_RAW",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
-
 /// The runtime, connected to when the first command needs it.
 #[derive(Debug)]
 pub(crate) struct Launcher {
@@ -148,7 +130,7 @@ fn spec(job: Job) -> ContainerSpec {
             env: job.env,
             cwd: job.directory,
             user: job.user,
-            capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
+            capabilities: dhow_runtime::DEFAULT_CAPABILITIES.map(str::to_owned).to_vec(),
             seccomp: true,
             ..ProcessSpec::default()
         },

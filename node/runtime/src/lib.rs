@@ -16,8 +16,8 @@ mod wire;
 
 pub use client::Runtime;
 pub use spec::{
-    ContainerSpec, ContainerState, Exit, Limits, LogSpec, Mount, MountKind, Phase, ProcessSpec,
-    Rootfs, SandboxSpec, SandboxState,
+    ContainerSpec, ContainerState, DEFAULT_CAPABILITIES, Exit, Limits, LogSpec, Mount, MountKind,
+    Phase, ProcessSpec, Rootfs, SandboxSpec, SandboxState,
 };
 
 use std::os::fd::OwnedFd;

@@ -3,24 +3,6 @@
 use k8s_openapi::api::core::v1::{Container, Pod};
 use std::collections::BTreeSet;
 
-/// What a container may do without asking for more: Docker's default set.
-pub const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "NET_RAW",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
-
 /// All capabilities that Linux has.
 pub const ALL_CAPABILITIES: [&str; 41] = [
     "AUDIT_CONTROL",
@@ -144,7 +126,7 @@ fn capabilities(privileged: bool, add: &[String], drop: &[String]) -> Vec<String
     let base: &[&str] = match (privileged || every(&add), every(&drop)) {
         (true, _) => &ALL_CAPABILITIES,
         (false, true) => &[],
-        (false, false) => &DEFAULT_CAPABILITIES,
+        (false, false) => &dhow_runtime::DEFAULT_CAPABILITIES,
     };
     let mut set: BTreeSet<String> = base.iter().map(|c| (*c).to_owned()).collect();
     set.extend(add.into_iter().filter(|c| c != "ALL"));
