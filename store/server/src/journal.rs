@@ -252,11 +252,23 @@ pub(crate) fn recover(
     clock: &SharedClock,
     options: &Options,
 ) -> Result<Opened, dhow_log::Error> {
+    recover_until(disk, path, clock, options, false)
+}
+
+/// The same; `everything` has all entries applied, also those that are not known to be on a quorum:
+/// for a member that has lost the others, whose last news of that may not be on the disk.
+pub(crate) fn recover_until(
+    disk: Arc<dyn Disk>,
+    path: &Path,
+    clock: &SharedClock,
+    options: &Options,
+    everything: bool,
+) -> Result<Opened, dhow_log::Error> {
     let began = clock.monotonic();
     let directory = Arc::new(Directory::open(disk, path)?);
     let refused = |what: String| dhow_log::Error::Refused { path: path.to_owned(), what };
     let is_new = directory.is_new()?;
-    let begins = if is_new { Some(beginning(options, clock).map_err(refused)?) } else { None };
+    let mut begins = if is_new { Some(beginning(options, clock).map_err(refused)?) } else { None };
     let mut limit = options.checkpoint_bytes;
     let mut stand = None;
     let mut checkpoint = 0;
@@ -284,11 +296,17 @@ pub(crate) fn recover(
         }
         Ok(())
     })?;
+    if begins.is_none() && stand.is_none() && log.last_index() == 0 {
+        // A first start that ended before its first record was safe: nothing was acknowledged.
+        begins = Some(beginning(options, clock).map_err(refused)?);
+    }
     let damaged = |what: String| dhow_log::Error::damaged(path, 0, what);
     let term = stand.as_ref().map_or(0, |stand| stand.term);
     // Alone, what is on this disk is on a quorum.
     let own = replay.raft.identity().member_id;
-    while state.members.is_alone(own) && state.machine.applied() < replay.raft.last() {
+    while (everything || state.members.is_alone(own))
+        && state.machine.applied() < replay.raft.last()
+    {
         let next = state.machine.applied() + 1;
         let mut apply = |entry: &Entry| replay_entry(&mut state, entry);
         replay.apply(next, &mut apply).map_err(damaged)?;

@@ -36,7 +36,7 @@ mod writer;
 
 pub use cluster::{Cluster, Introduction, Standing, Start};
 pub use dhow_log::Error as OpenError;
-pub use restore::{RestoreError, Restored, restore};
+pub use restore::{RestoreError, Restored, force_new, restore};
 pub use store::{Status, Store};
 pub use transport::Transport;
 

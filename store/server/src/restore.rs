@@ -1,6 +1,6 @@
 //! A new member from a snapshot, of a store or of etcd.
 
-use crate::journal::{Beginning, beginning};
+use crate::journal::{Beginning, beginning, recover_until};
 use crate::raftlog::{RaftLog, Replay, Stand};
 use crate::{OpenError, Options};
 use bytes::Bytes;
@@ -83,13 +83,57 @@ pub fn restore<R: Read + Seek>(
     snapshot: &mut Snapshot<R>,
 ) -> Result<Restored, RestoreError> {
     // Before anything is written: a snapshot that is refused leaves nothing.
-    let mut machine = Machine::from_etcd(snapshot)?;
+    let machine = Machine::from_etcd(snapshot)?;
+    Ok(begin(disk, path, clock, options, machine)?)
+}
+
+/// Makes a cluster of its own of a member that has lost the others for good: the state stays with
+/// all that its log has, and the members are those of `options`. What was there
+/// before stays beside it, in a directory of the same name with `.before-TIME` at its end.
+///
+/// # Errors
+/// [`OpenError`]: as [`Store::open`](crate::Store::open).
+pub fn force_new(
+    disk: Arc<dyn Disk>,
+    path: &Path,
+    clock: &SharedClock,
+    options: &Options,
+) -> Result<Restored, OpenError> {
+    let machine = recover_until(disk.clone(), path, clock, options, true)?.state.machine;
+    let new = path.with_extension("new");
+    let before = path.with_extension(format!("before-{}", clock.now().as_secs()));
+    let failed = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| OpenError::Disk { action, path, source }
+    };
+    // An earlier time may have ended in the middle.
+    disk.create_dir_all(&new).map_err(failed("make", &new))?;
+    for file in disk.list(&new).map_err(failed("list", &new))? {
+        disk.remove(&new.join(file)).map_err(failed("empty", &new))?;
+    }
+    let restored = begin(disk.clone(), &new, clock, options, machine)?;
+    disk.rename(path, &before).map_err(failed("put aside", path))?;
+    disk.rename(&new, path).map_err(failed("put in place", &new))?;
+    if let Some(parent) = path.parent() {
+        disk.sync_dir(parent).map_err(failed("write", parent))?;
+    }
+    Ok(restored)
+}
+
+/// Makes a data directory with a state and the members of `options`.
+fn begin(
+    disk: Arc<dyn Disk>,
+    path: &Path,
+    clock: &SharedClock,
+    options: &Options,
+    mut machine: Machine,
+) -> Result<Restored, OpenError> {
     let index = machine.applied().max(1);
     machine.skip(index);
     let refused = |what: String| OpenError::Refused { path: path.to_owned(), what };
     let directory = Arc::new(Directory::open(disk, path)?);
     if !directory.is_new()? {
-        return Err(refused("it holds a store already; name an empty directory".into()).into());
+        return Err(refused("it holds a store already; name an empty directory".into()));
     }
     let Beginning { identity, members, .. } = beginning(options, clock).map_err(refused)?;
 

@@ -29,11 +29,6 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// # Errors
 /// What is missing, taken or damaged, and what to do.
 pub async fn run(settings: Settings) -> Result<()> {
-    if settings.force_new {
-        bail!(
-            "--force-new-cluster is not implemented: save a snapshot and begin anew with snapshot restore"
-        );
-    }
     let clock = dhow_clock::System::shared();
     let mut stop = Stop::new()?;
     let directory = directory(&settings.data_dir);
@@ -48,6 +43,9 @@ pub async fn run(settings: Settings) -> Result<()> {
     if fresh && snapshot::has_etcd(&settings.data_dir) {
         snapshot::take_over(&settings, &directory)?;
         fresh = false;
+    }
+    if settings.force_new && !fresh {
+        snapshot::force_new(&settings, &directory)?;
     }
     let client_trust = trust(settings.client_tls.as_ref(), &settings.listen_clients, &clock)?;
     let peer_trust = trust(settings.peer_tls.as_ref(), &settings.listen_peers, &clock)?;

@@ -104,13 +104,7 @@ fn take(
     snapshot: &mut Snapshot<File>,
     file: &Path,
 ) -> Result<()> {
-    let cluster = Cluster {
-        peer_urls: settings.advertise_peers.clone(),
-        token: settings.token.clone(),
-        start: Start::New,
-        ..Cluster::new(settings.name.clone(), settings.initial.clone(), Arc::new(Nobody))
-    };
-    let options = Options { cluster: Some(cluster), ..Options::default() };
+    let options = alone(settings, settings.initial.clone());
     let clock = dhow_clock::System::shared();
     let restored = restore(Real::shared(), directory, &clock, &options, snapshot)
         .with_context(|| format!("cannot restore {}", file.display()))?;
@@ -121,6 +115,36 @@ fn take(
         keys = restored.keys,
         member = format!("{:x}", restored.identity.member_id),
         "restored snapshot"
+    );
+    Ok(())
+}
+
+/// What makes a new cluster of `initial`.
+fn alone(settings: &Settings, initial: Vec<(String, Vec<String>)>) -> Options {
+    let cluster = Cluster {
+        peer_urls: settings.advertise_peers.clone(),
+        token: settings.token.clone(),
+        start: Start::New,
+        ..Cluster::new(settings.name.clone(), initial, Arc::new(Nobody))
+    };
+    Options { cluster: Some(cluster), ..Options::default() }
+}
+
+/// Makes a cluster of its own of a member that has lost the others.
+///
+/// # Errors
+/// When its data cannot be read or written.
+pub fn force_new(settings: &Settings, directory: &Path) -> Result<()> {
+    let own = vec![(settings.name.clone(), settings.advertise_peers.clone())];
+    let options = alone(settings, own);
+    let clock = dhow_clock::System::shared();
+    let restored = dhow_server::force_new(Real::shared(), directory, &clock, &options)
+        .context("cannot make a cluster of its own of this member")?;
+    tracing::warn!(
+        revision = restored.revision,
+        keys = restored.keys,
+        member = format!("{:x}", restored.identity.member_id),
+        "forced a new cluster of this member alone; start it without --force-new-cluster from now on"
     );
     Ok(())
 }
