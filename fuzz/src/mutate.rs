@@ -13,7 +13,7 @@ impl Random {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -22,7 +22,7 @@ impl Random {
 
     /// A number below `bound`; 0 when that is 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        if bound == 0 { 0 } else { (self.next() % bound as u64) as usize }
+        if bound == 0 { 0 } else { (self.draw() % bound as u64) as usize }
     }
 }
 
@@ -38,8 +38,8 @@ pub fn mutate(good: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
         match random.below(9) {
             0 => bytes.truncate(at),
             1 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
-            2 if at < bytes.len() => bytes[at] = random.next() as u8,
-            3 => bytes.insert(at, random.next() as u8),
+            2 if at < bytes.len() => bytes[at] = random.draw() as u8,
+            3 => bytes.insert(at, random.draw() as u8),
             4 if at < bytes.len() => drop(bytes.remove(at)),
             5 => {
                 let number = NUMBERS[random.below(NUMBERS.len())].to_le_bytes();

@@ -277,9 +277,9 @@ impl Target for Messages {
         let good = &self.good[random.below(self.good.len())];
         let bytes = match random.below(2) {
             0 => good[..random.below(good.len())].to_vec(),
-            _ => (0..random.below(80)).map(|_| random.next() as u8).collect(),
+            _ => (0..random.below(80)).map(|_| random.draw() as u8).collect(),
         };
-        self.store.receive(random.next(), bytes.into());
+        self.store.receive(random.draw(), bytes.into());
         Ok(())
     }
 }

@@ -19,6 +19,16 @@ pub enum Simulate {
     /// Members, clients, crashes, partitions and bad disks in virtual time; the history is checked
     #[command(after_help = "Example: cargo xtask simulate store --seeds 1..100 --hours 0.5")]
     Store(Store),
+    /// Three real members under load, killed (-9) again and again; the history is checked
+    #[command(after_help = "Example: cargo xtask simulate crashes --times 200")]
+    Crashes {
+        /// How often to kill
+        #[arg(long, default_value_t = 200)]
+        times: u32,
+        /// Decides which member is killed when; not how the machine schedules
+        #[arg(long)]
+        seed: Option<u64>,
+    },
 }
 
 /// Passed on to the simulation.
@@ -55,7 +65,10 @@ pub struct Store {
 /// # Errors
 /// When a promise was broken, or the program could not be built.
 pub fn run(what: &Simulate) -> Result<()> {
-    let Simulate::Store(store) = what;
+    let store = match what {
+        Simulate::Store(store) => store,
+        Simulate::Crashes { times, seed } => return crashes(*times, *seed),
+    };
     let mut arguments: Vec<String> = vec!["--hours".into(), store.hours.to_string()];
     let mut option = |name: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -70,6 +83,16 @@ pub fn run(what: &Simulate) -> Result<()> {
     arguments.extend(store.twice.then(|| "--twice".into()));
     arguments.extend(store.log.then(|| "--log".into()));
     sh::run(Command::new(build()?).args(arguments))
+}
+
+fn crashes(times: u32, seed: Option<u64>) -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["test", "-p", "e2e", "--test", "store_crashes", "--", "--nocapture"]);
+    cargo.env("STORE_CRASHES", times.to_string());
+    if let Some(seed) = seed {
+        cargo.env("STORE_SEED", seed.to_string());
+    }
+    sh::run(cargo.current_dir(workspace::root()))
 }
 
 /// What `cargo xtask test` runs: the fixed seeds and a few fresh ones, in bounded time.

@@ -130,17 +130,26 @@ impl History {
     }
 }
 
-/// Whether an error says for certain that the request had no effect.
+/// Whether an error says for certain that the request had no effect. Of any other, nobody knows.
 pub fn is_refusal(error: &Error) -> bool {
-    !matches!(
+    matches!(
         error,
-        Error::Stopped
-            | Error::Storage(_)
-            | Error::LeaderChanged
-            | Error::Timeout
-            | Error::NoLeader
-            | Error::NotLeader
-            | Error::Unhealthy
+        Error::EmptyKey
+            | Error::KeyNotFound
+            | Error::ValueProvided
+            | Error::LeaseProvided
+            | Error::TooManyOps
+            | Error::DuplicateKey
+            | Error::Compacted
+            | Error::FutureRevision
+            | Error::LeaseNotFound
+            | Error::LeaseExists
+            | Error::LeaseTtlTooLarge
+            | Error::TooLarge
+            | Error::NoSpace
+            | Error::Corrupt
+            | Error::TooManyRequests
+            | Error::NotForLearner
     )
 }
 

@@ -41,6 +41,8 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("bin", &["base", "model", "store", "state", "control", "node", "doors", "ops"]),
     ("bench", &["store/rpc"]),
     ("fuzz", &["base", "model", "store", "state", "doors"]),
+    // Real crashes are judged by the simulation's checkers.
+    ("tests/e2e", &["base", "store/kv", "store/remote", "tests/sim"]),
     ("tests", &["base", "model", "store", "state", "control", "node", "doors", "ops"]),
     ("xtask", &["base/reason"]),
     ("examples", &[]),

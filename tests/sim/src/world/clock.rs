@@ -90,6 +90,6 @@ impl Clock for SimClock {
     }
 
     fn random(&self) -> u64 {
-        self.state().random.next()
+        self.state().random.draw()
     }
 }
