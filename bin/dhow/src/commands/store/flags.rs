@@ -136,18 +136,18 @@ impl Values {
                             }
                             _ => format!("{prefix}{key}"),
                         };
-                        values.from_file(&name, &value)?;
+                        values.take(&name, &value)?;
                     }
                 }
                 (Some(_), serde_json::Value::Null) => {}
                 (Some(_), _) => bail!("invalid {name}: it must map names to values"),
-                (None, value) => values.from_file(&name, &value)?,
+                (None, value) => values.take(&name, &value)?,
             }
         }
         Ok(values)
     }
 
-    fn from_file(&mut self, name: &str, value: &serde_json::Value) -> Result<()> {
+    fn take(&mut self, name: &str, value: &serde_json::Value) -> Result<()> {
         use serde_json::Value;
         let flag = find(name)
             .with_context(|| format!("{name} in the configuration file is not a known flag"))?;
