@@ -7,11 +7,12 @@
 
 use crate::config::Config;
 use crate::pki::Pki;
+use crate::print::quoted;
 use anyhow::{Context, Result, bail};
 use dhow_clock::SharedClock;
 use dhow_kv::{Backend, Compare, Kv, Op, OpResult, Order, Range, Span, Target, Txn};
 use dhow_remote::{ConnectError, Remote, Tls};
-use dhow_server::Store;
+use dhow_server::{Options, Store};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
@@ -119,7 +120,7 @@ impl Datastore {
         let files = [("CACERT", &self.ca), ("CERT", &self.cert), ("KEY", &self.key)];
         for (name, path) in files {
             if let Some(path) = path {
-                lines += &format!("export ETCDCTL_{name}='{}'\n", path.display());
+                lines += &format!("export ETCDCTL_{name}={}\n", quoted(path));
             }
         }
         lines
@@ -170,8 +171,8 @@ pub struct Opened {
 /// What is wrong with it, and what to do.
 pub async fn open(data: &Path, config: &Config, pki: &Pki, clock: &SharedClock) -> Result<Opened> {
     let Some(datastore) = &config.datastore else {
-        let store =
-            Store::open(&data.join("store"), clock.clone(), dhow_server::Options::default())?;
+        let options = Options { secret: Some(crate::pki::token_secret()?), ..Options::default() };
+        let store = Store::open(&data.join("store"), clock.clone(), options)?;
         return Ok(Opened { kv: Kv::new(store.clone()), embedded: Some(store) });
     };
     let remote = Remote::connect(datastore.options()?, clock.clone()).await.map_err(advice)?;
@@ -307,7 +308,7 @@ mod tests {
         assert_eq!(datastore.to_string(), "https://a:2379,https://b:2379");
         let exports = datastore.exports();
         assert!(exports.contains("ETCDCTL_ENDPOINTS='https://a:2379,https://b:2379'"), "{exports}");
-        assert!(exports.contains("ETCDCTL_KEY='/k'"), "{exports}");
+        assert!(exports.contains("ETCDCTL_KEY=/k"), "{exports}");
         // A certificate without its key says nothing, and certificates without a cluster neither.
         assert!(parse("up --datastore a:1 --datastore-cert /c").is_err());
         assert!(parse("up --datastore-ca /c").is_err());

@@ -3,6 +3,7 @@
 
 use crate::config::Config;
 use crate::pki::{Identity, Pki};
+use crate::print::quoted;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use dhow_door_etcd::Door;
@@ -138,11 +139,11 @@ pub fn exports(listener: Option<&TcpListener>, data: &Path) -> String {
     };
     let pki = data.join("pki");
     format!(
-        "export ETCDCTL_ENDPOINTS='https://{}'\nexport ETCDCTL_CACERT='{}'\nexport ETCDCTL_CERT='{}'\nexport ETCDCTL_KEY='{}'\n",
+        "export ETCDCTL_ENDPOINTS='https://{}'\nexport ETCDCTL_CACERT={}\nexport ETCDCTL_CERT={}\nexport ETCDCTL_KEY={}\n",
         SocketAddr::new(host, address.port()),
-        pki.join("ca.crt").display(),
-        pki.join("etcd-client.crt").display(),
-        pki.join("etcd-client.key").display(),
+        quoted(&pki.join("ca.crt")),
+        quoted(&pki.join("etcd-client.crt")),
+        quoted(&pki.join("etcd-client.key")),
     )
 }
 

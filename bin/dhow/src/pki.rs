@@ -239,6 +239,17 @@ fn is_fresh(pem: &str, names: Option<&ServerNames>, now: Duration) -> bool {
         })
 }
 
+/// What the store makes its users' tokens with; fresh at every start.
+///
+/// # Errors
+/// When the system gives no random numbers.
+pub fn token_secret() -> Result<[u8; 32]> {
+    let mut secret = [0; 32];
+    rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())
+        .context("the system gives no random numbers")?;
+    Ok(secret)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

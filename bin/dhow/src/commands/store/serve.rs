@@ -193,19 +193,11 @@ fn options(settings: &Settings, start: Start, peers: &Arc<Peers>) -> Result<Opti
         }),
         ..Options::default()
     };
-    options.secret = Some(secret()?);
+    options.secret = Some(crate::pki::token_secret()?);
     options.token_ttl = settings.token_ttl;
     options.limits.txn_ops = settings.max_txn_ops;
     options.limits.request_bytes = settings.max_request_bytes;
     Ok(options)
-}
-
-/// What tokens are made with.
-fn secret() -> Result<[u8; 32]> {
-    let mut secret = [0; 32];
-    rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())
-        .context("the system gives no random numbers")?;
-    Ok(secret)
 }
 
 fn door_config(settings: &Settings) -> dhow_door_etcd::Config {
