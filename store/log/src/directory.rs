@@ -110,6 +110,11 @@ impl Directory {
     /// Gives a finished file its name, durably.
     pub(crate) fn name(&self, new: &Path, path: &Path) -> Result<(), Error> {
         self.disk.rename(new, path).map_err(Error::disk("rename", new))?;
+        self.sync()
+    }
+
+    /// Makes the names of the files durable.
+    pub(crate) fn sync(&self) -> Result<(), Error> {
         self.disk.sync_dir(&self.path).map_err(Error::disk("sync", &self.path))
     }
 

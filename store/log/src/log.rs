@@ -148,10 +148,12 @@ impl Log {
                     "cut off a write that a crash had interrupted; it was never acknowledged"
                 );
                 let zeros = vec![0; scan.dirty_end - scan.end];
-                file.write_all_at(&zeros, scan.end as u64)
-                    .and_then(|()| file.sync())
-                    .map_err(Error::disk("write", &path))?;
+                file.write_all_at(&zeros, scan.end as u64).map_err(Error::disk("write", &path))?;
             }
+            // Whoever wrote it may have ended before the sync. What was read here counts as
+            // durable from now on, the names of the files with it.
+            file.sync().map_err(Error::disk("sync", &path))?;
+            directory.sync()?;
             let active =
                 Active { file, path, nonce, end: scan.end as u64, size: bytes.len() as u64 };
             return Ok(Self {
@@ -182,15 +184,19 @@ impl Log {
     /// Makes sure that `size` bytes (see [`Batch::size`]) can be appended as one batch.
     ///
     /// # Errors
-    /// [`Error::Full`]: nothing has changed, and it may work later. [`Error::Disk`] likewise.
-    /// [`Error::Failed`] after an earlier failure of a write.
+    /// [`Error::Full`]: nothing has changed, and it may work later. [`Error::Disk`] likewise, unless
+    /// [`Log::is_failed`]. [`Error::Failed`] after an earlier failure of a write.
     pub fn reserve(&mut self, size: u64) -> Result<(), Error> {
         self.check()?;
         if self.active.end + size <= self.active.size {
             return Ok(());
         }
         let size = self.options.segment_bytes.max(size + SEGMENT_HEADER as u64);
-        let active = begin(&self.directory, &self.clock, size, self.next_index)?;
+        let (new, active) = prepare(&self.directory, &self.clock, size, self.next_index)?;
+        let disk = &self.directory.disk;
+        disk.rename(&new, &active.path).map_err(Error::disk("rename", &new))?;
+        // With its name it is part of the log, and frames behind it in the old one would be void.
+        self.directory.sync().inspect_err(|_| self.failed = true)?;
         let old = std::mem::replace(&mut self.active, active);
         if self.active_first == self.next_index {
             // The old one has no entries and the new one has taken its name.
@@ -318,6 +324,11 @@ impl Log {
         Ok(())
     }
 
+    /// Whether the log is not written any more, because nobody knows what the disk holds.
+    pub fn is_failed(&self) -> bool {
+        self.failed
+    }
+
     fn check(&self) -> Result<(), Error> {
         if self.failed {
             return Err(Error::Failed { path: self.directory.path().to_owned() });
@@ -376,6 +387,18 @@ fn begin(
     size: u64,
     first_index: u64,
 ) -> Result<Active, Error> {
+    let (new, active) = prepare(directory, clock, size, first_index)?;
+    directory.name(&new, &active.path)?;
+    Ok(active)
+}
+
+/// The same, but for its name: it still has the one that is returned.
+fn prepare(
+    directory: &Directory,
+    clock: &SharedClock,
+    size: u64,
+    first_index: u64,
+) -> Result<(PathBuf, Active), Error> {
     let path = directory.file(PREFIX, first_index);
     let new = path.with_extension("new");
     let nonce = clock.random() as u32;
@@ -402,8 +425,7 @@ fn begin(
             _ => Error::disk("create", &new)(error),
         }
     })?;
-    directory.name(&new, &path)?;
-    Ok(Active { file, path, nonce, end: SEGMENT_HEADER as u64, size })
+    Ok((new, Active { file, path, nonce, end: SEGMENT_HEADER as u64, size }))
 }
 
 fn read_header(bytes: &[u8], first_index: u64) -> Option<u32> {
@@ -528,6 +550,40 @@ mod tests {
         fill(&mut log, 51..=60);
         drop(log);
         check(&open(&disk).1, 1..=60);
+    }
+
+    #[test]
+    fn what_was_read_once_survives_a_loss_of_power() {
+        for seed in 0..30 {
+            let disk = Memory::new();
+            let (mut log, _) = open(&disk);
+            append(&mut log, &[&entry(1)]).unwrap();
+            // The process ends between the write and the sync.
+            let mut batch = Batch::default();
+            batch.push(|out| out.extend_from_slice(&entry(2)));
+            log.append(&mut batch).unwrap();
+            drop(log);
+            check(&open(&disk).1, 1..=2);
+            check(&open(&disk.crash(seed)).1, 1..=2);
+        }
+    }
+
+    #[test]
+    fn a_segment_whose_name_may_not_last_ends_the_log() {
+        let disk = Memory::new();
+        let (mut log, _) = open(&disk);
+        disk.fail(Fault { operation: Operation::SyncDir, after: 0, kind: io::ErrorKind::Other });
+        let mut last = 0;
+        let error = loop {
+            match append(&mut log, &[&entry(last + 1)]) {
+                Ok(()) => last += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, Error::Disk { .. }) && log.is_failed(), "{error}");
+        assert!(matches!(append(&mut log, &[b"x"]), Err(Error::Failed { .. })));
+        drop(log);
+        check(&open(&disk).1, 1..=last);
     }
 
     #[test]
