@@ -5,7 +5,7 @@ use crate::entry::{self, Proposal, entry_size};
 use crate::members::Change;
 use crate::queue::Reply;
 use crate::raftlog::{RaftLog, Stand};
-use crate::requests::{Asked, Round, Waiter, Whom};
+use crate::requests::{Asked, Held, Round, Waiter, Whom};
 use crate::shared::{Shared, State};
 use crate::transfer::{Incoming, Outgoing};
 use crate::wire::{Ask, Message};
@@ -44,7 +44,7 @@ pub(crate) struct Core {
     /// What the proposals under way may take of the quota.
     pub(crate) growing: u64,
     /// Proposals that wait for a leader, or for the end of another change of the votes.
-    pub(crate) held: VecDeque<(u64, Bytes)>,
+    pub(crate) held: Held,
     /// Proposals that a member refused that did not lead; tried again a little later.
     pub(crate) later: VecDeque<(u64, Bytes)>,
     /// Reads that begin with the next round.
@@ -129,7 +129,7 @@ impl Core {
             next: shared.clock.random() >> 1 | 1,
             waiters: BTreeMap::new(),
             growing: 0,
-            held: VecDeque::new(),
+            held: Held::default(),
             later: VecDeque::new(),
             reading: Vec::new(),
             rounds: BTreeMap::new(),
@@ -187,7 +187,7 @@ impl Core {
             index: self.applied,
             term: log.term_of(self.applied).unwrap_or_default(),
             cluster_id: log.identity().cluster_id,
-            records: log.place_after(self.applied).map_or(0, |place| place.index - 1),
+            records: log.records_before(self.applied),
             members: state.members.clone(),
         }
     }
@@ -214,7 +214,12 @@ impl Core {
             }
             Err(error) => {
                 tracing::error!(%error, "a write is refused");
-                Err(Error::Storage(error.to_string()))
+                let failed = self.node.store().disk.as_ref().is_some_and(|d| d.log.is_failed());
+                let error = Error::Storage(error.to_string());
+                if failed {
+                    self.failed = Some(error.clone());
+                }
+                Err(error)
             }
         }
     }
@@ -262,7 +267,7 @@ impl Core {
         self.expire(shared);
         // An answer may be lost, and a new leader may not have known enough when it was asked.
         if self.ticks.is_multiple_of(3) {
-            self.held.append(&mut self.later);
+            self.held.extend(std::mem::take(&mut self.later));
             self.ask_rounds();
             self.ask_again(shared);
             self.tell_name(shared);
@@ -286,6 +291,16 @@ impl Core {
             }
         }
         self.due = (0, 0);
+        let waiting = !self.waiters.is_empty()
+            || !self.asked.is_empty()
+            || !self.rounds.is_empty()
+            || !self.reading.is_empty()
+            || !self.later.is_empty()
+            || self.transfer.is_some();
+        // A member that decides alone needs no time, but whoever still waits for others must be
+        // told when it is in vain.
+        let ticking = self.cluster.is_some() && !self.removed && (!self.alone || waiting);
+        shared.set_ticking(ticking);
         let log = self.node.store();
         let numbers = &shared.numbers;
         numbers.term.store(self.term(), Ordering::Relaxed);
@@ -344,6 +359,11 @@ impl Core {
         }
         self.apply(shared, light.take_committed_entries());
         self.node.advance_apply_to(self.applied);
+        // Not sooner: what this proposes, Raft must not get before it has the `Ready` back.
+        let applied_own = self.node.store().term_of(self.applied) == Some(self.term());
+        if self.failed.is_none() && self.is_leader() && applied_own && self.leads != self.term() {
+            self.lead(shared);
+        }
         self.end_rounds();
     }
 
@@ -434,6 +454,7 @@ impl Core {
         }
         let applied = self.applied;
         if changed {
+            self.doubt();
             self.meet(shared);
         }
         let alone = self.alone;
@@ -449,10 +470,11 @@ impl Core {
         for (whom, result) in answers {
             self.give(whom, result, &members);
         }
-        let newest = entries.last().map_or(0, |entry| entry.term);
-        if self.is_leader() && newest == self.term() && self.leads != self.term() {
-            self.lead(shared);
-        }
+    }
+
+    /// What this member knew when it led, others may have added to since.
+    pub(crate) fn doubt(&mut self) {
+        self.knows_all &= self.is_leader() && self.leads == self.term();
     }
 
     /// This member knows everything that was acknowledged before it led.
@@ -621,7 +643,14 @@ impl Core {
         // can lead and be read.
         let writes = !message.entries.is_empty()
             || message.term > self.term()
-            || message.get_msg_type() == MessageType::MsgRequestVote;
+            || matches!(
+                message.get_msg_type(),
+                // A vote for another or for itself, and what a new leader begins with.
+                MessageType::MsgRequestVote
+                    | MessageType::MsgTimeoutNow
+                    | MessageType::MsgRequestPreVoteResponse
+                    | MessageType::MsgRequestVoteResponse
+            );
         let size: usize = message.entries.iter().map(entry_size).sum();
         if writes && self.reserve(size, message.entries.len() + 1).is_err() {
             return;
@@ -639,3 +668,6 @@ fn note_lease(command: &Command, leases: &mut Vec<(i64, Option<i64>)>) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -157,7 +157,7 @@ impl Lessor {
     }
 }
 
-/// Revokes leases as they expire, until the store stops or cannot write any more.
+/// Revokes leases as they expire, until the store stops.
 pub(crate) async fn expire(shared: Arc<Shared>) {
     loop {
         let term = shared.lessor.term();
@@ -174,7 +174,7 @@ pub(crate) async fn expire(shared: Arc<Shared>) {
                 for id in expired {
                     shared.lessor.retry(id, shared.clock.monotonic());
                 }
-                if matches!(confirmed, Err(Error::Stopped | Error::Storage(_))) {
+                if matches!(confirmed, Err(Error::Stopped)) {
                     return;
                 }
                 continue;
@@ -185,7 +185,8 @@ pub(crate) async fn expire(shared: Arc<Shared>) {
             for (id, answer) in expired.into_iter().zip(answers) {
                 match answer {
                     Ok(_) | Err(Error::LeaseNotFound) => {}
-                    Err(Error::Stopped | Error::Storage(_)) => return,
+                    Err(Error::Stopped) => return,
+                    // A disk may be well again later, too.
                     Err(_) => shared.lessor.retry(id, shared.clock.monotonic()),
                 }
             }

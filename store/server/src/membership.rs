@@ -57,7 +57,6 @@ impl Core {
         self.knows_all &= alone;
         shared.alone.store(self.knows_all, Ordering::Release);
         shared.numbers.learner.store(learner, Ordering::Relaxed);
-        shared.set_ticking(self.cluster.is_some() && !alone && !self.removed);
         if let Some(transport) = self.transport() {
             transport.members(&list);
         }

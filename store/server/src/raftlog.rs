@@ -251,10 +251,13 @@ impl RaftLog {
         Ok(())
     }
 
-    /// The frame from which on entries behind `index` can be read, for a checkpoint to name. `None`
-    /// when all that there is must be read.
-    pub(crate) fn place_after(&self, index: u64) -> Option<Position> {
-        self.disk.as_ref()?.mark(index + 1).map(|at| at.1)
+    /// How many records of the log come before those that bring the entries behind `index`, for a
+    /// checkpoint to name. Where no entry's place is known, all that there is must be read: what
+    /// was trimmed is not missing.
+    pub(crate) fn records_before(&self, index: u64) -> u64 {
+        let Some(disk) = &self.disk else { return 0 };
+        let first = disk.mark(index + 1).map(|(_, place)| place.index);
+        first.unwrap_or_else(|| disk.log.first_segment()) - 1
     }
 
     /// Deletes segments that hold only entries up to `index`.
@@ -698,6 +701,23 @@ mod tests {
         let (raft, anew) = replay.finish(log.unwrap(), 0).unwrap();
         assert!(!anew);
         (raft, applied)
+    }
+
+    #[test]
+    fn a_checkpoint_right_after_a_snapshot_knows_of_what_was_trimmed() {
+        let disk = Memory::new();
+        let mut raft = begin(&disk);
+        for index in 2..200 {
+            raft.append(vec![entry(index, 1, 1000)], None).unwrap();
+        }
+        raft.applied(199, None, false);
+        raft.trim(190).unwrap();
+        let hard = HardState { term: 2, commit: 500, ..HardState::default() };
+        raft.append_restart(500, 2, hard, None).unwrap();
+        let records = raft.records_before(500);
+        assert!(records > 100);
+        drop(raft);
+        Log::open(directory(&disk), System::shared(), OPTIONS, records, |_, _| Ok(())).unwrap();
     }
 
     fn entry(index: u64, term: u64, size: usize) -> Entry {

@@ -12,6 +12,7 @@ use dhow_kv::Error;
 use dhow_mvcc::Outcome;
 use raft::RawNode;
 use raft::eraftpb::{EntryType, Message as RaftMessage, MessageType};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -19,12 +20,15 @@ use std::time::Duration;
 const BEHIND: u64 = 5_000;
 /// ...and while so many are not committed, or wait for a leader.
 const WAITING: u64 = 50_000;
+/// ...or while those that wait for a leader take so many bytes.
+const WAITING_BYTES: usize = 64 << 20;
 
 /// Who is told what became of a proposal.
 #[derive(Debug)]
 pub(crate) enum Whom {
-    /// A client, with the outcome.
-    Client { reply: Reply<Outcome>, physical: bool },
+    /// A client, with the outcome. With a `term` other than 0 it is meant only if this member
+    /// leads in that term, and nobody else is to do it.
+    Client { reply: Reply<Outcome>, physical: bool, term: u64 },
     /// A member (perhaps this one) that asked for a change of the members; with whom it means.
     Member { from: u64, ask: u64, meant: u64 },
     /// Nobody.
@@ -40,6 +44,36 @@ pub(crate) struct Waiter {
     pub(crate) growth: u64,
     /// Which entry it became, on the leader: when another is there, it is lost.
     pub(crate) placed: Option<u64>,
+}
+
+/// Proposals that wait to be placed, and the bytes that they take.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    parts: VecDeque<(u64, Bytes)>,
+    bytes: usize,
+}
+
+impl Held {
+    pub(crate) fn extend(&mut self, parts: impl IntoIterator<Item = (u64, Bytes)>) {
+        for part in parts {
+            self.bytes += part.1.len();
+            self.parts.push_back(part);
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.parts.len() as u64 > WAITING || self.bytes > WAITING_BYTES
+    }
+
+    /// Keeps what somebody still waits for.
+    fn retain(&mut self, waiters: &BTreeMap<u64, Waiter>) {
+        self.parts.retain(|(id, _)| waiters.contains_key(id));
+        self.bytes = self.parts.iter().map(|(_, part)| part.len()).sum();
+    }
 }
 
 /// A question of this member under way.
@@ -120,14 +154,20 @@ impl Core {
         let log = &self.node.raft.raft_log;
         log.committed.saturating_sub(self.applied) > BEHIND
             || log.last_index().saturating_sub(self.applied) > WAITING
-            || self.held.len() as u64 > WAITING
+            || self.held.is_full()
     }
 
     /// Puts proposals into the log here or at the leader, or keeps them until there is one.
     fn place(&mut self, parts: Vec<(u64, Bytes)>) {
         let leader = self.leader();
-        if self.is_leader() && self.node.raft.lead_transferee.is_none() {
+        let leads = self.is_leader() && self.node.raft.lead_transferee.is_none();
+        let parts = self.without_bound(parts, if leads { self.term() } else { 0 });
+        if parts.is_empty() {
+            return;
+        }
+        if leads {
             let rest = self.place_here(parts);
+            let rest = self.without_bound(rest, 0);
             self.held.extend(rest);
         } else if leader != 0 && leader != self.own && self.cluster.is_some() {
             let (mut batch, mut size) = (Vec::new(), 0);
@@ -148,6 +188,20 @@ impl Core {
         } else {
             self.held.extend(parts);
         }
+    }
+
+    /// Refuses the proposals that are bound to another term than this in which the member leads.
+    fn without_bound(&mut self, parts: Vec<(u64, Bytes)>, leads: u64) -> Vec<(u64, Bytes)> {
+        let bound = |core: &Self, id: u64| match core.waiters.get(&id).map(|waiter| &waiter.whom) {
+            Some(Whom::Client { term, .. }) => *term != 0 && *term != leads,
+            _ => false,
+        };
+        let (void, parts) = parts.into_iter().partition(|(id, _)| bound(self, *id));
+        let void: Vec<_> = void;
+        for (id, _) in void {
+            self.refuse(id, Error::NotLeader);
+        }
+        parts
     }
 
     /// Appends proposals as the leader. Returns those that must wait for a change of the votes.
@@ -195,15 +249,14 @@ impl Core {
         if self.held.is_empty() || !(leading || following) {
             return;
         }
-        let size: usize = self.held.iter().map(|(_, part)| part.len() + entry::SMALL).sum();
-        if self.reserve(size, self.held.len()).is_err() {
+        // Whoever has given up meanwhile does not want it done any more.
+        self.held.retain(&self.waiters);
+        let count = self.held.parts.len();
+        if self.reserve(self.held.bytes + count * entry::SMALL, count).is_err() {
             return;
         }
-        // Whoever has given up meanwhile does not want it done any more.
-        let waiters = &self.waiters;
-        let wanted = |(id, _): &(u64, Bytes)| waiters.contains_key(id);
-        let held: Vec<_> = self.held.drain(..).filter(wanted).collect();
-        self.place(held);
+        let held = std::mem::take(&mut self.held);
+        self.place(held.parts.into());
     }
 
     /// The entries from `index` on are void, and with them what this member proposed as leader.
@@ -232,7 +285,7 @@ impl Core {
         members: &[dhow_kv::admin::Member],
     ) {
         match (whom, result) {
-            (Whom::Client { reply, physical: true }, Ok(outcome)) => {
+            (Whom::Client { reply, physical: true, .. }, Ok(outcome)) => {
                 self.physical.push((reply, outcome));
             }
             // Whoever asked may have gone; that is their right.
@@ -374,6 +427,7 @@ impl Core {
     /// Gives up what has waited for too long.
     pub(crate) fn expire(&mut self, shared: &Shared) {
         let now = shared.clock.monotonic();
+        let mut expired = false;
         while let Some(first) = self.waiters.first_entry() {
             if first.get().deadline > now {
                 break;
@@ -381,9 +435,10 @@ impl Core {
             let waiter = first.remove();
             self.growing -= waiter.growth;
             self.give(waiter.whom, Err(Error::Timeout), &[]);
+            expired = true;
         }
-        if self.waiters.is_empty() {
-            self.held.clear();
+        if expired {
+            self.held.retain(&self.waiters);
         }
         let late = |deadline: Duration| deadline <= now;
         while let Some(first) = self.rounds.first_entry().filter(|first| late(first.get().deadline))
@@ -407,7 +462,8 @@ impl Core {
             self.give(waiter.whom, Err(error.clone()), &[]);
         }
         self.growing = 0;
-        self.held.clear();
+        self.held = Held::default();
+        self.later.clear();
         for asked in std::mem::take(&mut self.asked).into_values() {
             drop(asked.reply.send(Err(error.clone())));
         }

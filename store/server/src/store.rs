@@ -120,7 +120,7 @@ impl Store {
     }
 
     /// The handle and consensus; the writer is yet to be started.
-    fn assemble(
+    pub(crate) fn assemble(
         state: State,
         log: RaftLog,
         clock: SharedClock,
@@ -189,6 +189,17 @@ impl Store {
     pub async fn removed(&self) {
         let mut gone = self.shared.gone.subscribe();
         let _ = gone.wait_for(|gone| *gone).await;
+    }
+
+    /// Whether this member decides when leases end: one that leads as far as it knows asks the
+    /// others first, since it may have been replaced. Then it also knows of all leases that were
+    /// granted.
+    async fn decides_on_leases(&self) -> Result<bool, Error> {
+        let term = self.shared.lessor.term();
+        if term != 0 {
+            self.shared.catch_up().await?;
+        }
+        Ok(term != 0 && self.shared.lessor.term() == term)
     }
 
     /// Starts the timer of the leases, if it does not run.
@@ -415,7 +426,7 @@ impl Backend for Store {
             if self.shared.queue.is_closed() {
                 return Err(Error::Stopped);
             }
-            let told = if self.shared.lessor.term() != 0 {
+            let told = if self.decides_on_leases().await? {
                 self.shared.lessor.renew(id, self.shared.clock.monotonic()).map(|ttl| (ttl, ttl))
             } else {
                 lease_told(self.shared.ask(Ask::KeepAlive(id)).await?)
@@ -427,7 +438,7 @@ impl Backend for Store {
 
     fn lease_time_to_live(&self, id: i64, keys: bool) -> BoxFuture<'_, Result<Lease, Error>> {
         Box::pin(async move {
-            let told = if self.shared.lessor.term() != 0 {
+            let told = if self.decides_on_leases().await? {
                 self.shared.lessor.remaining(id, self.shared.clock.monotonic())
             } else {
                 lease_told(self.shared.ask(Ask::TimeToLive(id)).await?)

@@ -197,7 +197,10 @@ impl Core {
                 tracing::debug!(%error, "Raft does not take a snapshot");
             }
         }
-        if self.node.snap().is_none() {
+        if self.node.snap().is_some() {
+            // At once: the next message may be about another snapshot.
+            self.drive(shared);
+        } else {
             // It was not needed any more.
             self.incoming = None;
         }
@@ -281,6 +284,7 @@ impl Core {
         }
         shared.lessor.reset(leases.into_iter(), shared.clock.monotonic());
         shared.numbers.checkpoint_bytes.store(size, Ordering::Relaxed);
+        self.doubt();
         self.meet(shared);
         let alone = self.alone;
         self.log_mut().applied(index, Some(conf), alone);

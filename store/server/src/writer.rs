@@ -134,12 +134,8 @@ impl Writer {
         for request in Self::gather(pending) {
             match request {
                 Request::Command { command, physical, term, reply } => {
-                    let whom = Whom::Client { reply, physical };
-                    if term != 0 && (!self.core.is_leader() || self.core.term() != term) {
-                        self.core.give(whom, Err(Error::NotLeader), &[]);
-                    } else {
-                        proposals.push((Proposal::Command(command), whom, 0));
-                    }
+                    let whom = Whom::Client { reply, physical, term };
+                    proposals.push((Proposal::Command(command), whom, 0));
                 }
                 Request::Read { reply } => self.read(shared, reply),
                 Request::Ask { ask, reply } => self.core.ask(shared, ask, reply),
