@@ -16,7 +16,7 @@ use dhow_kv::admin::{Identity, Member};
 use dhow_log::{Checkpoint, CheckpointWriter, Directory, Log};
 use dhow_mvcc::{Machine, MachineHeader, MachineLoader};
 use raft::eraftpb::{Entry, HardState};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -265,8 +265,15 @@ pub(crate) fn recover_until(
     everything: bool,
 ) -> Result<Opened, dhow_log::Error> {
     let began = clock.monotonic();
-    let directory = Arc::new(Directory::open(disk, path)?);
     let refused = |what: String| dhow_log::Error::Refused { path: path.to_owned(), what };
+    if let Some(new) = left_aside(&*disk, path) {
+        return Err(refused(format!(
+            "it is empty, but the change to a new cluster was interrupted and left {new}; rename \
+             that to it, or remove that if it is not wanted",
+            new = new.display()
+        )));
+    }
+    let directory = Arc::new(Directory::open(disk, path)?);
     let is_new = directory.is_new()?;
     let mut begins = if is_new { Some(beginning(options, clock).map_err(refused)?) } else { None };
     let mut limit = options.checkpoint_bytes;
@@ -351,6 +358,17 @@ pub(crate) fn recover_until(
         "store opened"
     );
     Ok(Opened { state, log, checkpoint, limit })
+}
+
+/// The whole store that [`crate::force_new`] had made to take this path's place, if it ended after it
+/// had put the old one aside: beginning anew would lose it.
+fn left_aside(disk: &dyn Disk, path: &Path) -> Option<PathBuf> {
+    let holds = |path: &Path| {
+        let stored = |name: &String| name.starts_with("checkpoint-") || name.starts_with("log-");
+        disk.list(path).is_ok_and(|names| names.iter().any(stored))
+    };
+    let new = path.with_extension("new");
+    (new != path && !holds(path) && holds(&new)).then_some(new)
 }
 
 /// Writes the first records of a new member.

@@ -339,3 +339,18 @@ async fn five_members_go_on_without_two() {
     nodes.leader().await;
     put(&**nodes.store(third), "d", "1").await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_cut_off_renews_no_lease() {
+    let nodes = Nodes::start(3, &Options::default());
+    let leader = nodes.leader().await;
+    let store = nodes.store(leader);
+    store.lease_grant(5, 60).await.unwrap();
+    assert_eq!(store.lease_keep_alive(5).await.unwrap().ttl, 60);
+    nodes.net.cut(nodes.nodes[leader].id, true);
+    // It does not know yet that another may lead.
+    assert_eq!(store.lease_keep_alive(5).await, Err(Error::Timeout));
+    nodes.net.cut(nodes.nodes[leader].id, false);
+    nodes.leader().await;
+    assert_eq!(store.lease_keep_alive(5).await.unwrap().ttl, 60);
+}

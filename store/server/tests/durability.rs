@@ -470,3 +470,23 @@ async fn a_full_disk_refuses_writes_keeps_reads_and_heals_when_there_is_space() 
     assert_eq!(store.revision(), revision);
     drop(store);
 }
+
+#[tokio::test]
+async fn a_first_start_that_was_interrupted_anywhere_is_made_again() {
+    for change in 0.. {
+        let mut happened = false;
+        for seed in 0..5 {
+            let disk = Memory::new();
+            disk.crash_before(change, seed);
+            drop(open_on(&disk, small()).unwrap());
+            let Some(crashed) = disk.crashed() else { continue };
+            happened = true;
+            let store = open_on(&crashed, small()).unwrap();
+            assert_eq!(put(&*store, "a", "1").await, 2);
+        }
+        if !happened {
+            assert!(change > 5);
+            break;
+        }
+    }
+}

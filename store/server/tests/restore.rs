@@ -93,3 +93,19 @@ async fn a_restored_member_has_everything_and_is_somebody_else() {
     let refused = restore(Real::shared(), &second, &clock, &options("b"), &mut source);
     assert!(refused.unwrap_err().to_string().contains("holds a store already"));
 }
+
+#[tokio::test]
+async fn a_store_that_was_about_to_take_its_place_is_not_forgotten() {
+    let home = tempfile::tempdir().unwrap();
+    let (path, new) = (home.path().join("data"), home.path().join("data.new"));
+    let store = open(&path, "m1");
+    put(&store, "a", "1", 0).await;
+    store.shutdown().await;
+    drop(store);
+    std::fs::rename(&path, &new).unwrap();
+    let error = Store::open(&path, dhow_clock::System::shared(), options("m1")).unwrap_err();
+    assert!(error.to_string().contains("data.new"), "{error}");
+    assert!(!path.exists());
+    std::fs::rename(&new, &path).unwrap();
+    assert_eq!(open(&path, "m1").revision(), 2);
+}
