@@ -11,15 +11,16 @@ use std::collections::BTreeSet;
 /// [`Error::EmptyKey`], [`Error::ValueProvided`], [`Error::LeaseProvided`], [`Error::TooManyOps`],
 /// [`Error::DuplicateKey`], [`Error::TooLarge`].
 pub fn check_txn(txn: &Txn, limits: &Limits) -> Result<(), Error> {
-    if size(txn) > limits.request_bytes {
-        return Err(Error::TooLarge);
-    }
     shape(txn, limits.txn_ops)?;
     // Only a transaction with several steps can write a key twice.
     for branch in [&txn.success, &txn.failure] {
         if branch.len() > 1 || branch.iter().any(|op| matches!(op, Op::Txn(_))) {
             writes(branch)?;
         }
+    }
+    // Last, as in etcd, where the size is known only when the request is about to be proposed.
+    if size(txn) > limits.request_bytes {
+        return Err(Error::TooLarge);
     }
     Ok(())
 }
@@ -217,5 +218,7 @@ mod tests {
     #[test]
     fn a_request_has_a_largest_size() {
         assert_eq!(check(vec![Op::put("a", vec![0; 2 << 20])]), Err(Error::TooLarge));
+        let twice = vec![Op::put("a", vec![0; 2 << 20]), Op::put("a", "1")];
+        assert_eq!(check(twice), Err(Error::DuplicateKey));
     }
 }
