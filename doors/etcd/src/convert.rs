@@ -42,7 +42,7 @@ pub(crate) fn range(request: pb::RangeRequest) -> Result<Range, Status> {
         .map_err(|_| Refusal::SortOption)?;
     Ok(Range {
         span: span(request.key, request.range_end),
-        revision: request.revision.max(0),
+        revision: request.revision,
         limit: usize::try_from(request.limit).unwrap_or(0),
         keys_only: request.keys_only,
         count_only: request.count_only,
