@@ -160,7 +160,7 @@ impl Pieces {
         let found = self.read(self.range.clone()).await?;
         if self.revision == 0 {
             self.revision = found.revision;
-            if self.range.revision == 0 {
+            if self.range.revision <= 0 {
                 self.range.revision = found.revision;
             }
             // Later pieces are of a fixed revision; asking the leader again adds nothing.

@@ -509,8 +509,8 @@ fn a_write_of_unknown_outcome_that_happens_twice_is_caught() {
             ..put(order, Output::Unknown)
         }
     };
-    let mut history = History::default();
-    history.operations = vec![put(1, Output::Unknown), read(10, 2, 1), read(20, 3, 2)];
+    let operations = vec![put(1, Output::Unknown), read(10, 2, 1), read(20, 3, 2)];
+    let mut history = History { operations, ..History::default() };
     assert_eq!(checked(&history).unwrap_err(), Promise::Linearizable);
     history.operations.insert(1, put(3, Output::Unknown));
     checked(&history).unwrap();

@@ -452,12 +452,12 @@ impl<'a> Search<'a> {
                         )));
                     }
                 }
-                Output::Refused(Error::FutureRevision) if !range.serializable => {
-                    if revision <= self.timeline.floor(operation.called) {
-                        return Err(broken(format!(
-                            "{operation:?} is refused, but revision {revision} had been seen"
-                        )));
-                    }
+                Output::Refused(Error::FutureRevision)
+                    if !range.serializable && revision <= self.timeline.floor(operation.called) =>
+                {
+                    return Err(broken(format!(
+                        "{operation:?} is refused, but revision {revision} had been seen"
+                    )));
                 }
                 Output::Range(_) if revision > 0 && !range.serializable => {
                     let gone =
