@@ -384,6 +384,7 @@ impl Core {
         let mut leases = Vec::new();
         let mut conf = None;
         let mut changed = false;
+        let mut gone = Vec::new();
         let revision;
         let members;
         {
@@ -438,6 +439,7 @@ impl Core {
                             }
                             if let Change::Remove(id) = change {
                                 state.hold(*id, None);
+                                gone.push(*id);
                             }
                             self.follow_change(change);
                         }
@@ -470,6 +472,7 @@ impl Core {
         for (whom, result) in answers {
             self.give(whom, result, &members);
         }
+        self.know_removed(&gone, &members);
     }
 
     /// What this member knew when it led, others may have added to since.

@@ -328,6 +328,25 @@ impl Core {
         self.ask_again(shared);
     }
 
+    /// Answers those here who asked for the removal of members that are gone now. A leader that
+    /// removes itself is not heard any more: its own answer would be lost.
+    pub(crate) fn know_removed(&mut self, gone: &[u64], members: &[dhow_kv::admin::Member]) {
+        if gone.is_empty() {
+            return;
+        }
+        let meant = |asked: &Asked| match asked.ask {
+            Ask::Remove(id) => Some(id).filter(|id| gone.contains(id)),
+            _ => None,
+        };
+        let known: Vec<(u64, u64)> =
+            self.asked.iter().filter_map(|(at, asked)| Some((*at, meant(asked)?))).collect();
+        for (at, id) in known {
+            if let Some(asked) = self.asked.remove(&at) {
+                drop(asked.reply.send(Ok(Told::Members(id, members.to_vec()))));
+            }
+        }
+    }
+
     /// Sends the questions that the leader of now has not seen yet.
     pub(crate) fn ask_again(&mut self, shared: &Shared) {
         let leader = self.leader();

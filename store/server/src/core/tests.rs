@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::journal::{self, Opened};
+use crate::wire::Told;
 use crate::{Options, Store};
 use dhow_clock::disk::Memory;
 use dhow_clock::{BoxFuture, Clock};
@@ -272,6 +273,21 @@ fn who_waits_for_a_leader_that_was_removed_is_told_in_time() {
     assert_eq!(answer.try_recv(), Ok(Err(Error::Timeout)));
     assert_eq!(one.core.growing, 0);
     assert!(!one.shared.is_ticking());
+}
+
+#[test]
+fn who_had_the_leader_removed_need_not_hear_it_from_the_leader() {
+    let mut one = One::new(1, 3);
+    one.follow(&[Proposal::Command(put("v"))]);
+    let leader = one.others[0];
+    let (reply, mut answer) = oneshot::channel();
+    one.core.ask(&one.shared, Ask::Remove(leader), reply);
+    let (reply, mut other) = oneshot::channel();
+    one.core.ask(&one.shared, Ask::Remove(9), reply);
+    one.follow(&[Proposal::Member(Change::Remove(leader))]);
+    let Ok(Ok(Told::Members(meant, members))) = answer.try_recv() else { panic!("no answer") };
+    assert_eq!((meant, members.len()), (leader, 2));
+    assert!(other.try_recv().is_err(), "nobody removed the other");
 }
 
 #[test]
