@@ -210,7 +210,8 @@ fn rollout_without_a_lost_request(s: &Shell) {
     );
     load.wait_for("fine");
     for _ in 0..2 {
-        s.ok("kubectl rollout restart deployment/web");
+        // Again only in another second than the last time: kubectl writes the time without parts.
+        s.until("kubectl rollout restart deployment/web", "deployment.apps/web restarted");
         s.ok("kubectl rollout status deployment/web --timeout=60s");
     }
     s.ok("kubectl scale deployment web --replicas=1");

@@ -234,14 +234,15 @@ fn the_platform_serves_its_store_to_etcd_clients() {
     shell.fails(&ctl(&format!("put {key} x")), &["permission denied"]);
     shell.fails(&ctl("del --prefix /"), &["permission denied"]);
     shell.ok("kubectl get namespace default");
-    // Nobody else comes in: no certificate, and an administrator's of the API.
+    // Nobody else comes in: no certificate, and an administrator's of the API. What curl makes of it
+    // depends on whether it reads the alert before it notices the end.
     shell.fails(
         "curl -sS --cacert \"$DHOW_DATA_DIR/pki/ca.crt\" https://127.0.0.1:2379/health",
-        &["alert"],
+        &["curl: ("],
     );
     shell.fails(
         "cd \"$DHOW_DATA_DIR/pki\" && curl -sS --cacert ca.crt --cert admin.crt --key admin.key https://127.0.0.1:2379/health",
-        &["alert"],
+        &["curl: ("],
     );
     machine.dhow(&["down"]);
     machine.up(&["--etcd-listen", "127.0.0.1:12379"]);
