@@ -121,10 +121,13 @@ impl Lessor {
         Some((held.ttl, held.deadline.saturating_sub(now).as_secs() as i64))
     }
 
+    /// All leases, those that end first before the others, as etcd lists them.
     pub(crate) fn ids(&self) -> Vec<i64> {
-        let mut ids: Vec<i64> = lock(&self.state).held.keys().copied().collect();
+        let state = lock(&self.state);
+        let mut ids: Vec<(Duration, i64)> =
+            state.held.iter().map(|(id, held)| (held.deadline, *id)).collect();
         ids.sort_unstable();
-        ids
+        ids.into_iter().map(|(_, id)| id).collect()
     }
 
     /// Marks and returns what has expired, and the next deadline.

@@ -29,7 +29,10 @@ fn open_on(disk: &Memory, options: Options) -> Result<Arc<Store>, OpenError> {
 
 /// Everything that can be seen of a store: its keys, their history since `from`, its leases.
 async fn picture(store: &dyn Backend, from: i64) -> String {
-    let mut text = format!("{:?}\n", store.leases().await.unwrap());
+    // They come by their deadlines, which a restart begins anew.
+    let mut leases = store.leases().await.unwrap();
+    leases.sort_unstable();
+    let mut text = format!("{leases:?}\n");
     for revision in from..=store.revision() {
         let range = Range { revision, ..Range::all(Span::From("".into())) };
         let found = store.range(range).await.map(|found| (found.kvs, found.count));
