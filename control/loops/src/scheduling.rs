@@ -1,53 +1,116 @@
 //! Scheduling: binds pods to machines.
 
 use crate::Context;
-use dhow_objects::kinds;
+use crate::driver::Queue;
+use dhow_clock::SharedClock;
+use dhow_objects::{Status, kinds};
 use dhow_scheduler::{Decision, Machine, Usage, message, place};
 use dhow_state::{Key, Patch, View, WriteOptions};
 use dhow_workloads::{Note, phase};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 
 const NAME: &str = "default-scheduler";
 
+/// Which pod this is and which of its specs: another one may fit where this one did not.
+#[derive(Debug, PartialEq, Eq)]
+struct Mark {
+    uid: Option<String>,
+    generation: Option<i64>,
+}
+
+impl Mark {
+    fn of(pod: &Pod) -> Self {
+        Self { uid: pod.metadata.uid.clone(), generation: pod.metadata.generation }
+    }
+}
+
+/// The pods that want a machine, and what was seen of the others.
+struct Waiting {
+    /// Those to try, now or some time after a binding that failed.
+    queue: Queue,
+    /// Those that found no machine. They are tried again when there is more room, or another
+    /// machine, or when they ask for something else.
+    refused: HashMap<Key, Mark>,
+    /// Those that take room on a machine.
+    bound: HashMap<Key, Mark>,
+}
+
+impl Waiting {
+    fn new(clock: SharedClock) -> Self {
+        Self { queue: Queue::new(NAME, clock), refused: HashMap::new(), bound: HashMap::new() }
+    }
+
+    /// Takes note of a pod as it is now; of one that has gone, `None`.
+    fn hear(&mut self, key: Key, pod: Option<&Pod>) {
+        let now = pod.map(Mark::of);
+        if self.refused.get(&key) != now.as_ref() {
+            self.refused.remove(&key);
+        }
+        let before = self.bound.remove(&key);
+        let room = match (pod, now) {
+            (Some(pod), Some(_)) if is_pending(pod) => {
+                if !self.refused.contains_key(&key) {
+                    self.queue.add(key);
+                }
+                // One of that name was bound, and has gone since.
+                before.is_some()
+            }
+            (Some(pod), Some(now)) if !is_over(pod) => {
+                self.refused.remove(&key);
+                // It may ask for less than it did, or be another one.
+                let changed = before.is_some_and(|before| before != now);
+                if is_bound(pod) {
+                    self.bound.insert(key, now);
+                }
+                changed
+            }
+            _ => true,
+        };
+        if room {
+            self.retry();
+        }
+    }
+
+    /// Wants all tried again that found no machine.
+    fn retry(&mut self) {
+        self.refused.drain().for_each(|(key, _)| self.queue.add(key));
+    }
+
+    /// Takes note of how it went: whether the pod is bound.
+    fn done(&mut self, key: Key, pod: &Pod, outcome: Result<bool, Status>) {
+        if let Ok(false) = outcome {
+            self.refused.insert(key.clone(), Mark::of(pod));
+        }
+        self.queue.done(key, outcome.map(|_| None));
+    }
+}
+
 pub(crate) async fn run(context: Context, mut pods: View<Pod>, mut nodes: View<Node>) {
-    // Pods that have not been tried yet, and those that found no machine. The latter are tried again
-    // when there is more room, or another machine.
-    let mut fresh: BTreeSet<Key> = BTreeSet::new();
-    let mut refused: BTreeSet<Key> = BTreeSet::new();
+    let mut waiting = Waiting::new(context.clock.clone());
     loop {
-        let mut room = false;
         tokio::select! {
             keys = pods.changed() => {
                 for key in keys {
-                    match pods.get(&key.namespace, &key.name) {
-                        Some(pod) if is_pending(&pod) => {
-                            if !refused.contains(&key) {
-                                fresh.insert(key);
-                            }
-                        }
-                        pod => {
-                            fresh.remove(&key);
-                            refused.remove(&key);
-                            room |= pod.is_none_or(|p| matches!(phase(&p), "Succeeded" | "Failed"));
-                        }
-                    }
+                    let pod = pods.get(&key.namespace, &key.name);
+                    waiting.hear(key, pod.as_deref());
                 }
             }
-            _ = nodes.changed() => room = true,
+            _ = nodes.changed() => waiting.retry(),
+            () = waiting.queue.moment() => waiting.queue.ripen(),
         }
-        if room {
-            fresh.append(&mut refused);
+        let mut ordered = Vec::new();
+        while let Some(key) = waiting.queue.next() {
+            match pods.get(&key.namespace, &key.name).filter(|pod| is_pending(pod)) {
+                Some(pod) => ordered.push((key, pod)),
+                None => waiting.queue.done(key, Ok(None)),
+            }
         }
-        if fresh.is_empty() {
+        if ordered.is_empty() {
             continue;
         }
         let mut machines = machines(&pods, &nodes);
-        let mut ordered: Vec<(Key, std::sync::Arc<Pod>)> = fresh
-            .iter()
-            .filter_map(|k| Some((k.clone(), pods.get(&k.namespace, &k.name)?)))
-            .collect();
         // Higher priority first, then older first.
         ordered.sort_by_key(|(key, pod)| {
             let priority = pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
@@ -55,29 +118,37 @@ pub(crate) async fn run(context: Context, mut pods: View<Pod>, mut nodes: View<N
             (std::cmp::Reverse(priority), age, key.clone())
         });
         for (key, pod) in ordered {
-            if !bind(&context, &pod, &key, &mut machines).await {
-                refused.insert(key);
-            }
+            let outcome = bind(&context, &pod, &key, &mut machines).await;
+            waiting.done(key, &pod, outcome);
         }
-        fresh.clear();
     }
+}
+
+/// Whether the pod has ended for good.
+fn is_over(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// Whether the pod has a machine.
+fn is_bound(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|name| !name.is_empty())
 }
 
 /// Whether the pod is ours to place.
 fn is_pending(pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
-    spec.node_name.as_deref().unwrap_or_default().is_empty()
+    !is_bound(pod)
         && spec.scheduler_name.as_deref().is_none_or(|s| s == NAME)
         && spec.scheduling_gates.as_ref().is_none_or(Vec::is_empty)
         && pod.metadata.deletion_timestamp.is_none()
-        && !matches!(phase(pod), "Succeeded" | "Failed")
+        && !is_over(pod)
 }
 
 fn machines(pods: &View<Pod>, nodes: &View<Node>) -> Vec<Machine> {
     let mut usage: BTreeMap<String, Usage> = BTreeMap::new();
     for pod in pods.list() {
         let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-        if !node.is_empty() && !matches!(phase(&pod), "Succeeded" | "Failed") {
+        if !node.is_empty() && !is_over(&pod) {
             usage.entry(node).or_default().add(&pod);
         }
     }
@@ -92,7 +163,15 @@ fn machines(pods: &View<Pod>, nodes: &View<Node>) -> Vec<Machine> {
 }
 
 /// Places one pod; whether it waits no longer.
-async fn bind(context: &Context, pod: &Pod, key: &Key, machines: &mut [Machine]) -> bool {
+///
+/// # Errors
+/// When the store did not take the binding: it is tried again.
+async fn bind(
+    context: &Context,
+    pod: &Pod,
+    key: &Key,
+    machines: &mut [Machine],
+) -> Result<bool, Status> {
     let decision = place(pod, machines);
     let revision =
         pod.metadata.resource_version.as_deref().and_then(|r| r.parse().ok()).unwrap_or(0);
@@ -119,13 +198,11 @@ async fn bind(context: &Context, pod: &Pod, key: &Key, machines: &mut [Machine])
                         let note = Note { kind: "Normal", reason: "Scheduled", message };
                         context.note(NAME, &kinds::POD, &metadata, &note).await;
                     });
-                    true
+                    Ok(true)
                 }
-                // Somebody else bound or deleted it, or the view brings it again.
-                Err(refusal) => {
-                    tracing::debug!(%key, %refusal, "not bound");
-                    refusal.code == 404
-                }
+                // Somebody deleted it.
+                Err(refusal) if refusal.code == 404 => Ok(true),
+                Err(refusal) => Err(refusal),
             }
         }
         Decision::Wait(reason) => {
@@ -152,7 +229,165 @@ async fn bind(context: &Context, pod: &Pod, key: &Key, machines: &mut [Machine])
                 let note = Note { kind: "Warning", reason: "FailedScheduling", message: text };
                 context.note(NAME, &kinds::POD, &pod.metadata, &note).await;
             }
-            false
+            Ok(false)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dhow_clock::System;
+    use dhow_fault::Effect;
+    use dhow_state::{Actor, State};
+    use serde_json::Value;
+    use std::time::Duration;
+
+    fn pod(uid: &str, generation: i64, node: Option<&str>) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "web", "uid": uid, "generation": generation},
+            "spec": {"containers": [], "nodeName": node},
+        }))
+        .unwrap()
+    }
+
+    fn waiting() -> Waiting {
+        Waiting::new(System::shared())
+    }
+
+    /// The pods to try now.
+    fn ready(waiting: &mut Waiting) -> Vec<String> {
+        std::iter::from_fn(|| waiting.queue.next()).map(|key| key.name).collect()
+    }
+
+    #[test]
+    fn a_refused_pod_waits_until_it_is_another_one_or_asks_for_something_else() {
+        let (mut waiting, key) = (waiting(), Key::new("d", "web"));
+        let mut refuse = |pod: &Pod| {
+            waiting.hear(key.clone(), Some(pod));
+            let tried = ready(&mut waiting);
+            waiting.done(key.clone(), pod, Ok(false));
+            tried
+        };
+        assert_eq!(refuse(&pod("one", 1, None)), ["web"]);
+        assert!(refuse(&pod("one", 1, None)).is_empty(), "nothing has changed");
+        // Deleted and made again between two looks.
+        assert_eq!(refuse(&pod("two", 1, None)), ["web"]);
+        // It tolerates more.
+        assert_eq!(refuse(&pod("two", 2, None)), ["web"]);
+    }
+
+    #[test]
+    fn a_bound_pod_that_changes_ends_or_is_remade_makes_room() {
+        let (mut waiting, key, small) = (waiting(), Key::new("d", "web"), Key::new("d", "small"));
+        let refused = pod("small", 1, None);
+        let mut hear = |pod: Option<&Pod>| {
+            waiting.done(small.clone(), &refused, Ok(false));
+            waiting.hear(key.clone(), pod);
+            ready(&mut waiting)
+        };
+        assert!(hear(Some(&pod("one", 1, Some("a")))).is_empty());
+        assert!(hear(Some(&pod("one", 1, Some("a")))).is_empty(), "its status is not its spec");
+        assert_eq!(hear(Some(&pod("one", 2, Some("a")))), ["small"]);
+        assert_eq!(hear(Some(&pod("two", 2, Some("b")))), ["small"]);
+        assert_eq!(hear(Some(&pod("three", 2, None))), ["small", "web"]);
+        assert_eq!(hear(None), ["small"]);
+    }
+
+    #[test]
+    fn a_binding_that_failed_is_tried_again_later() {
+        let (mut waiting, key, pod) = (waiting(), Key::new("d", "web"), pod("one", 1, None));
+        waiting.hear(key.clone(), Some(&pod));
+        assert_eq!(ready(&mut waiting), ["web"]);
+        waiting.done(key, &pod, Err(Status::conflict("", "pods", "web", "taken")));
+        assert!(waiting.refused.is_empty());
+        assert!(ready(&mut waiting).is_empty(), "not at once");
+    }
+
+    fn me() -> Actor {
+        Actor { manager: "tests".into(), ..dhow_state::platform() }
+    }
+
+    async fn create(state: &State, kind: &'static kinds::Kind, value: Value) {
+        let namespace = if kind.namespaced { "default" } else { "" };
+        state.create(&me(), kind, namespace, value, &WriteOptions::default()).await.unwrap();
+    }
+
+    async fn until(pods: &mut View<Pod>, name: &str, holds: fn(&Pod) -> bool) {
+        let wait = async {
+            while !pods.get("default", name).is_some_and(|pod| holds(&pod)) {
+                pods.changed().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the scheduler to act");
+    }
+
+    fn is_refused(pod: &Pod) -> bool {
+        let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+        conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "PodScheduled"))
+    }
+
+    /// Faults are armed for the whole process: one test.
+    #[tokio::test]
+    async fn pods_come_to_a_machine_after_a_failure_and_after_a_change() {
+        let random = ring::rand::SystemRandom::new();
+        let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+        let token_key = ring::signature::EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+        let config = dhow_state::Config {
+            service_cidr: "10.96.0.0/24".parse().unwrap(),
+            node_ports: (30000, 30004),
+            ca_pem: "the authority".into(),
+            token_key: token_key.as_ref().to_vec(),
+            issuer: "https://kubernetes.default.svc.cluster.local".into(),
+        };
+        let clock = System::shared();
+        let kv = dhow_kv::Kv::new(dhow_server::Store::memory(clock.clone()));
+        let state = State::open(kv, clock.clone(), config).await.unwrap();
+        let room = json!({"cpu": "1", "memory": "1Gi", "pods": "10"});
+        create(&state, &kinds::NODE, json!({"metadata": {"name": "a"}})).await;
+        let status = Patch::Merge(json!({"status": {"allocatable": room, "capacity": room}}));
+        let node = Key::new("", "a");
+        state.patch_typed::<Node>(&me(), &kinds::NODE, &node, "status", status).await.unwrap();
+        let mut pods: View<Pod> = state.view(&kinds::POD);
+        let context = Context { state: state.clone(), clock };
+        let task = tokio::spawn(run(context, state.view(&kinds::POD), state.view(&kinds::NODE)));
+        let pod = |name: &str, cpu: &str| {
+            json!({
+                "metadata": {"name": name},
+                "spec": {"containers": [
+                    {"name": "main", "image": "shop:1", "resources": {"requests": {"cpu": cpu}}},
+                ]},
+            })
+        };
+
+        // The write that makes the pod passes; its binding fails twice.
+        let effect = Effect::Fail("the disk is on fire".into());
+        dhow_fault::arm("state::commit", effect, 1, 2, Duration::from_secs(60));
+        create(&state, &kinds::POD, pod("large", "800m")).await;
+        until(&mut pods, "large", is_bound).await;
+        dhow_fault::disarm("state::commit");
+
+        // A bound pod that asks for less makes room.
+        create(&state, &kinds::POD, pod("small", "500m")).await;
+        until(&mut pods, "small", is_refused).await;
+        let less = json!({"name": "main", "resources": {"requests": {"cpu": "100m"}}});
+        let less = Patch::Strategic(json!({"spec": {"containers": [less]}}));
+        let key = Key::new("default", "large");
+        state.patch_typed::<Pod>(&me(), &kinds::POD, &key, "resize", less).await.unwrap();
+        until(&mut pods, "small", is_bound).await;
+
+        // A pod that asks for something else is looked at again.
+        let taint = json!({"spec": {"taints": [{"key": "only", "effect": "NoSchedule"}]}});
+        let taint = Patch::Merge(taint);
+        state.patch_typed::<Node>(&me(), &kinds::NODE, &node, "", taint).await.unwrap();
+        create(&state, &kinds::POD, pod("picky", "1m")).await;
+        until(&mut pods, "picky", is_refused).await;
+        let toleration = json!({"key": "only", "operator": "Exists", "effect": "NoSchedule"});
+        let tolerant = json!([{"op": "add", "path": "/spec/tolerations/-", "value": toleration}]);
+        let tolerant = Patch::Json(tolerant);
+        let key = Key::new("default", "picky");
+        state.patch_typed::<Pod>(&me(), &kinds::POD, &key, "", tolerant).await.unwrap();
+        until(&mut pods, "picky", is_bound).await;
+        task.abort();
     }
 }
