@@ -71,6 +71,16 @@ impl Door {
     ) -> BoxFuture<'static, ()> {
         Box::pin(self.0.clone().serve(listener, tls, stop, Offer::Pages))
     }
+
+    /// As [`Door::serve_pages`], on a socket in the file system.
+    pub fn serve_pages_unix(
+        &self,
+        listener: UnixListener,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        stop: CancellationToken,
+    ) -> BoxFuture<'static, ()> {
+        Box::pin(self.0.clone().serve(listener, tls, stop, Offer::Pages))
+    }
 }
 
 /// Where connections come from.

@@ -37,7 +37,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -136,13 +136,13 @@ impl Shared {
         self.local.get()?.upgrade()
     }
 
-    /// Runs a task until the transport is shut down.
-    fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+    /// Runs a task until the transport is shut down, or it is aborted.
+    fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         let stop = self.stop.clone();
         let task = async move {
             stop.run_until_cancelled(task).await;
         };
-        self.tracker.spawn_on(task, &self.runtime);
+        self.tracker.spawn_on(task, &self.runtime).abort_handle()
     }
 
     /// Connects to a member at the first of its addresses that answers.
@@ -178,13 +178,13 @@ impl Shared {
     }
 }
 
-/// Connects, says the first words and hears the answer.
+/// Connects, says the first words and hears the answer: what a question was for.
 async fn dial(
     address: &Address,
     trust: Option<&Trust>,
     clock: &SharedClock,
     hello: &Hello,
-) -> Result<(Box<dyn Stream>, Answer), Trouble> {
+) -> Result<(Box<dyn Stream>, Introduction), Trouble> {
     let talk = async {
         let broken = |source| Trouble::Connect { address: address.clone(), source };
         let socket = address.connect().await.map_err(broken)?;
@@ -206,7 +206,9 @@ async fn dial(
         let answer = answer.ok_or_else(|| broken(std::io::ErrorKind::UnexpectedEof.into()))?;
         match Answer::decode(answer).map_err(broken)? {
             Answer::Refused(why) => Err(Trouble::Refused { address: address.clone(), why }),
-            answer @ Answer::Welcome { .. } => Ok((stream, answer)),
+            Answer::Welcome { cluster, members, .. } => {
+                Ok((stream, Introduction { cluster_id: cluster, members }))
+            }
         }
     };
     tokio::select! {
@@ -235,10 +237,7 @@ pub async fn ask(
     let mut troubles = Vec::new();
     for address in addresses {
         match dial(address, trust, clock, &hello).await {
-            Ok((_, Answer::Welcome { cluster, members, .. })) => {
-                return Ok(Introduction { cluster_id: cluster, members });
-            }
-            Ok((_, Answer::Refused(_))) => {}
+            Ok((_, introduction)) => return Ok(introduction),
             Err(trouble) => troubles.push(trouble.to_string()),
         }
     }
@@ -268,8 +267,17 @@ impl Peers {
     }
 
     /// Takes calls at `listener`, by TLS if `tls`. Until [`Peers::start`] they are told to wait.
-    pub fn listen(&self, listener: Listener, tls: bool) {
+    ///
+    /// # Errors
+    /// [`tls::Error`], when TLS is wanted and there are no certificates for it: then nothing listens.
+    pub fn listen(&self, listener: Listener, tls: bool) -> Result<(), tls::Error> {
+        let tls = match (tls, &self.shared.config.trust) {
+            (true, Some(trust)) => Some(TlsAcceptor::from(trust.server()?)),
+            (true, None) => return Err(tls::Error::NoTrust),
+            (false, _) => None,
+        };
         self.shared.spawn(serve::accept(self.shared.clone(), listener, tls));
+        Ok(())
     }
 
     /// Says who this member is, and hands it what comes. A second call changes nothing.

@@ -14,20 +14,18 @@ use tokio_rustls::TlsAcceptor;
 enum Denied {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("{0}")]
-    Trust(#[from] crate::tls::Error),
     #[error("it said nothing within {} s", HANDSHAKE.as_secs())]
     Silent,
     #[error("member {from:x} was refused: {text}")]
     Refused { from: u64, text: String },
 }
 
-/// Takes connections until the listener is dropped.
-pub(crate) async fn accept(shared: Arc<Shared>, listener: Listener, tls: bool) {
+/// Takes connections until the listener is dropped, by TLS if there is a configuration for it.
+pub(crate) async fn accept(shared: Arc<Shared>, listener: Listener, tls: Option<TlsAcceptor>) {
     loop {
         match listener.accept().await {
             Ok((socket, from)) => {
-                let own = shared.clone();
+                let (own, tls) = (shared.clone(), tls.clone());
                 shared.spawn(async move {
                     if let Err(denied) = own.clone().receive(socket, tls, &from).await {
                         tracing::warn!(from, "connection of a member ended: {denied}");
@@ -44,7 +42,12 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: Listener, tls: bool) {
 }
 
 impl Shared {
-    async fn receive(self: Arc<Self>, socket: Socket, tls: bool, from: &str) -> Result<(), Denied> {
+    async fn receive(
+        self: Arc<Self>,
+        socket: Socket,
+        tls: Option<TlsAcceptor>,
+        from: &str,
+    ) -> Result<(), Denied> {
         let handshake = self.greet(socket, tls);
         let (stream, hello) = tokio::select! {
             done = handshake => match done? {
@@ -58,10 +61,8 @@ impl Shared {
         let own = self.clone();
         let (member, purpose) = (hello.from, hello.purpose);
         let text = from.to_owned();
-        let task = self.tracker.spawn(async move {
-            let token = own.stop.clone();
-            let carried = token.run_until_cancelled(own.take(stream, member));
-            if let Some(Err(error)) = carried.await {
+        let task = self.spawn(async move {
+            if let Err(error) = own.take(stream, member).await {
                 tracing::warn!(
                     member = format!("{member:x}"),
                     from = text,
@@ -69,8 +70,10 @@ impl Shared {
                 );
             }
         });
-        let before = self.table().incoming.insert((member, purpose as u8), task.abort_handle());
-        if let Some(before) = before {
+        let mut table = self.table();
+        // Nobody else takes out those that have ended.
+        table.incoming.retain(|_, task| !task.is_finished());
+        if let Some(before) = table.incoming.insert((member, purpose as u8), task) {
             // Two connections at a time would not keep the order.
             before.abort();
         }
@@ -81,13 +84,11 @@ impl Shared {
     async fn greet(
         &self,
         socket: Socket,
-        tls: bool,
+        tls: Option<TlsAcceptor>,
     ) -> Result<Option<(Box<dyn Stream>, Hello)>, Denied> {
-        let mut stream: Box<dyn Stream> = match &self.config.trust {
-            Some(trust) if tls => {
-                Box::new(TlsAcceptor::from(trust.server()?).accept(socket).await?)
-            }
-            _ => Box::new(socket),
+        let mut stream: Box<dyn Stream> = match tls {
+            Some(tls) => Box::new(tls.accept(socket).await?),
+            None => Box::new(socket),
         };
         let mut preface = [0; 8];
         stream.read_exact(&mut preface).await?;
@@ -194,5 +195,57 @@ impl Shared {
             "a member called that is not known yet"
         );
         table.peers.insert(hello.from, remote::Peer::start(self, hello.from, addresses, true));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, Local, Peers, dial};
+    use bytes::Bytes;
+    use dhow_kv::admin::Identity;
+
+    struct Alone;
+
+    impl Local for Alone {
+        fn receive(&self, _: u64, _: Bytes) {}
+        fn unreachable(&self, _: u64) {}
+        fn introduction(&self) -> Introduction {
+            Introduction { cluster_id: 7, members: Vec::new() }
+        }
+        fn standing(&self, _: u64) -> Standing {
+            Standing::Unknown
+        }
+        fn expelled(&self) {}
+    }
+
+    #[tokio::test]
+    async fn callers_that_have_gone_leave_nothing() {
+        let address: Address = "http://127.0.0.1:0".parse().unwrap();
+        let listener = address.listen().await.unwrap();
+        let address = format!("http://127.0.0.1:{}", listener.port().unwrap()).parse().unwrap();
+        let clock = dhow_clock::System::shared();
+        let peers = Peers::new(Config { clock: clock.clone(), urls: Vec::new(), trust: None });
+        let local: Arc<dyn Local> = Arc::new(Alone);
+        peers.start(Identity { cluster_id: 7, member_id: 1 }, Arc::downgrade(&local));
+        peers.listen(listener, false).unwrap();
+        for from in 2..10 {
+            let (version, purpose) = (VERSION, Purpose::Messages);
+            let hello = Hello { version, purpose, cluster: 7, from, to: 1, urls: Vec::new() };
+            let (stream, _) = dial(&address, None, &clock, &hello).await.unwrap();
+            let known = |from| {
+                let table = peers.shared.table();
+                let task = table.incoming.get(&(from, purpose as u8));
+                (task.map(tokio::task::AbortHandle::is_finished), table.incoming.len())
+            };
+            while known(from).0.is_none() {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(known(from).1, 1);
+            drop(stream);
+            while known(from).0 != Some(true) {
+                tokio::task::yield_now().await;
+            }
+        }
     }
 }

@@ -84,6 +84,9 @@ pub enum Error {
         /// What was looked for.
         what: &'static str,
     },
+    /// An address is https, but no certificates were given.
+    #[error("there are no certificates for https: name them, or use http")]
+    NoTrust,
     /// No authority was given, and the machine has none.
     #[error("no authority to trust: name one with the trusted CA flag")]
     NoAuthority,
@@ -120,11 +123,6 @@ impl Trust {
     /// Nothing is read yet.
     pub fn new(settings: Settings) -> Arc<Self> {
         Arc::new(Self { settings, server: Mutex::default(), client: Mutex::default() })
-    }
-
-    /// What it was made of.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
     }
 
     /// For connections that come in. It looks at the files for every handshake; while they cannot be
@@ -188,16 +186,15 @@ impl Trust {
         cached(&self.client, self.print(), || self.make_client())
     }
 
-    /// Whether the lists of names let a client in that showed `chain`.
+    /// Whether the lists of names let a client in that showed this certificate.
     ///
     /// # Errors
     /// The reason, for the log.
-    pub fn admit(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<(), String> {
+    pub fn admit(&self, leaf: &CertificateDer<'_>) -> Result<(), String> {
         let Settings { allowed_names, allowed_hosts, .. } = &self.settings;
         if allowed_names.is_empty() && allowed_hosts.is_empty() {
             return Ok(());
         }
-        let leaf = chain.and_then(<[_]>::first).ok_or("it showed no certificate")?;
         if !allowed_names.is_empty() {
             let name = common_name(leaf).unwrap_or_default();
             if !allowed_names.contains(&name) {
@@ -420,7 +417,7 @@ impl ClientCertVerifier for Live {
         let clients = server.as_ref().and_then(|server| server.clients.as_ref());
         let clients = clients.ok_or(CertificateError::UnknownIssuer)?;
         let verified = clients.verify_client_cert(leaf, chain, now)?;
-        self.trust.admit(Some(std::slice::from_ref(leaf))).map_err(|why| {
+        self.trust.admit(leaf).map_err(|why| {
             rustls::Error::from(CertificateError::Other(OtherError(Arc::new(NotAllowed(why)))))
         })?;
         Ok(verified)

@@ -76,7 +76,7 @@ impl Node {
         let clock = dhow_clock::System::shared();
         let peers = Peers::new(Config { clock, urls: vec![url.clone()], trust });
         let inside = Arc::new(Inside::default());
-        peers.listen(listener, address.tls);
+        peers.listen(listener, address.tls).unwrap();
         let local = Arc::downgrade(&inside);
         peers.start(Identity { cluster_id: cluster, member_id: id }, local);
         Self { id, url, peers, inside }
@@ -348,14 +348,27 @@ async fn only_allowed_names_come_in() {
 
     let trust =
         Trust::new(Settings { allowed_hosts: vec!["b.example".into()], ..authority.settings("d") });
-    let chain = |name: &str| {
+    let leaf = |name: &str| {
         use rustls_pki_types::pem::PemObject;
         let path = authority.issue(name).0;
-        vec![rustls_pki_types::CertificateDer::from_pem_file(path).unwrap()]
+        rustls_pki_types::CertificateDer::from_pem_file(path).unwrap()
     };
-    assert_eq!(trust.admit(Some(&chain("b"))), Ok(()));
-    assert!(trust.admit(Some(&chain("c"))).unwrap_err().contains("b.example"));
-    assert!(trust.admit(None).unwrap_err().contains("no certificate"));
+    assert_eq!(trust.admit(&leaf("b")), Ok(()));
+    assert!(trust.admit(&leaf("c")).unwrap_err().contains("b.example"));
+}
+
+#[tokio::test]
+async fn what_is_to_be_https_is_never_served_without() {
+    let address: Address = "https://127.0.0.1:0".parse().unwrap();
+    let missing = Settings { certificate: "/none.pem".into(), ..Settings::default() };
+    for trust in [None, Some(Trust::new(missing))] {
+        let listener = address.listen().await.unwrap();
+        let place = format!("127.0.0.1:{}", listener.port().unwrap());
+        let clock = dhow_clock::System::shared();
+        let peers = Peers::new(Config { clock, urls: Vec::new(), trust });
+        peers.listen(listener, address.tls).unwrap_err();
+        assert!(tokio::net::TcpStream::connect(place).await.is_err());
+    }
 }
 
 #[tokio::test]

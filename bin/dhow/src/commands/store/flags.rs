@@ -4,6 +4,7 @@ use super::table::{Effect, Flag, GROUPS, Kind, find};
 use anyhow::{Context, Result, anyhow, bail};
 use dhow_peers::Address;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -74,19 +75,24 @@ impl Values {
     /// Adds what `ETCD_*` variables say. Returns notes for the log: variables that mean nothing.
     ///
     /// # Errors
-    /// When a value is wrong, or a variable and a flag say different things.
+    /// When a value is wrong or no text, or a variable and a flag say different things.
     pub fn environment(
         &mut self,
-        variables: impl Iterator<Item = (String, String)>,
+        variables: impl Iterator<Item = (OsString, OsString)>,
     ) -> Result<Vec<String>> {
         let mut notes = Vec::new();
         for (key, value) in variables {
+            // The variables of others may be anything.
+            let Some(key) = key.to_str() else { continue };
             let Some(name) = key.strip_prefix("ETCD_") else { continue };
             let name = name.to_ascii_lowercase().replace('_', "-");
             let Some(flag) = find(&name).filter(|flag| flag.name != "version") else {
                 notes.push(format!("unrecognized environment variable {key}"));
                 continue;
             };
+            let value = value
+                .to_str()
+                .with_context(|| format!("invalid value {value:?} for {key}: it is no text"))?;
             if value.is_empty() {
                 continue;
             }
@@ -95,7 +101,7 @@ impl Values {
                     "conflicting environment variable {key} is shadowed by corresponding command-line flag (either unset environment variable or disable flag)"
                 );
             }
-            let value = check(flag, &value)
+            let value = check(flag, value)
                 .map_err(|why| anyhow!("invalid value {value:?} for {key}: {why}"))?;
             self.given.insert(flag.name, value);
         }
@@ -408,8 +414,8 @@ mod tests {
     #[test]
     fn variables_fill_in_and_conflicts_are_refused() {
         let variables = |list: &[(&str, &str)]| {
-            let list: Vec<(String, String)> =
-                list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            let list: Vec<(OsString, OsString)> =
+                list.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
             list.into_iter()
         };
         let mut values = parse("--name a").unwrap();
@@ -430,6 +436,19 @@ mod tests {
         assert!(conflict.to_string().contains("shadowed"), "{conflict}");
         let wrong = values.environment(variables(&[("ETCD_AUTO_TLS", "x")])).unwrap_err();
         assert!(wrong.to_string().contains("ETCD_AUTO_TLS"), "{wrong}");
+    }
+
+    #[test]
+    fn variables_that_are_no_text_are_refused_only_when_they_are_ours() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let odd = || OsString::from_vec(vec![b'/', 0xff]);
+        let mut values = Values::default();
+        let others = [("HOME".into(), odd()), (odd(), "x".into())];
+        assert_eq!(values.environment(others.into_iter()).unwrap(), [""; 0]);
+        assert_eq!(values, Values::default());
+        let own = [("ETCD_DATA_DIR".into(), odd())];
+        let refused = values.environment(own.into_iter()).unwrap_err();
+        assert!(refused.to_string().contains("ETCD_DATA_DIR"), "{refused}");
     }
 
     #[test]

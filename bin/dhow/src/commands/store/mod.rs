@@ -81,7 +81,7 @@ fn start(mut values: Values) -> anyhow::Result<()> {
         path => path.to_owned(),
     };
     if file.is_empty() {
-        notes.extend(values.environment(std::env::vars())?);
+        notes.extend(values.environment(std::env::vars_os())?);
     } else {
         let text = std::fs::read_to_string(&file)
             .with_context(|| format!("cannot read the configuration file {file}"))?;

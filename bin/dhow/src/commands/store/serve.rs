@@ -56,11 +56,8 @@ pub async fn run(settings: Settings) -> Result<()> {
         urls: settings.advertise_peers.clone(),
         trust: peer_trust.clone(),
     });
-    if let Some(trust) = peer_trust.iter().find(|_| settings.listen_peers.iter().any(|a| a.tls)) {
-        trust.server()?;
-    }
     for address in &settings.listen_peers {
-        peers.listen(listen(address).await?, address.tls);
+        peers.listen(listen(address).await?, address.tls)?;
         tracing::info!(%address, "serving peer traffic");
     }
     let mut doors = Vec::new();
@@ -69,6 +66,9 @@ pub async fn run(settings: Settings) -> Result<()> {
     for (address, pages) in clients.chain(pages) {
         let tls = match &client_trust {
             Some(trust) if address.tls => Some(trust.server()?),
+            None if address.tls => {
+                bail!("{address} is https: name a certificate with --cert-file and --key-file")
+            }
             _ => None,
         };
         doors.push((address, listen(address).await?, tls, pages));
@@ -295,6 +295,7 @@ async fn serve(
     match listener {
         Listener::Tcp(listener) if pages => door.serve_pages(listener, tls, end).await,
         Listener::Tcp(listener) => door.serve(listener, tls, end).await,
+        Listener::Unix(listener) if pages => door.serve_pages_unix(listener, tls, end).await,
         Listener::Unix(listener) => door.serve_unix(listener, tls, end).await,
     }
 }
@@ -345,5 +346,60 @@ impl Stop {
             done = work => Some(done),
             _ = self.told() => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+    /// One request over HTTP/1.1; the answer's status.
+    async fn ask(
+        mut socket: impl AsyncRead + AsyncWrite + Unpin,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> u16 {
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        answer.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn where_metrics_are_served_keys_are_not() {
+        let store = Store::memory(dhow_clock::System::shared());
+        let door = Door::new(Kv::new(store.clone()), store, dhow_door_etcd::Config::default());
+        let dir = tempfile::tempdir().unwrap();
+        let end = CancellationToken::new();
+        let mut serving = JoinSet::new();
+        for pages in [true, false] {
+            let keys = if pages { 404 } else { 200 };
+            let range = ("POST", "/v3/kv/range", r#"{"key":"Zm9v"}"#);
+            let metrics = ("GET", "/metrics", "");
+
+            let path = dir.path().join(format!("{pages}"));
+            let listener = Listener::Unix(tokio::net::UnixListener::bind(&path).unwrap());
+            serving.spawn(serve(door.clone(), listener, None, pages, end.clone()));
+            for ((method, page, body), status) in [(metrics, 200), (range, keys)] {
+                let socket = tokio::net::UnixStream::connect(&path).await.unwrap();
+                assert_eq!(ask(socket, method, page, body).await, status, "{page}, {pages}");
+            }
+
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            serving.spawn(serve(door.clone(), Listener::Tcp(listener), None, pages, end.clone()));
+            for ((method, page, body), status) in [(metrics, 200), (range, keys)] {
+                let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+                assert_eq!(ask(socket, method, page, body).await, status, "{page}, {pages}");
+            }
+        }
+        end.cancel();
+        while serving.join_next().await.is_some() {}
     }
 }
