@@ -6,6 +6,7 @@ use crate::entry::{Proposal, payload};
 use crate::members::Members;
 use crate::queue::{Reply, Request};
 use crate::raftlog::{RaftLog, Replay, Stand};
+use crate::restore::{NEW, beside};
 use crate::shared::{CHECKPOINT, Shared, State};
 use crate::{Cluster, Options, Start};
 use bytes::Bytes;
@@ -367,8 +368,8 @@ fn left_aside(disk: &dyn Disk, path: &Path) -> Option<PathBuf> {
         let stored = |name: &String| name.starts_with("checkpoint-") || name.starts_with("log-");
         disk.list(path).is_ok_and(|names| names.iter().any(stored))
     };
-    let new = path.with_extension("new");
-    (new != path && !holds(path) && holds(&new)).then_some(new)
+    let new = beside(path, NEW);
+    (!holds(path) && holds(&new)).then_some(new)
 }
 
 /// Writes the first records of a new member.

@@ -12,7 +12,7 @@ use dhow_log::{CheckpointWriter, Directory, Log};
 use dhow_mvcc::{ImportError, Machine};
 use raft::eraftpb::HardState;
 use std::io::{Read, Seek};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// About how many bytes of the state go into one piece of the checkpoint.
@@ -87,6 +87,17 @@ pub fn restore<R: Read + Seek>(
     Ok(begin(disk, path, clock, options, machine)?)
 }
 
+/// The end of the name of a directory that [`force_new`] is making.
+pub(crate) const NEW: &str = ".new";
+
+/// The path of the same name with `end` behind it: an end that the name has already stays, so that
+/// no two paths have the same one beside them.
+pub(crate) fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(end);
+    path.with_file_name(name)
+}
+
 /// Makes a cluster of its own of a member that has lost the others for good: the state stays with
 /// all that its log has, and the members are those of `options`. What was there
 /// before stays beside it, in a directory of the same name with `.before-TIME` at its end.
@@ -100,8 +111,8 @@ pub fn force_new(
     options: &Options,
 ) -> Result<Restored, OpenError> {
     let machine = recover_until(disk.clone(), path, clock, options, true)?.state.machine;
-    let new = path.with_extension("new");
-    let before = path.with_extension(format!("before-{}", clock.now().as_secs()));
+    let new = beside(path, NEW);
+    let before = beside(path, &format!(".before-{}", clock.now().as_secs()));
     let failed = |action, path: &Path| {
         let path = path.to_owned();
         move |source| OpenError::Disk { action, path, source }

@@ -5,7 +5,7 @@ use dhow_bolt::etcd::Snapshot;
 use dhow_clock::disk::Real;
 use dhow_kv::admin::{Admin, AuthChange};
 use dhow_kv::{Backend, Error, Op, Range, Span, Txn};
-use dhow_server::{Cluster, Options, Store, Transport, restore};
+use dhow_server::{Cluster, Options, Store, Transport, force_new, restore};
 use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
@@ -108,4 +108,28 @@ async fn a_store_that_was_about_to_take_its_place_is_not_forgotten() {
     assert!(!path.exists());
     std::fs::rename(&new, &path).unwrap();
     assert_eq!(open(&path, "m1").revision(), 2);
+}
+
+#[tokio::test]
+async fn directories_that_differ_only_behind_a_dot_do_not_get_in_each_others_way() {
+    let home = tempfile::tempdir().unwrap();
+    let paths = [home.path().join("10.0.0.1"), home.path().join("10.0.0.2")];
+    let clock = dhow_clock::System::shared();
+    for path in &paths {
+        let store = open(path, "m1");
+        put(&store, "a", "1", 0).await;
+        store.shutdown().await;
+    }
+    // Interrupted when the second was put aside.
+    std::fs::rename(&paths[1], home.path().join("10.0.0.2.new")).unwrap();
+    force_new(Real::shared(), &paths[0], &clock, &options("m1")).unwrap();
+    let error = Store::open(&paths[1], clock, options("m1")).unwrap_err();
+    assert!(error.to_string().contains("10.0.0.2.new"), "{error}");
+    assert_eq!(open(&paths[0], "m1").revision(), 2);
+    let names = std::fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(
+        names
+            .into_iter()
+            .any(|name| { name.to_str().is_some_and(|name| name.starts_with("10.0.0.1.before-")) })
+    );
 }
