@@ -418,6 +418,9 @@ impl Core {
                 let result = match proposal {
                     Proposal::Command(command) => {
                         let applied = state.machine.apply(entry.index, command);
+                        if let Command::Auth(_) = command {
+                            shared.numbers.note_rules(&state.machine);
+                        }
                         if applied.is_ok() {
                             note_lease(command, &mut leases);
                         }

@@ -9,7 +9,7 @@ use crate::wire::{Ask, Told};
 use crate::writer::Writer;
 use dhow_clock::SharedClock;
 use dhow_kv::Error;
-use dhow_kv::admin::Identity;
+use dhow_kv::admin::{AuthStatus, Identity};
 use dhow_log::Directory;
 use dhow_mvcc::{Command, Machine, Outcome};
 use std::collections::BTreeMap;
@@ -68,6 +68,22 @@ pub(crate) struct Numbers {
     pub(crate) log_bytes: AtomicU64,
     /// What the newest checkpoint takes.
     pub(crate) checkpoint_bytes: AtomicU64,
+    /// The revision of the rules, doubled, and 1 more when users are asked for.
+    rules: AtomicU64,
+}
+
+impl Numbers {
+    /// Takes note of the rules. Call it where they may have changed, before others see the state.
+    pub(crate) fn note_rules(&self, machine: &Machine) {
+        let AuthStatus { enabled, revision } = machine.auth().status();
+        self.rules.store(revision << 1 | u64::from(enabled), Ordering::Release);
+    }
+
+    /// The rules: every request asks, and most have nothing else to wait for.
+    pub(crate) fn rules(&self) -> AuthStatus {
+        let rules = self.rules.load(Ordering::Acquire);
+        AuthStatus { enabled: rules & 1 == 1, revision: rules >> 1 }
+    }
 }
 
 /// See the module.
@@ -110,6 +126,8 @@ impl Shared {
         options: Options,
     ) -> Self {
         let inline = options.inline.then(|| Mutex::new(None));
+        let numbers = Numbers::default();
+        numbers.note_rules(&state.machine);
         Self {
             hub: Hub::new(state.machine.mvcc.revision()),
             state: RwLock::new(state),
@@ -118,7 +136,7 @@ impl Shared {
             clock,
             options,
             identity,
-            numbers: Numbers::default(),
+            numbers,
             alone: AtomicBool::new(false),
             leader: watch::Sender::new(0),
             gone: watch::Sender::new(false),

@@ -280,6 +280,7 @@ impl Core {
         {
             let mut state = shared.write();
             state.replace(machine, stand.members);
+            shared.numbers.note_rules(&state.machine);
             shared.hub.restart(revision);
         }
         shared.lessor.reset(leases.into_iter(), shared.clock.monotonic());

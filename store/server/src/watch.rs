@@ -39,7 +39,7 @@ struct Slot {
 
 #[derive(Debug, Default)]
 struct SlotState {
-    queue: VecDeque<(i64, Arc<[Event]>)>,
+    queue: VecDeque<Changes>,
     bytes: usize,
     /// The first revision that did not fit; the hub has let go of the watcher.
     overflow: Option<i64>,
@@ -47,6 +47,21 @@ struct SlotState {
     start: i64,
     waker: Option<Waker>,
     stopped: bool,
+}
+
+/// A revision's events for one group.
+#[derive(Debug, Clone)]
+struct Changes {
+    revision: i64,
+    events: Arc<[Event]>,
+    /// What they take of a queue, in bytes.
+    size: usize,
+}
+
+impl Changes {
+    fn new(revision: i64, events: Vec<Event>) -> Self {
+        Self { revision, size: size_of_events(&events), events: events.into() }
+    }
 }
 
 #[derive(Debug)]
@@ -117,19 +132,21 @@ impl Hub {
         for revision in from..=revision {
             let keys = mvcc.keys_written(revision);
             // Groups that match every key of the revision share one list per kind.
-            let mut whole: [Option<Arc<[Event]>>; 2] = [None, None];
+            let mut whole: [Option<Changes>; 2] = [None, None];
             let mut deliver = |group: &mut Group| {
                 let matched = keys.iter().filter(|key| group.span.contains(key)).count();
-                let events = if matched == 0 {
+                let changes =
+                    |span| Changes::new(revision, mvcc.events(revision, group.prev_kv, span));
+                let some;
+                let changes = if matched == 0 {
                     return true;
                 } else if matched == keys.len() {
-                    whole[usize::from(group.prev_kv)]
-                        .get_or_insert_with(|| mvcc.events(revision, group.prev_kv, None).into())
-                        .clone()
+                    &*whole[usize::from(group.prev_kv)].get_or_insert_with(|| changes(None))
                 } else {
-                    mvcc.events(revision, group.prev_kv, Some(&group.span)).into()
+                    some = changes(Some(&group.span));
+                    &some
                 };
-                group.members.retain(|slot| push(slot, revision, &events));
+                group.members.retain(|slot| push(slot, changes));
                 !group.members.is_empty()
             };
             state.spans.retain_mut(&mut deliver);
@@ -137,15 +154,15 @@ impl Hub {
                 continue;
             }
             for (at, key) in keys.iter().enumerate() {
-                // A key that a revision writes twice is delivered once, with both events.
+                let Some(groups) = state.keys.get_mut(key) else { continue };
+                // A key that a revision writes twice is delivered once, with both events. Looked
+                // for only here: most keys have no watch of their own.
                 if keys[..at].contains(key) {
                     continue;
                 }
-                if let Some(groups) = state.keys.get_mut(key) {
-                    groups.retain_mut(&mut deliver);
-                    if groups.is_empty() {
-                        state.keys.remove(key);
-                    }
+                groups.retain_mut(&mut deliver);
+                if groups.is_empty() {
+                    state.keys.remove(key);
                 }
             }
         }
@@ -229,16 +246,16 @@ fn join(state: &mut State, slot: &Arc<Slot>, request: &WatchRequest) {
 }
 
 /// Hands events to a watcher. Returns whether it stays among the synced.
-fn push(slot: &Slot, revision: i64, events: &Arc<[Event]>) -> bool {
+fn push(slot: &Slot, changes: &Changes) -> bool {
     let mut slot = lock(&slot.state);
+    let Changes { revision, size, .. } = *changes;
     if revision < slot.start {
         return true;
     }
-    let size = size_of_events(events);
     let fits = slot.queue.len() < QUEUE_REVISIONS
         && (slot.bytes + size <= QUEUE_BYTES || slot.queue.is_empty());
     if fits {
-        slot.queue.push_back((revision, events.clone()));
+        slot.queue.push_back(changes.clone());
         slot.bytes += size;
     } else {
         slot.overflow = Some(revision);
@@ -321,8 +338,8 @@ impl StoreWatcher {
         // A progress answer must not overtake events, so nobody may publish meanwhile.
         let hub = self.progress.then(|| lock(&self.shared.hub.state));
         let mut slot = lock(&self.slot.state);
-        if let Some((revision, events)) = slot.queue.pop_front() {
-            slot.bytes -= size_of_events(&events);
+        if let Some(Changes { revision, events, size }) = slot.queue.pop_front() {
+            slot.bytes -= size;
             return Some(Poll::Ready(Some(WatchEvent::Events { revision, events })));
         }
         if slot.queue.capacity() > 64 {

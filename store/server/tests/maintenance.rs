@@ -6,7 +6,7 @@ use common::net::Nodes;
 use common::*;
 use dhow_bolt::etcd::Snapshot;
 use dhow_kv::admin::{
-    Access, Admin, Alarm, AlarmKind, AuthChange, Caller, HashKv, Need, Permission,
+    Access, Admin, Alarm, AlarmKind, AuthChange, AuthStatus, Caller, HashKv, Need, Permission,
 };
 use dhow_kv::{Backend, Error, Op, Range, Span, Txn};
 use dhow_mvcc::Machine;
@@ -149,6 +149,7 @@ async fn users_and_tokens_are_the_same_on_all_members_and_after_a_restart() {
     let txn = || Txn { success: vec![Op::put("ann/x", "1")], ..Txn::default() };
     nodes.store(1).txn_as(txn(), allowed).await.unwrap();
     nodes.store(0).auth_change(taken).await.unwrap();
+    assert_eq!(nodes.store(0).auth_status(), AuthStatus { enabled: true, revision: allowed + 1 });
     assert_eq!(nodes.store(1).txn_as(txn(), allowed).await, Err(Error::AuthOldRevision));
     for at in 0..3 {
         nodes.crash(at);
@@ -158,7 +159,7 @@ async fn users_and_tokens_are_the_same_on_all_members_and_after_a_restart() {
     }
     nodes.leader().await;
     nodes.store(0).range(Range::all(Span::Key("a".into()))).await.unwrap();
-    assert!(nodes.store(0).auth_status().enabled);
+    assert_eq!(nodes.store(0).auth_status(), AuthStatus { enabled: true, revision: allowed + 1 });
     assert_eq!(nodes.store(0).users(), ["ann", "root"]);
     assert_eq!(nodes.store(0).user("ann").unwrap(), Vec::<String>::new());
     // A token that nobody uses ends.

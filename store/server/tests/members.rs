@@ -4,7 +4,7 @@ mod common;
 
 use common::net::{Nodes, urls};
 use common::*;
-use dhow_kv::admin::{Admin, Alarm, AlarmKind};
+use dhow_kv::admin::{Admin, Alarm, AlarmKind, AuthChange};
 use dhow_kv::{Backend, Error, Op, WatchEvent};
 use dhow_server::{Options, Retention, Standing};
 use std::time::Duration;
@@ -120,6 +120,7 @@ async fn a_member_that_was_away_too_long_gets_a_snapshot_while_writes_go_on() {
     let slow = nodes.other(&[leader]);
     let mut watcher = watch(&**nodes.store(slow), "k", 0);
     nodes.net.cut(nodes.nodes[slow].id, true);
+    nodes.store(leader).auth_change(AuthChange::RoleAdd("own".into())).await.unwrap();
     for n in 0..12_000 {
         let key = format!("k{:04}", n % 3000);
         run(&**nodes.store(leader), vec![Op::put(key, vec![n as u8; 100])]).await.unwrap();
@@ -139,6 +140,7 @@ async fn a_member_that_was_away_too_long_gets_a_snapshot_while_writes_go_on() {
     nodes.reaches(slow, nodes.store(leader).revision()).await;
     let (one, other) = (nodes.store(slow), nodes.store(leader));
     assert_eq!(keys(&**one, "").await, keys(&**other, "").await);
+    assert_eq!((one.auth_status().revision, other.auth_status().revision), (2, 2));
     let compacted = match watcher.next().await {
         Some(WatchEvent::Compacted(revision)) => revision,
         // It may have seen some of what came before it was cut off.

@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use dhow_clock::System;
 use dhow_clock::disk::Memory;
-use dhow_kv::{Backend, Op, Range, Span, WatchEvent, WatchRequest};
+use dhow_kv::{Backend, Op, Range, Span, Txn, WatchEvent, WatchRequest};
 use dhow_server::{Options, Store};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,6 +29,23 @@ async fn events_of_one_transaction_arrive_together_in_the_order_of_the_writes() 
     assert_eq!(events[1].prev_kv.as_ref().unwrap().value, "0");
     assert_eq!(events[1].kv.mod_revision, 3);
     assert!(events[1].kv.value.is_empty() && events[1].kv.version == 0);
+}
+
+#[tokio::test]
+async fn a_key_that_is_written_twice_is_told_once_with_both_events() {
+    let store = store();
+    let request = WatchRequest { span: Span::Key("a".into()), start_revision: 0, prev_kv: false };
+    let mut watcher = store.watch(request).unwrap();
+    let within = |op| Op::Txn(Txn { success: vec![op], ..Txn::default() });
+    run(&*store, vec![within(Op::put("a", "1")), Op::put("b", "1"), within(Op::delete("a"))])
+        .await
+        .unwrap();
+    put(&*store, "a", "2").await;
+    let (revision, told) = events(&mut *watcher).await;
+    assert_eq!((revision, told.len()), (2, 2));
+    assert_eq!((told[0].deleted, told[1].deleted), (false, true));
+    let (revision, told) = events(&mut *watcher).await;
+    assert_eq!((revision, told.len()), (3, 1));
 }
 
 #[tokio::test]
