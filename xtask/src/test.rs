@@ -109,6 +109,10 @@ fn summary(run: &Run, quick: bool, seconds: f64) -> Result<()> {
     println!("\n=== summary");
     for (name, seconds, done) in &run.stages {
         println!("{:<26} {seconds:>7.1} s  {}", name, if done.is_ok() { "fine" } else { "FAILED" });
+        // Whoever reads only the end of a long output must find out what to mend.
+        for line in done.as_ref().err().into_iter().flat_map(|error| error.lines()) {
+            println!("    {line}");
+        }
     }
     let wanted: &[&str] = if quick { &[] } else { &["end-to-end tests", "conformance", "demo"] };
     let missing: Vec<&str> = wanted
@@ -140,9 +144,11 @@ fn cargo_test(command: &mut Command, count: &mut Count) -> Result<()> {
     let mut child = command.spawn().context("cannot run cargo")?;
     let stdout = child.stdout.take().context("cargo has no standard output")?;
     let mut own = Count::default();
+    let mut failed = Vec::new();
     for line in BufReader::new(stdout).lines() {
         let line = line?;
         writeln!(std::io::stdout(), "{line}")?;
+        failed.extend(failed_test(&line).map(str::to_owned));
         if let Some(more) = counted(&line) {
             own.passed += more.passed;
             own.failed += more.failed;
@@ -154,7 +160,8 @@ fn cargo_test(command: &mut Command, count: &mut Count) -> Result<()> {
     count.failed += own.failed;
     count.ignored += own.ignored;
     if !status.success() {
-        bail!("{}: {status}", sh::line(command));
+        let failed: String = failed.iter().map(|name| format!("\n{name}")).collect();
+        bail!("{}: {status}{failed}", sh::line(command));
     }
     if own.ignored > 0 {
         bail!("{} tests are ignored; a test runs or goes", own.ignored);
@@ -182,14 +189,27 @@ fn counted(line: &str) -> Option<Count> {
     Some(count)
 }
 
+/// Reads `test a::test ... FAILED`, also with a time behind it.
+fn failed_test(line: &str) -> Option<&str> {
+    let (name, how) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    how.starts_with("FAILED").then_some(name)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Count, counted};
+    use super::{Count, counted, failed_test};
 
     #[test]
     fn counts_what_cargo_says() {
         let line = "test result: FAILED. 12 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 1.01s";
         assert_eq!(counted(line), Some(Count { passed: 12, failed: 1, ignored: 2 }));
         assert_eq!(counted("test http::tests::reads ... ok"), None);
+    }
+
+    #[test]
+    fn names_what_failed() {
+        assert_eq!(failed_test("test a::b ... FAILED (1.2s)"), Some("a::b"));
+        assert_eq!(failed_test("test a::b ... ok"), None);
+        assert_eq!(failed_test("a::b ... FAILED"), None);
     }
 }

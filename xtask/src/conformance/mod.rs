@@ -162,7 +162,7 @@ fn finish(parts: &[Part], options: &Options) -> Result<()> {
         }));
     }
     println!("\n=== summary");
-    let mut bad = 0;
+    let mut bad = Vec::new();
     for outcome in &outcomes {
         println!("{:<12} {:>6.1} s  {}", outcome.name, outcome.time.as_secs_f64(), outcome.summary);
         for note in &outcome.notes {
@@ -171,12 +171,14 @@ fn finish(parts: &[Part], options: &Options) -> Result<()> {
         for problem in &outcome.problems {
             println!("    PROBLEM  {problem}");
         }
-        bad += outcome.problems.len();
+        bad.extend(outcome.problems.iter().map(|problem| format!("{}: {problem}", outcome.name)));
     }
-    if bad > 0 {
+    if !bad.is_empty() {
         bail!(
-            "{bad} problems; see above, and {}",
-            workspace::target().join("conformance").display()
+            "{} problems; see above, and {}\n{}",
+            bad.len(),
+            workspace::target().join("conformance").display(),
+            bad.join("\n")
         );
     }
     Ok(())
