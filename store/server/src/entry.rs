@@ -38,9 +38,10 @@ impl Proposal {
         }
     }
 
-    /// At least as many bytes as it takes in the log.
+    /// At least as many bytes as it takes in the log, by [`entry_size`]: what is reserved for it must
+    /// be enough, since a write that then finds no space stops all writes for good.
     pub(crate) fn size_bound(&self) -> usize {
-        AROUND
+        2 * AROUND
             + match self {
                 Self::Command(command) => command.size_bound(),
                 Self::Member(Change::Add(member)) => urls_size(&member.peer_urls),
@@ -219,6 +220,61 @@ mod tests {
         assert_eq!(Record::decode(Bytes::from(bytes.clone())).as_ref(), Ok(record));
         for cut in 0..bytes.len() {
             assert!(Record::decode(Bytes::copy_from_slice(&bytes[..cut])).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_proposal_takes_no_more_in_the_log_than_is_reserved_for_it() {
+        use dhow_kv::Op;
+        use dhow_kv::admin::{Alarm, AlarmKind, AuthChange};
+        let max = i64::MIN;
+        let txn = |success| dhow_kv::Txn { success, ..dhow_kv::Txn::default() };
+        let leased = Op::Put {
+            key: "k".into(),
+            value: "v".into(),
+            lease: max,
+            prev_kv: false,
+            ignore_value: false,
+            ignore_lease: false,
+        };
+        let alarm = Alarm { member: u64::MAX, kind: AlarmKind::NoSpace };
+        let commands = [
+            Command::Txn(txn(Vec::new())),
+            Command::Txn(txn(vec![Op::put("", "")])),
+            Command::Txn(txn(vec![leased; 100])),
+            Command::Txn(txn(vec![Op::delete("k"), Op::Txn(txn(vec![Op::delete("k")]))])),
+            Command::TxnAs { txn: txn(vec![Op::put("a", "b")]), auth_revision: u64::MAX },
+            Command::Compact(max),
+            Command::LeaseGrant { id: max, ttl: max },
+            Command::LeaseRevoke { id: max },
+            Command::AlarmRaise(alarm),
+            Command::AlarmDisarm { member: u64::MAX, kind: Some(AlarmKind::NoSpace) },
+            Command::Auth(AuthChange::Enable),
+            Command::Auth(AuthChange::UserGrantRole { user: "u".into(), role: "r".into() }),
+            Command::TokenIssue { user: "u".into(), prefix: "p".into(), auth_revision: u64::MAX },
+        ];
+        let urls = vec!["http://127.0.0.1:2380".to_owned(); 3];
+        let id = u64::MAX;
+        let member = Member { id, peer_urls: urls.clone(), ..Member::default() };
+        let changes = [
+            Change::Add(member.clone()),
+            Change::Add(Member { learner: true, ..member }),
+            Change::Remove(id),
+            Change::Promote(id),
+            Change::Attributes { id, name: "n".into(), client_urls: urls.clone() },
+            Change::PeerUrls { id, peer_urls: urls },
+        ];
+        let commands = commands.into_iter().map(Proposal::Command);
+        for proposal in commands.chain(changes.into_iter().map(Proposal::Member)) {
+            let mut data = Vec::new();
+            proposal.encode(u64::MAX, &mut data);
+            let mut entry = new_entry(data.into());
+            (entry.index, entry.term) = (u64::MAX, u64::MAX);
+            let mut record = Vec::new();
+            Record::Entry(entry.clone()).encode(&mut record);
+            assert!(record.len() <= entry_size(&entry), "{proposal:?}");
+            let (takes, bound) = (entry_size(&entry), proposal.size_bound());
+            assert!(takes <= bound, "{takes} > {bound}: {proposal:?}");
         }
     }
 
