@@ -22,6 +22,12 @@ pub trait Clock: Send + Sync + std::fmt::Debug + 'static {
     fn monotonic(&self) -> Duration;
     /// Completes when at least `period` of monotonic time has passed.
     fn sleep(&self, period: Duration) -> BoxFuture<'static, ()>;
+    /// Completes when [`Clock::monotonic`] has reached `at`. Use it for deadlines: whoever reads the
+    /// clock, computes what is left and sleeps for that, sleeps too long by what passed in between.
+    /// A clock that moves while it is asked must not leave this to [`Clock::sleep`], as here.
+    fn sleep_until(&self, at: Duration) -> BoxFuture<'static, ()> {
+        self.sleep(at.saturating_sub(self.monotonic()))
+    }
     /// The next 64 random bits. Not for secrets: those come from the cryptography library.
     fn random(&self) -> u64;
 }
@@ -70,6 +76,13 @@ impl Clock for System {
         Box::pin(tokio::time::sleep(period))
     }
 
+    fn sleep_until(&self, at: Duration) -> BoxFuture<'static, ()> {
+        match self.start.checked_add(at) {
+            Some(at) => Box::pin(tokio::time::sleep_until(at.into())),
+            None => Box::pin(std::future::pending()),
+        }
+    }
+
     fn random(&self) -> u64 {
         // xorshift64*: one word of state, period 2^64 - 1.
         let step = |mut x: u64| {
@@ -89,12 +102,24 @@ impl Clock for System {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::task::{Context, Waker};
 
     #[test]
     fn random_numbers_differ() {
         let clock = System::new();
         let drawn: std::collections::HashSet<u64> = (0..1000).map(|_| clock.random()).collect();
         assert_eq!(drawn.len(), 1000);
+    }
+
+    #[tokio::test]
+    async fn a_deadline_is_reached_and_one_that_has_passed_is_not_waited_for() {
+        let clock = System::new();
+        let at = clock.monotonic() + Duration::from_millis(5);
+        clock.sleep_until(at).await;
+        assert!(clock.monotonic() >= at);
+        clock.sleep_until(Duration::ZERO).await;
+        let never = std::pin::pin!(clock.sleep_until(Duration::MAX));
+        assert!(never.poll(&mut Context::from_waker(Waker::noop())).is_pending());
     }
 
     #[test]

@@ -199,7 +199,7 @@ pub(crate) async fn expire(shared: Arc<Shared>) {
         match next {
             None => nearer.await,
             Some(deadline) => {
-                let sleep = shared.clock.sleep(deadline.saturating_sub(now));
+                let sleep = shared.clock.sleep_until(deadline);
                 futures::future::select(std::pin::pin!(nearer), sleep).await;
             }
         }

@@ -24,12 +24,12 @@ pub struct Manual {
 
 impl Manual {
     pub fn advance(&self, by: Duration) {
+        let mut sleepers = self.sleepers.lock().unwrap();
         let now = {
             let mut now = self.now.lock().unwrap();
             *now += by;
             *now
         };
-        let mut sleepers = self.sleepers.lock().unwrap();
         for (at, wake) in std::mem::take(&mut *sleepers) {
             if at <= now {
                 let _ = wake.send(());
@@ -55,9 +55,16 @@ impl Clock for Manual {
     }
 
     fn sleep(&self, period: Duration) -> BoxFuture<'static, ()> {
+        self.sleep_until(self.monotonic() + period)
+    }
+
+    fn sleep_until(&self, at: Duration) -> BoxFuture<'static, ()> {
         let (wake, woken) = oneshot::channel();
-        let at = self.monotonic() + period;
-        self.sleepers.lock().unwrap().push((at, wake));
+        // The time cannot move while they are looked at: see `advance`.
+        let mut sleepers = self.sleepers.lock().unwrap();
+        if at > self.monotonic() {
+            sleepers.push((at, wake));
+        }
         Box::pin(async move {
             let _ = woken.await;
         })
