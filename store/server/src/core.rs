@@ -5,7 +5,7 @@ use crate::entry::{self, Proposal, entry_size};
 use crate::members::Change;
 use crate::queue::Reply;
 use crate::raftlog::{RaftLog, Stand};
-use crate::requests::{Asked, Held, Round, Waiter, Whom};
+use crate::requests::{Asked, Held, Reading, Round, Waiter, Whom};
 use crate::shared::{Shared, State};
 use crate::transfer::{Incoming, Outgoing};
 use crate::wire::{Ask, Message};
@@ -48,7 +48,7 @@ pub(crate) struct Core {
     /// Proposals that a member refused that did not lead; tried again a little later.
     pub(crate) later: VecDeque<(u64, Bytes)>,
     /// Reads that begin with the next round.
-    pub(crate) reading: Vec<Reply<()>>,
+    pub(crate) reading: Vec<Reading>,
     pub(crate) rounds: BTreeMap<u64, Round>,
     pub(crate) asked: BTreeMap<u64, Asked>,
     /// Questions that came before this leader knew all leases.
@@ -364,7 +364,7 @@ impl Core {
         if self.failed.is_none() && self.is_leader() && applied_own && self.leads != self.term() {
             self.lead(shared);
         }
-        self.end_rounds();
+        self.end_rounds(shared);
     }
 
     fn send(&mut self, shared: &Shared, message: RaftMessage) {
@@ -512,13 +512,8 @@ impl Core {
             self.leads = 0;
             shared.lessor.demote();
             self.outgoing_end(shared);
-            for (from, id, ask) in std::mem::take(&mut self.early) {
-                if from != self.own {
-                    self.tell(from, id, Err(Error::LeaderChanged));
-                } else if let Some(asked) = self.asked.get_mut(&id) {
-                    asked.sent = 0;
-                    asked.ask = ask;
-                }
+            for (from, id, _) in std::mem::take(&mut self.early) {
+                self.tell_changed(from, id);
             }
         }
         shared.numbers.leader.store(leader, Ordering::Relaxed);

@@ -104,15 +104,31 @@ impl Lessor {
         }
     }
 
-    /// Starts the lease's time anew; what it was granted, or `None` when it does not exist.
-    pub(crate) fn renew(&self, id: i64, now: Duration) -> Option<i64> {
+    /// Starts the lease's time anew; what it was granted and what can be promised, in seconds, or
+    /// `None` when it does not exist. A quorum has confirmed that this member led when it was
+    /// `asked`, and no other gives the lease less than its whole time after that.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`]: the confirmation took longer than the lease lasts.
+    pub(crate) fn renew(
+        &self,
+        id: i64,
+        asked: Duration,
+        now: Duration,
+    ) -> Result<Option<(i64, i64)>, Error> {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        let held = state.held.get_mut(&id).filter(|held| !held.ending)?;
+        let Some(held) = state.held.get_mut(&id).filter(|held| !held.ending) else {
+            return Ok(None);
+        };
+        let left = held.ttl - now.saturating_sub(asked).as_secs() as i64;
+        if left < 1 {
+            return Err(Error::Timeout);
+        }
         state.deadlines.remove(&(held.deadline, id));
         held.deadline = after(now, held.ttl);
         state.deadlines.insert((held.deadline, id));
-        Some(held.ttl)
+        Ok(Some((held.ttl, left)))
     }
 
     /// What the lease was granted and what remains, in seconds.

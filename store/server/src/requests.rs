@@ -86,10 +86,20 @@ pub(crate) struct Asked {
     pub(crate) sent: u64,
 }
 
+/// Who waits until a quorum has confirmed who leads.
+#[derive(Debug)]
+pub(crate) enum Reading {
+    /// A reader here.
+    Here(Reply<()>),
+    /// A member asked about a lease when this one led in `term`. One that was replaced meanwhile
+    /// must neither renew it nor tell of it.
+    Lease { from: u64, id: u64, lease: i64, renew: bool, term: u64, asked: Duration },
+}
+
 /// Reads that wait for the leader to tell how far they must see.
 #[derive(Debug)]
 pub(crate) struct Round {
-    pub(crate) replies: Vec<Reply<()>>,
+    pub(crate) readers: Vec<Reading>,
     pub(crate) deadline: Duration,
     /// How far; `None` before it is told.
     pub(crate) index: Option<u64>,
@@ -385,16 +395,46 @@ impl Core {
             }
             return;
         }
-        let now = shared.clock.monotonic();
-        match ask {
-            Ask::KeepAlive(lease) => {
-                let ttl = shared.lessor.renew(lease, now);
-                self.tell(from, id, Ok(Told::Lease(ttl.map(|ttl| (ttl, ttl)))));
+        let (lease, renew) = match ask {
+            Ask::KeepAlive(lease) => (lease, true),
+            Ask::TimeToLive(lease) => (lease, false),
+            change => return self.change_members(shared, from, id, change),
+        };
+        let (term, asked) = (self.term(), shared.clock.monotonic());
+        self.reading.push(Reading::Lease { from, id, lease, renew, term, asked });
+    }
+
+    /// This member does not lead any more: the next leader is to be asked.
+    pub(crate) fn tell_changed(&mut self, from: u64, id: u64) {
+        if from != self.own {
+            self.tell(from, id, Err(Error::LeaderChanged));
+        } else if let Some(asked) = self.asked.get_mut(&id) {
+            asked.sent = 0;
+        }
+    }
+
+    /// It is confirmed who leads.
+    fn confirmed(&mut self, shared: &Shared, reader: Reading) {
+        match reader {
+            Reading::Here(reply) => drop(reply.send(Ok(()))),
+            Reading::Lease { from, id, lease, renew, term, asked } if self.leads == term => {
+                let now = shared.clock.monotonic();
+                let told = if renew {
+                    shared.lessor.renew(lease, asked, now)
+                } else {
+                    Ok(shared.lessor.remaining(lease, now))
+                };
+                self.tell(from, id, told.map(Told::Lease));
             }
-            Ask::TimeToLive(lease) => {
-                self.tell(from, id, Ok(Told::Lease(shared.lessor.remaining(lease, now))));
-            }
-            change => self.change_members(shared, from, id, change),
+            Reading::Lease { from, id, .. } => self.tell_changed(from, id),
+        }
+    }
+
+    /// It will not be confirmed who leads.
+    fn unconfirmed(&mut self, reader: Reading, error: &Error) {
+        match reader {
+            Reading::Here(reply) => drop(reply.send(Err(error.clone()))),
+            Reading::Lease { from, id, .. } => self.tell_changed(from, id),
         }
     }
 
@@ -424,21 +464,21 @@ impl Core {
             return;
         }
         let id = self.number();
-        let replies = std::mem::take(&mut self.reading);
+        let readers = std::mem::take(&mut self.reading);
         let deadline = self.deadline(shared);
-        self.rounds.insert(id, Round { replies, deadline, index: None });
+        self.rounds.insert(id, Round { readers, deadline, index: None });
         self.read_index(id);
     }
 
     /// Lets those read whose reads see enough.
-    pub(crate) fn end_rounds(&mut self) {
+    pub(crate) fn end_rounds(&mut self, shared: &Shared) {
         let applied = self.applied;
         let done = |round: &Round| round.index.is_some_and(|index| index <= applied);
         let due: Vec<u64> =
             self.rounds.iter().filter(|(_, round)| done(round)).map(|(id, _)| *id).collect();
         for id in due {
-            for reply in self.rounds.remove(&id).map(|round| round.replies).unwrap_or_default() {
-                drop(reply.send(Ok(())));
+            for reader in self.rounds.remove(&id).map(|round| round.readers).unwrap_or_default() {
+                self.confirmed(shared, reader);
             }
         }
     }
@@ -462,8 +502,8 @@ impl Core {
         let late = |deadline: Duration| deadline <= now;
         while let Some(first) = self.rounds.first_entry().filter(|first| late(first.get().deadline))
         {
-            for reply in first.remove().replies {
-                drop(reply.send(Err(Error::Timeout)));
+            for reader in first.remove().readers {
+                self.unconfirmed(reader, &Error::Timeout);
             }
         }
         while let Some(first) = self.asked.first_entry().filter(|first| late(first.get().deadline))
@@ -487,9 +527,9 @@ impl Core {
             drop(asked.reply.send(Err(error.clone())));
         }
         let rounds = std::mem::take(&mut self.rounds).into_values();
-        let reads = rounds.flat_map(|round| round.replies).chain(std::mem::take(&mut self.reading));
-        for reply in reads {
-            drop(reply.send(Err(error.clone())));
+        let reads = rounds.flat_map(|round| round.readers).chain(std::mem::take(&mut self.reading));
+        for reader in reads {
+            self.unconfirmed(reader, error);
         }
         if let Some((_, _, reply)) = self.transfer.take() {
             drop(reply.send(Err(error.clone())));

@@ -426,8 +426,9 @@ impl Backend for Store {
             if self.shared.queue.is_closed() {
                 return Err(Error::Stopped);
             }
+            let asked = self.shared.clock.monotonic();
             let told = if self.decides_on_leases().await? {
-                self.shared.lessor.renew(id, self.shared.clock.monotonic()).map(|ttl| (ttl, ttl))
+                self.shared.lessor.renew(id, asked, self.shared.clock.monotonic())?
             } else {
                 lease_told(self.shared.ask(Ask::KeepAlive(id)).await?)
             };

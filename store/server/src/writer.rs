@@ -4,7 +4,7 @@ use crate::core::Core;
 use crate::entry::Proposal;
 use crate::journal::Checkpoints;
 use crate::queue::{Reply, Request};
-use crate::requests::Whom;
+use crate::requests::{Reading, Whom};
 use crate::shared::Shared;
 use dhow_kv::Error;
 use dhow_kv::admin::{Alarm, AlarmKind};
@@ -176,7 +176,7 @@ impl Writer {
         } else if let Some(error) = &self.core.failed {
             drop(reply.send(Err(error.clone())));
         } else {
-            self.core.reading.push(reply);
+            self.core.reading.push(Reading::Here(reply));
         }
     }
 

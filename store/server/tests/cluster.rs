@@ -354,3 +354,22 @@ async fn a_leader_that_is_cut_off_renews_no_lease() {
     nodes.leader().await;
     assert_eq!(store.lease_keep_alive(5).await.unwrap().ttl, 60);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_cut_off_renews_no_lease_for_a_follower_that_is_with_it() {
+    let nodes = Nodes::start(5, &Options::default());
+    let leader = nodes.leader().await;
+    let follower = nodes.other(&[leader]);
+    let store = nodes.store(follower).clone();
+    store.lease_grant(5, 60).await.unwrap();
+    assert_eq!(store.lease_keep_alive(5).await.unwrap().ttl, 60);
+    let id = |at: usize| nodes.nodes[at].id;
+    let rest: Vec<u64> = (0..5).filter(|at| ![leader, follower].contains(at)).map(id).collect();
+    nodes.net.part(&[id(leader), id(follower)], &rest);
+    // Neither knows yet that another may lead.
+    assert_eq!(store.lease_keep_alive(5).await, Err(Error::Timeout));
+    assert_eq!(store.lease_time_to_live(5, false).await, Err(Error::Timeout));
+    nodes.net.heal();
+    nodes.leader().await;
+    assert_eq!(store.lease_keep_alive(5).await.unwrap().ttl, 60);
+}

@@ -326,3 +326,66 @@ fn one_that_led_once_and_is_left_alone_reads_nothing_before_it_leads_again() {
     one.core.elect_alone(&one.shared);
     assert!(one.shared.alone.load(Ordering::Acquire));
 }
+
+/// The answers to questions among what was said.
+fn told(said: Vec<(u64, Bytes)>) -> Vec<(u64, Result<Told, Error>)> {
+    let answer = |(to, bytes)| match Message::decode(bytes) {
+        Ok(Message::Told { answer, .. }) => Some((to, answer)),
+        _ => None,
+    };
+    said.into_iter().filter_map(answer).collect()
+}
+
+#[test]
+fn a_lease_is_renewed_for_another_member_only_when_a_quorum_has_confirmed_the_leader() {
+    let mut one = One::new(1, 3);
+    one.win();
+    one.hear_all();
+    one.drive();
+    drop(one.propose(Command::LeaseGrant { id: 7, ttl: 10 }, 0));
+    one.drive();
+    one.hear_all();
+    one.drive();
+    let (other, asks) = (one.others[1], Message::Ask { id: 5, ask: Ask::KeepAlive(7) }.encode());
+    let advance =
+        |one: &One, seconds| *one.clock.now.lock().unwrap() += Duration::from_secs(seconds);
+    let confirm = |one: &mut One| {
+        let asked = one.said().into_iter().find_map(|(_, bytes)| match Message::decode(bytes) {
+            Ok(Message::Raft(asked)) if !asked.context.is_empty() => Some(asked.context),
+            _ => None,
+        });
+        let context = asked.expect("the leader asks whether it still leads");
+        one.hear(one.others[0], MessageType::MsgHeartbeatResponse, |m| m.context = context);
+        one.drive();
+    };
+    one.said();
+    one.core.receive(&one.shared, other, asks.clone());
+    one.drive();
+    advance(&one, 4);
+    assert_eq!(one.shared.lessor.remaining(7, one.clock.monotonic()), Some((10, 6)));
+    confirm(&mut one);
+    // What passed meanwhile, another leader might not have given.
+    assert_eq!(told(one.said()), [(other, Ok(Told::Lease(Some((10, 6)))))]);
+    one.core.receive(&one.shared, other, asks.clone());
+    one.drive();
+    advance(&one, 12);
+    confirm(&mut one);
+    assert_eq!(told(one.said()), [(other, Err(Error::Timeout))]);
+    one.core.receive(&one.shared, other, asks);
+    one.drive();
+    one.said();
+    // Another leads before it is confirmed, and lets the question go as one of its own.
+    one.follow(&[Proposal::Command(put("v"))]);
+    let asked = one.said().into_iter().find_map(|(_, bytes)| match Message::decode(bytes) {
+        Ok(Message::Raft(m)) if m.get_msg_type() == MessageType::MsgReadIndex => Some(m),
+        _ => None,
+    });
+    let applied = one.core.applied;
+    one.hear(one.others[0], MessageType::MsgReadIndexResp, |message| {
+        message.index = applied;
+        message.entries = asked.expect("the new leader is asked").entries;
+    });
+    one.drive();
+    assert!(one.core.rounds.is_empty());
+    assert_eq!(told(one.said()), [(other, Err(Error::LeaderChanged))]);
+}

@@ -55,6 +55,8 @@ pub struct Net {
     packets: mpsc::UnboundedSender<Packet>,
     stores: Mutex<BTreeMap<u64, Arc<Store>>>,
     cut: Mutex<BTreeSet<u64>>,
+    /// Ways from one member to another that lead nowhere.
+    severed: Mutex<BTreeSet<(u64, u64)>>,
     pub delivered: AtomicUsize,
 }
 
@@ -65,13 +67,15 @@ impl Net {
             packets,
             stores: Mutex::default(),
             cut: Mutex::default(),
+            severed: Mutex::default(),
             delivered: AtomicUsize::new(0),
         });
         let weak = Arc::downgrade(&net);
         tokio::spawn(async move {
             while let Some((from, to, message)) = arriving.recv().await {
                 let Some(net) = weak.upgrade() else { return };
-                if net.is_cut(from) || net.is_cut(to) {
+                let severed = net.severed.lock().unwrap().contains(&(from, to));
+                if severed || net.is_cut(from) || net.is_cut(to) {
                     continue;
                 }
                 let store = net.stores.lock().unwrap().get(&to).cloned();
@@ -86,6 +90,19 @@ impl Net {
 
     fn is_cut(&self, id: u64) -> bool {
         self.cut.lock().unwrap().contains(&id)
+    }
+
+    /// Parts these members from all the others, until [`Net::heal`].
+    pub fn part(&self, some: &[u64], others: &[u64]) {
+        let mut severed = self.severed.lock().unwrap();
+        for (one, other) in some.iter().flat_map(|one| others.iter().map(move |other| (one, other)))
+        {
+            severed.extend([(*one, *other), (*other, *one)]);
+        }
+    }
+
+    pub fn heal(&self) {
+        self.severed.lock().unwrap().clear();
     }
 
     pub fn cut(&self, id: u64, cut: bool) {
