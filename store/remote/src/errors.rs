@@ -113,6 +113,11 @@ pub(crate) fn line(status: &Status) -> String {
     parts.join(": ")
 }
 
+/// Whether the call failed because no connection came about.
+pub(crate) fn never_connected(status: &Status) -> bool {
+    cause::<tonic::ConnectError>(status).is_some()
+}
+
 /// What a failed call means.
 pub(crate) fn classify(status: &Status) -> Failure {
     if let Some(error) = of_text(status.message()) {
@@ -130,7 +135,7 @@ pub(crate) fn classify(status: &Status) -> Failure {
             other => Failure::Refused(other),
         };
     }
-    if cause::<tonic::ConnectError>(status).is_some()
+    if never_connected(status)
         || cause::<hyper::Error>(status).is_some_and(hyper::Error::is_canceled)
     {
         return Failure::NotSent(line(status));

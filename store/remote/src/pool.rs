@@ -414,6 +414,10 @@ impl Pool {
     }
 }
 
+/// How the end of a connection is told by the system, rustls, h2 and hyper.
+const CUT: [&str; 4] =
+    ["connection closed", "connection reset", "broken pipe", "unexpected end of file"];
+
 /// Why a member cannot be used at all.
 fn connect_error(url: &str, status: &Status) -> ConnectError {
     let (endpoint, why) = (url.to_owned(), errors::line(status));
@@ -424,8 +428,11 @@ fn connect_error(url: &str, status: &Status) -> ConnectError {
     if let Some(at) = why.find("invalid peer certificate") {
         return ConnectError::Untrusted { endpoint, why: why[at..].to_owned() };
     }
-    // With TLS 1.3 a client has shaken hands before it is refused: the refusal may be cut off.
-    let cut = url.starts_with("https") && why.contains("connection closed");
+    // With TLS 1.3 a client has shaken hands before it is refused: of the refusal often only the
+    // end of the connection arrives, in whose words depends on what was under way.
+    let cut = url.starts_with("https")
+        && !errors::never_connected(status)
+        && CUT.iter().any(|words| why.to_ascii_lowercase().contains(words));
     if let Some(at) = why.find("received fatal alert").or(cut.then_some(0)) {
         return ConnectError::NotTrusted { endpoint, why: why[at..].to_owned() };
     }
@@ -457,6 +464,23 @@ pub(crate) fn parse(version: &str) -> Option<(u32, u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_that_is_cut_off_is_still_a_refusal() {
+        let kind = |url, error: std::io::Error| {
+            let status = Status::from_error(Box::new(error));
+            connect_error(url, &status)
+        };
+        for words in ["Connection reset by peer (os error 104)", "stream closed: Broken pipe"] {
+            let told = kind("https://a:1", std::io::Error::other(words));
+            assert!(matches!(told, ConnectError::NotTrusted { .. }), "{words}: {told}");
+            // Without TLS nobody asks for a certificate.
+            let told = kind("http://a:1", std::io::Error::other(words));
+            assert!(matches!(told, ConnectError::Unreachable { .. }), "{words}: {told}");
+        }
+        let told = kind("https://a:1", std::io::Error::other("No route to host"));
+        assert!(matches!(told, ConnectError::Unreachable { .. }), "{told}");
+    }
 
     #[test]
     fn versions_are_compared_by_number() {
