@@ -53,6 +53,8 @@ pub(crate) struct Core {
     pub(crate) asked: BTreeMap<u64, Asked>,
     /// Questions that came before this leader knew all leases.
     pub(crate) early: VecDeque<(u64, u64, Ask)>,
+    /// Who asked for the removal of this leader, while it hands over.
+    pub(crate) leaving: Vec<(u64, u64, Ask)>,
     pub(crate) transfer: Option<(u64, Duration, Reply<()>)>,
     /// Bytes and number of the entries that Raft has taken and that are not written yet.
     pub(crate) due: (usize, usize),
@@ -135,6 +137,7 @@ impl Core {
             rounds: BTreeMap::new(),
             asked: BTreeMap::new(),
             early: VecDeque::new(),
+            leaving: Vec::new(),
             transfer: None,
             due: (0, 0),
             applied,
@@ -500,8 +503,11 @@ impl Core {
     fn notice(&mut self, shared: &Shared) {
         let now = (self.leader(), self.term());
         if now == self.seen {
-            if self.node.raft.lead_transferee.is_none() && !self.node.raft.has_pending_conf() {
-                self.place_held();
+            if self.node.raft.lead_transferee.is_none() {
+                self.leave_anyway(shared);
+                if !self.node.raft.has_pending_conf() {
+                    self.place_held();
+                }
             }
             return;
         }
@@ -512,7 +518,8 @@ impl Core {
             self.leads = 0;
             shared.lessor.demote();
             self.outgoing_end(shared);
-            for (from, id, _) in std::mem::take(&mut self.early) {
+            let early = std::mem::take(&mut self.early).into_iter();
+            for (from, id, _) in early.chain(std::mem::take(&mut self.leaving)) {
                 self.tell_changed(from, id);
             }
         }

@@ -98,8 +98,42 @@ impl Core {
         id == self.own || self.heard.get(&id).is_some_and(|heard| *heard + since >= now)
     }
 
-    /// Proposes a change of the members for `from`, if it is allowed.
+    /// Sees to a change of the members for `from`, if it is allowed. A leader that is to go hands
+    /// over first, and the next one removes it: so nobody waits for an election, and what the others
+    /// send to it meanwhile is not lost with it.
     pub(crate) fn change_members(&mut self, shared: &Shared, from: u64, id: u64, ask: Ask) {
+        let goes = matches!(ask, Ask::Remove(gone) if gone == self.own);
+        if goes && self.transfer.is_none() && self.allow(shared, ask.clone()).is_ok() {
+            if self.leaving.is_empty()
+                && let Some(target) = self.successor(shared)
+            {
+                self.node.transfer_leader(target);
+            }
+            if self.node.raft.lead_transferee.is_some() {
+                self.leaving.push((from, id, ask));
+                return;
+            }
+        }
+        self.propose_change(shared, from, id, ask);
+    }
+
+    /// The voter that would lead with the least delay.
+    fn successor(&self, shared: &Shared) -> Option<u64> {
+        let matched = |id| self.node.raft.prs().get(id).map_or(0, |its| its.matched);
+        let state = shared.read();
+        let others = state.members.voters().map(|voter| voter.id).filter(|id| *id != self.own);
+        others.filter(|id| self.is_heard(shared, *id)).max_by_key(|id| (matched(*id), *id))
+    }
+
+    /// Nobody has taken over from this leader in time: it proposes its removal itself.
+    pub(crate) fn leave_anyway(&mut self, shared: &Shared) {
+        for (from, id, ask) in std::mem::take(&mut self.leaving) {
+            self.propose_change(shared, from, id, ask);
+        }
+    }
+
+    /// Proposes a change of the members for `from`, if it is allowed.
+    fn propose_change(&mut self, shared: &Shared, from: u64, id: u64, ask: Ask) {
         match self.allow(shared, ask) {
             Ok((change, meant)) => {
                 let whom = Whom::Member { from, ask: id, meant };

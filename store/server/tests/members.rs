@@ -73,6 +73,24 @@ async fn a_single_member_grows_to_three_and_shrinks_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_is_removed_hands_over_first() {
+    for by_itself in [true, false] {
+        let nodes = Nodes::start(3, &small());
+        let leader = nodes.leader().await;
+        let gone = nodes.nodes[leader].id;
+        let other = nodes.store(nodes.other(&[leader]));
+        let asked = if by_itself { nodes.store(leader) } else { other };
+        let start = tokio::time::Instant::now();
+        let left = asked.member_remove(gone).await.unwrap();
+        assert!(left.iter().all(|member| member.id != gone));
+        // Nobody waits for an election, and nothing is sent to one that has gone.
+        put(&**other, "after", "1").await;
+        let took = start.elapsed();
+        assert!(took < Duration::from_millis(700), "{took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_learner_follows_does_not_vote_and_is_promoted_when_it_has_caught_up() {
     let mut nodes = Nodes::start(3, &small());
     let leader = nodes.leader().await;
