@@ -1,7 +1,7 @@
 //! Who asks, and whether they may.
 
-use crate::Inner;
 use crate::error::status;
+use crate::{Inner, Tokens};
 use bytes::Bytes;
 use dhow_kv::admin::{Caller, Need};
 use dhow_kv::{Error, Op, Range, RangeResult, Span, Txn, TxnResult};
@@ -120,7 +120,12 @@ impl Inner {
             return Ok(Access::Open);
         }
         let caller = match call.token() {
-            Some(token) => self.admin.token_user(token).ok_or(Error::InvalidToken)?,
+            Some(token) => match &*self.config.tokens {
+                Tokens::Simple => self.admin.token_user(token),
+                Tokens::Jwt(jwt) => jwt.caller(token),
+                Tokens::None => None,
+            }
+            .ok_or(Error::InvalidToken)?,
             None => match &call.connection.common_name {
                 Some(name) if self.config.client_cert_auth && !call.gateway => {
                     Caller { user: Some(name.clone()), revision: rules.revision }

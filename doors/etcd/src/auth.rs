@@ -1,12 +1,12 @@
 //! The service Auth. Hashing passwords takes tens of milliseconds of CPU, so it happens on threads
 //! of its own, as many at a time as there are processors.
 
-use crate::Inner;
 use crate::access::{Access, Call};
 use crate::convert;
 use crate::dispatch::{decode, framed};
 use crate::error::{Refusal, status};
 use crate::method::Method;
+use crate::{Inner, Tokens};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -157,8 +157,13 @@ impl Inner {
                 tracing::warn!(user = request.name, "refused a login");
                 return Err(status(&Error::AuthFailed));
             }
-            let token =
-                self.admin.token_issue(request.name.clone()).await.map_err(|e| status(&e))?;
+            let token = match &*self.config.tokens {
+                Tokens::Simple => {
+                    self.admin.token_issue(request.name.clone()).await.map_err(|e| status(&e))?
+                }
+                Tokens::Jwt(jwt) => jwt.issue(&request.name, revision).map_err(Status::unknown)?,
+                Tokens::None => return Err(status(&Error::InvalidToken)),
+            };
             if self.admin.auth_status().revision == revision {
                 return Ok(pb::AuthenticateResponse { header: Some(self.header()), token });
             }

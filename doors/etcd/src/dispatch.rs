@@ -83,7 +83,7 @@ impl Inner {
             M::Hash => framed(self.hash(call).await),
             M::HashKv => framed(self.hash_kv(call, decode(message)?).await),
             M::MoveLeader => framed(self.move_leader(call, decode(message)?).await),
-            M::Downgrade => framed(self.downgrade(call, decode(message)?)),
+            M::Downgrade => framed(self.downgrade(call, decode(message)?).await),
             M::Campaign => framed(recipe(self.campaign(call, decode(message)?).await)),
             M::Proclaim => framed(recipe(self.proclaim(call, decode(message)?).await)),
             M::Leader => framed(recipe(self.leader(call, decode(message)?).await)),

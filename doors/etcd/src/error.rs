@@ -56,7 +56,8 @@ fn code(error: &Error) -> Code {
         | Error::RoleNotFound
         | Error::RoleNotGranted
         | Error::PermissionNotGranted
-        | Error::AuthNotEnabled => Code::FailedPrecondition,
+        | Error::AuthNotEnabled
+        | Error::DowngradeInProcess => Code::FailedPrecondition,
         Error::Storage(_) | Error::Other(_) => Code::Unknown,
     }
 }

@@ -14,7 +14,7 @@ use hyper::body::{Body as _, Incoming};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Code, Status};
 
@@ -59,6 +59,7 @@ pub(crate) async fn answer(
     if method.row().kind != Kind::Unary {
         return Box::pin(stream(&inner, method, call, body)).await;
     }
+    let began = Instant::now();
     let run = async {
         let message = message(&inner, method, &mut body).await?;
         inner.unary(method, &call, message).await
@@ -71,6 +72,10 @@ pub(crate) async fn answer(
             .await
             .unwrap_or_else(|_| Err(Status::deadline_exceeded("context deadline exceeded"))),
     };
+    let spent = began.elapsed();
+    if inner.config.slow.is_some_and(|limit| spent >= limit) && !method.waits() {
+        tell_slow(method, spent, &done);
+    }
     match done {
         Ok(frame) if frame.len() > LARGEST_ANSWER => {
             let status = Status::resource_exhausted(format!(
@@ -86,6 +91,18 @@ pub(crate) async fn answer(
         }
         Err(status) => failed(&inner, method, &status),
     }
+}
+
+/// What etcd says of a request that took long.
+fn tell_slow(method: Method, spent: Duration, done: &Result<Bytes, Status>) {
+    let row = method.row();
+    tracing::warn!(
+        time_spent = ?spent,
+        method = format!("/{}/{}", row.service, row.name),
+        response_size = done.as_ref().map_or(0, Bytes::len),
+        error = done.as_ref().err().map(|status| tracing::field::display(status.message())),
+        "request stats"
+    );
 }
 
 fn respond(body: Body) -> Response<Body> {

@@ -108,10 +108,12 @@ pub(crate) async fn page(inner: Arc<Inner>, request: &Request<Incoming>) -> Resp
         "/health" => inner.health(query).await,
         "/livez" => inner.checks(Check::LIVE, query).await,
         "/readyz" => inner.checks(Check::READY, query).await,
-        "/version" => json(format!(
-            r#"{{"etcdserver":"{}","etcdcluster":"{}","storage":"{}"}}"#,
-            inner.config.server_version, inner.config.cluster_version, inner.config.storage_version
-        )),
+        "/version" => {
+            let (server, (cluster, storage)) = (&inner.config.server_version, inner.versions());
+            json(format!(
+                r#"{{"etcdserver":"{server}","etcdcluster":"{cluster}","storage":"{storage}"}}"#
+            ))
+        }
         "/metrics" => inner.metrics_page(),
         "/debug/vars" => inner.vars(),
         _ => match find_check(path) {
@@ -217,7 +219,7 @@ impl Inner {
         let now = self.admin.status();
         let id = self.admin.identity().member_id;
         let flag = |yes: bool| u8::from(yes);
-        let gauges: [(&str, &str, u64); 10] = [
+        let gauges: [(&str, &str, u64); 11] = [
             (
                 "etcd_server_has_leader",
                 "Whether or not a leader exists. 1 is existence, 0 is not.",
@@ -263,6 +265,7 @@ impl Inner {
                 "The current revision of store.",
                 self.kv.revision() as u64,
             ),
+            ("etcd_debugging_mvcc_keys_total", "Total number of keys.", now.keys),
             (
                 "etcd_debugging_auth_revision",
                 "The current revision of auth store.",
@@ -271,6 +274,16 @@ impl Inner {
         ];
         for (name, help, value) in gauges {
             metrics::gauge(&mut out, name, help, value);
+        }
+        for (name, help, value) in [
+            ("etcd_mvcc_put_total", "Total number of puts seen by this member.", now.done.puts),
+            (
+                "etcd_mvcc_delete_total",
+                "Total number of deletes seen by this member.",
+                now.done.deletes,
+            ),
+        ] {
+            metrics::counter(&mut out, name, help, value);
         }
         metrics::counter(
             &mut out,
@@ -288,7 +301,7 @@ impl Inner {
             &mut out,
             "etcd_cluster_version",
             "Which version is running. 1 for 'cluster_version' label with current cluster version",
-            &[("cluster_version", &self.config.cluster_version)],
+            &[("cluster_version", self.versions().0.trim_end_matches(".0"))],
         );
         metrics::labelled(
             &mut out,

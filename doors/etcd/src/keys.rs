@@ -8,7 +8,7 @@ use crate::error::status;
 use crate::method::Method;
 use crate::wire;
 use bytes::Bytes;
-use dhow_kv::{Error, OpResult, Range, Span, Txn};
+use dhow_kv::{Error, KeyValue, OpResult, Range, RangeResult, Span, Txn};
 use dhow_rpc::etcdserverpb::{self as pb, range_request};
 use futures::stream;
 use std::sync::Arc;
@@ -105,12 +105,17 @@ impl Inner {
             inner: self.clone(),
             call,
             left: if range.limit == 0 { usize::MAX } else { range.limit },
-            range: Range { select: dhow_kv::Select::default(), ..range },
+            sorted: None,
+            range,
             size: FIRST_PIECE,
             sent: 0,
             revision: 0,
             done: false,
         };
+        // Another target without an order is sorted by: nothing comes before all is read.
+        if pieces.range.select.sort.is_some() && !pieces.range.count_only {
+            pieces.sorted = Some(pieces.read(pieces.range.clone()).await?);
+        }
         // The first piece decides whether the request is refused.
         let first = pieces.next().await?;
         Ok(Box::pin(stream::unfold((Some(first), pieces), |(first, mut pieces)| async move {
@@ -132,6 +137,8 @@ struct Pieces {
     inner: Arc<Inner>,
     call: Call,
     range: Range,
+    /// What is still to be sent, when it was read at once.
+    sorted: Option<RangeResult>,
     /// How many keys may still be sent.
     left: usize,
     /// How many keys the next piece has.
@@ -143,12 +150,35 @@ struct Pieces {
 }
 
 impl Pieces {
-    async fn read(&self, range: Range) -> Result<dhow_kv::RangeResult, Status> {
+    async fn read(&self, range: Range) -> Result<RangeResult, Status> {
         self.inner.read(&self.call, range).await.map_err(|e| status(&e))
+    }
+
+    /// The next piece is to be about as large as a request may be; the last one had so many bytes.
+    fn adapt(&mut self, kvs: &[KeyValue]) {
+        let bytes: usize = kvs.iter().map(|kv| kv.key.len() + kv.value.len() + 32).sum();
+        let target = self.inner.config.max_request_bytes;
+        if bytes < target / 2 {
+            self.size *= 2;
+        } else if bytes > target * 2 {
+            self.size = (self.size / 2).max(1);
+        }
     }
 
     async fn next(&mut self) -> Result<Bytes, Status> {
         let mut answer = pb::RangeResponse::default();
+        if let Some(sorted) = &mut self.sorted {
+            let rest = sorted.kvs.split_off(self.size.min(sorted.kvs.len()));
+            let kvs = std::mem::replace(&mut sorted.kvs, rest);
+            self.done = sorted.kvs.is_empty();
+            if self.done {
+                answer.header = Some(self.inner.header_at(sorted.revision));
+                (answer.more, answer.count) = (sorted.more, sorted.count);
+            }
+            self.adapt(&kvs);
+            answer.kvs = kvs.into_iter().map(convert::key_value).collect();
+            return Ok(self.frame(answer));
+        }
         if self.range.count_only {
             let found = self.read(self.range.clone()).await?;
             self.done = true;
@@ -169,7 +199,7 @@ impl Pieces {
         let read = found.kvs.len();
         self.sent += read as i64;
         self.left -= read.min(self.left);
-        let bytes: usize = found.kvs.iter().map(|kv| kv.key.len() + kv.value.len() + 32).sum();
+        self.adapt(&found.kvs);
         let next = found.kvs.last().map(|kv| {
             let mut key = kv.key.to_vec();
             key.push(0);
@@ -188,12 +218,6 @@ impl Pieces {
                     Span::Range(_, end) => Span::Range(next, end),
                     _ => Span::From(next),
                 };
-            let target = self.inner.config.max_request_bytes;
-            if bytes < target / 2 {
-                self.size *= 2;
-            } else if bytes > target * 2 {
-                self.size = (self.size / 2).max(1);
-            }
         }
         Ok(self.frame(answer))
     }

@@ -20,6 +20,7 @@ mod gateway;
 mod gather;
 mod grpc;
 mod http1;
+mod jwt;
 mod keys;
 mod lease;
 mod lock;
@@ -30,9 +31,12 @@ mod serve;
 mod watch;
 mod wire;
 
+pub use jwt::{Jwt, JwtError, Tokens};
+pub use serve::Security;
+
 use bytes::Bytes;
 use dhow_kv::Kv;
-use dhow_kv::admin::{Pulse, SharedAdmin};
+use dhow_kv::admin::{Pulse, SharedAdmin, Version};
 use dhow_rpc::etcdserverpb::ResponseHeader;
 use metrics::Metrics;
 use std::sync::Arc;
@@ -62,6 +66,8 @@ pub struct Config {
     pub election_timeout: Duration,
     /// The common name of a verified client certificate is the user.
     pub client_cert_auth: bool,
+    /// What users get when they log in.
+    pub tokens: Arc<Tokens>,
     /// Clients may only read keys with these prefixes.
     pub protected: Vec<Bytes>,
     /// The cost of password hashes, 4 to 31.
@@ -70,6 +76,8 @@ pub struct Config {
     pub max_concurrent_streams: Option<u32>,
     /// Whether the JSON gateway is served.
     pub gateway: bool,
+    /// Requests that take this long are told of in the log; `None` for none.
+    pub slow: Option<Duration>,
     /// More for `/metrics`.
     pub metrics: Option<ExtraMetrics>,
 }
@@ -81,17 +89,19 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             server_version: "3.7.3".to_owned(),
-            cluster_version: "3.7.0".to_owned(),
-            storage_version: "3.7.0".to_owned(),
+            cluster_version: format!("{}.0", Version::NEWEST),
+            storage_version: format!("{}.0", Version::NEWEST),
             max_request_bytes: 3 << 19,
             max_txn_ops: 128,
             watch_progress_interval: Duration::from_secs(600),
             election_timeout: Duration::from_secs(1),
             client_cert_auth: false,
+            tokens: Arc::default(),
             protected: Vec::new(),
             bcrypt_cost: 10,
             max_concurrent_streams: None,
             gateway: true,
+            slow: None,
             metrics: None,
         }
     }
@@ -105,6 +115,7 @@ impl std::fmt::Debug for Config {
             .field("max_txn_ops", &self.max_txn_ops)
             .field("watch_progress_interval", &self.watch_progress_interval)
             .field("client_cert_auth", &self.client_cert_auth)
+            .field("tokens", &self.tokens)
             .field("protected", &self.protected)
             .finish_non_exhaustive()
     }

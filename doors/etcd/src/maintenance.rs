@@ -8,7 +8,7 @@ use crate::method::Method;
 use crate::wire;
 use bytes::Bytes;
 use dhow_kv::Error;
-use dhow_kv::admin::{Alarm, AlarmKind, SnapshotReader};
+use dhow_kv::admin::{Alarm, AlarmKind, SnapshotReader, Version};
 use dhow_rpc::etcdserverpb::{self as pb, alarm_request::AlarmAction};
 use futures::stream;
 use sha2::{Digest as _, Sha256};
@@ -40,11 +40,12 @@ fn alarm_kind(alarm: pb::AlarmType) -> Option<AlarmKind> {
 }
 
 /// Major and minor of a version, `major.minor` with or without a patch.
-fn major_minor(version: &str) -> Option<(u64, u64)> {
-    let mut parts = version.trim_start_matches('v').split('.');
-    let numbers = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    match (parts.next().map(str::parse::<u64>), parts.next()) {
-        (None | Some(Ok(_)), None) => Some(numbers),
+fn version(text: &str) -> Option<Version> {
+    let mut parts = text.split('.');
+    let mut number = || parts.next()?.parse::<u32>().ok();
+    let version = Version { major: number()?, minor: number()? };
+    match (parts.next().map(str::parse::<u32>), parts.next()) {
+        (None | Some(Ok(_)), None) => Some(version),
         _ => None,
     }
 }
@@ -107,9 +108,12 @@ impl Inner {
             errors,
             db_size_in_use: now.db_size_in_use as i64,
             is_learner: now.learner,
-            storage_version: self.config.storage_version.clone(),
+            storage_version: self.versions().1,
             db_size_quota: now.quota as i64,
-            downgrade_info: Some(pb::DowngradeInfo::default()),
+            downgrade_info: Some(pb::DowngradeInfo {
+                enabled: now.downgrade.is_some(),
+                target_version: now.downgrade.map_or_else(String::new, |to| format!("{to}.0")),
+            }),
         })
     }
 
@@ -153,38 +157,52 @@ impl Inner {
         Ok(pb::MoveLeaderResponse { header: None })
     }
 
-    pub(crate) fn downgrade(
+    /// What the cluster speaks, and what its data are written as: older ones during a downgrade.
+    pub(crate) fn versions(&self) -> (String, String) {
+        match self.admin.status().downgrade {
+            Some(version) => (format!("{version}.0"), format!("{version}.0")),
+            None => (self.config.cluster_version.clone(), self.config.storage_version.clone()),
+        }
+    }
+
+    pub(crate) async fn downgrade(
         &self,
         call: &Call,
         request: pb::DowngradeRequest,
     ) -> Result<pb::DowngradeResponse, Status> {
         use pb::downgrade_request::DowngradeAction as Action;
         self.allow_root(call)?;
-        let (major, minor) = major_minor(&self.config.cluster_version).unwrap_or_default();
-        let check = || match major_minor(&request.version) {
-            None => Err(Status::from(Refusal::DowngradeFormat)),
-            Some(target) if target != (major, minor.wrapping_sub(1)) => {
-                Err(Refusal::DowngradeTarget.into())
-            }
-            Some(_) => Ok(()),
+        let action = Action::try_from(request.action)
+            .map_err(|_| Status::unknown("etcdserver: unknown method"))?;
+        let target = match action {
+            Action::Cancel => None,
+            _ => Some(version(&request.version).ok_or(Refusal::DowngradeFormat)?),
         };
-        match Action::try_from(request.action) {
-            Ok(Action::Validate) => check()?,
-            Ok(Action::Enable) => {
-                check()?;
-                return Err(Status::unimplemented(
-                    "etcdserver: the store has one format and cannot be prepared for an older \
-                     version; take a snapshot and restore it there",
-                ));
+        // Another member may have been asked before: the leader knows.
+        self.admin.members(true).await.map_err(|e| status(&e))?;
+        let own = version(&self.config.cluster_version);
+        let mut cluster = self.admin.status().downgrade.or(own).ok_or(Refusal::DowngradeTarget)?;
+        if let Some(target) = target {
+            let allowed = (cluster.major, cluster.minor.checked_sub(1));
+            if (target.major, Some(target.minor)) != allowed {
+                return Err(Refusal::DowngradeTarget.into());
             }
-            // There is none, so there is none any more.
-            Ok(Action::Cancel) => {}
-            Err(_) => return Err(Status::unknown("etcdserver: unknown method")),
+            if self.admin.status().downgrade.is_some() {
+                return Err(status(&Error::DowngradeInProcess));
+            }
         }
-        Ok(pb::DowngradeResponse {
-            header: Some(self.header()),
-            version: format!("{major}.{minor}"),
-        })
+        match action {
+            Action::Validate => {}
+            Action::Enable => {
+                self.admin.downgrade(target).await.map_err(|e| status(&e))?;
+                tracing::info!(target = request.version, "the cluster is ready to downgrade");
+            }
+            Action::Cancel => {
+                self.admin.downgrade(None).await.map_err(|e| status(&e))?;
+                cluster = own.unwrap_or(cluster);
+            }
+        }
+        Ok(pb::DowngradeResponse { header: Some(self.header()), version: cluster.to_string() })
     }
 
     /// The file in pieces, and its SHA-256 as one more.
@@ -230,7 +248,7 @@ impl Sending {
     }
 
     fn frame(&self, blob: Bytes, remaining_bytes: u64) -> Bytes {
-        let version = self.inner.config.storage_version.clone();
+        let version = self.inner.versions().1;
         let piece = pb::SnapshotResponse { header: None, remaining_bytes, blob, version };
         let frame = wire::message(&piece);
         self.inner.metrics.sent(Method::Snapshot, 1, frame.len());
@@ -244,10 +262,10 @@ mod tests {
 
     #[test]
     fn versions_have_two_or_three_numbers() {
-        assert_eq!(major_minor("3.6"), Some((3, 6)));
-        assert_eq!(major_minor("3.6.1"), Some((3, 6)));
-        for bad in ["3", "3.x", "", "3.6.1.2", "3.6."] {
-            assert_eq!(major_minor(bad), None, "{bad}");
+        let want = Some(Version { major: 3, minor: 6 });
+        assert_eq!((version("3.6"), version("3.6.1")), (want, want));
+        for bad in ["3", "3.x", "", "v3.6", "3.6.1.2", "3.6."] {
+            assert_eq!(version(bad), None, "{bad}");
         }
     }
 }

@@ -132,6 +132,11 @@ methods! {
 }
 
 impl Method {
+    /// Whether it may take as long as another client likes.
+    pub(crate) fn waits(self) -> bool {
+        matches!(self, Self::Lock | Self::Campaign)
+    }
+
     /// What the table tells of it.
     pub(crate) fn row(self) -> &'static Row {
         &Self::ROWS[self as usize]

@@ -38,27 +38,27 @@ const SEND_BUFFER: usize = 1 << 20;
 
 impl Door {
     /// Serves a listener until `stop`: then no more connections are taken, streams end with "server
-    /// stopped", and running requests get 5 s. With `tls`, every connection must use it; the
-    /// protocols offered are HTTP/2 and HTTP/1.1 unless it names others.
+    /// stopped", and running requests get 5 s. The protocols offered over TLS are HTTP/2 and HTTP/1.1
+    /// unless it names others.
     ///
     /// May be called for several listeners.
     pub fn serve(
         &self,
         listener: TcpListener,
-        tls: Option<Arc<rustls::ServerConfig>>,
+        security: impl Into<Security>,
         stop: CancellationToken,
     ) -> BoxFuture<'static, ()> {
-        Box::pin(self.0.clone().serve(listener, tls, stop, Offer::All))
+        Box::pin(self.0.clone().serve(listener, security.into(), stop, Offer::All))
     }
 
     /// As [`Door::serve`], on a socket in the file system.
     pub fn serve_unix(
         &self,
         listener: UnixListener,
-        tls: Option<Arc<rustls::ServerConfig>>,
+        security: impl Into<Security>,
         stop: CancellationToken,
     ) -> BoxFuture<'static, ()> {
-        Box::pin(self.0.clone().serve(listener, tls, stop, Offer::All))
+        Box::pin(self.0.clone().serve(listener, security.into(), stop, Offer::All))
     }
 
     /// As [`Door::serve`], but only metrics, health and version: for those who watch over the
@@ -66,26 +66,66 @@ impl Door {
     pub fn serve_pages(
         &self,
         listener: TcpListener,
-        tls: Option<Arc<rustls::ServerConfig>>,
+        security: impl Into<Security>,
         stop: CancellationToken,
     ) -> BoxFuture<'static, ()> {
-        Box::pin(self.0.clone().serve(listener, tls, stop, Offer::Pages))
+        Box::pin(self.0.clone().serve(listener, security.into(), stop, Offer::Pages))
     }
 
     /// As [`Door::serve_pages`], on a socket in the file system.
     pub fn serve_pages_unix(
         &self,
         listener: UnixListener,
-        tls: Option<Arc<rustls::ServerConfig>>,
+        security: impl Into<Security>,
         stop: CancellationToken,
     ) -> BoxFuture<'static, ()> {
-        Box::pin(self.0.clone().serve(listener, tls, stop, Offer::Pages))
+        Box::pin(self.0.clone().serve(listener, security.into(), stop, Offer::Pages))
+    }
+}
+
+/// Whether connections are encrypted.
+#[derive(Debug, Clone)]
+pub enum Security {
+    /// None is.
+    Plain,
+    /// Every one is.
+    Tls(Arc<rustls::ServerConfig>),
+    /// As each client likes, which its first byte tells.
+    Either(Arc<rustls::ServerConfig>),
+}
+
+impl From<Option<Arc<rustls::ServerConfig>>> for Security {
+    fn from(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+        tls.map_or(Self::Plain, Self::Tls)
+    }
+}
+
+/// A connection, before anything is known of it.
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static {
+    /// Whether the client begins with TLS; what it sends stays unread.
+    fn begins_tls(&self) -> impl Future<Output = bool> + Send;
+}
+
+/// The type of a TLS record with a part of the handshake.
+const TLS_HANDSHAKE: u8 = 22;
+
+impl Socket for TcpStream {
+    async fn begins_tls(&self) -> bool {
+        let mut first = [0];
+        matches!(self.peek(&mut first).await, Ok(1)) && first == [TLS_HANDSHAKE]
+    }
+}
+
+impl Socket for UnixStream {
+    // One file cannot be two addresses.
+    async fn begins_tls(&self) -> bool {
+        true
     }
 }
 
 /// Where connections come from.
 trait Listener: Send + Sync + 'static {
-    type Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    type Socket: Socket;
 
     fn next(&self) -> impl Future<Output = std::io::Result<Self::Socket>> + Send;
 }
@@ -137,17 +177,27 @@ fn common_name(certificates: Option<&[rustls::pki_types::CertificateDer<'_>]>) -
     Some(name.to_owned())
 }
 
+/// Whether a client begins with TLS; one that says nothing for long has its connection closed then.
+async fn begins_tls(socket: &impl Socket) -> bool {
+    tokio::time::timeout(HANDSHAKE, socket.begins_tls()).await.unwrap_or(true)
+}
+
 impl Inner {
     async fn serve<L: Listener>(
         self: Arc<Self>,
         listener: L,
-        tls: Option<Arc<rustls::ServerConfig>>,
+        security: Security,
         stop: CancellationToken,
         offer: Offer,
     ) {
         // One for all listeners; they end together.
         let follows = !self.following.swap(true, Ordering::SeqCst);
         let follower = follows.then(|| tokio::spawn(self.clone().follow_leader(stop.clone())));
+        let (tls, either) = match security {
+            Security::Plain => (None, false),
+            Security::Tls(config) => (Some(config), false),
+            Security::Either(config) => (Some(config), true),
+        };
         let tls = tls.map(|config| TlsAcceptor::from(with_protocols(config)));
         let graceful = GracefulShutdown::new();
         loop {
@@ -164,9 +214,11 @@ impl Inner {
                 }
             };
             let watcher = graceful.watcher();
-            let serving =
-                self.clone().connection(socket, tls.clone(), stop.clone(), watcher, offer);
-            tokio::spawn(serving);
+            let (inner, tls, stop) = (self.clone(), tls.clone(), stop.clone());
+            tokio::spawn(async move {
+                let plain = either && !begins_tls(&socket).await;
+                inner.connection(socket, tls.filter(|_| !plain), stop, watcher, offer).await;
+            });
         }
         drop(listener);
         if let Some(follower) = follower {
@@ -197,7 +249,7 @@ impl Inner {
                 let connection = Arc::new(Connection { common_name, stop });
                 self.http(stream, connection, watcher, offer).await;
             }
-            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+            Ok(Err(error)) => tracing::warn!(%error, "rejected connection on client endpoint"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
         }
     }

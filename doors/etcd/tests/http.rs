@@ -3,7 +3,7 @@
 mod common;
 
 use common::Served;
-use dhow_door_etcd::Config;
+use dhow_door_etcd::{Config, Security};
 use dhow_kv::admin::{Alarm, AlarmKind};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::net::SocketAddr;
@@ -348,45 +348,58 @@ async fn a_verified_certificate_names_the_user() {
         .with_client_cert_verifier(verifier.build().unwrap())
         .with_single_cert(vec![chain], key)
         .unwrap();
-    let config = Config { client_cert_auth: true, ..Config::default() };
-    let served = Served::over_tls(config, Arc::new(server)).await;
-    let add =
-        |name: &str| C::UserAdd { name: name.to_owned(), hash: String::new(), no_password: true };
-    let grant = |user: &str, role: &str| C::UserGrantRole { user: user.into(), role: role.into() };
-    for change in
-        [add("root"), add("reader"), C::RoleAdd("root".into()), grant("root", "root"), C::Enable]
-    {
-        served.admin.auth_change(change).await.unwrap();
+    let server = Arc::new(server);
+    let both = [Security::Tls(server.clone()), Security::Either(server)];
+    for (either, security) in [false, true].into_iter().zip(both) {
+        let config = Config { client_cert_auth: true, ..Config::default() };
+        let served = Served::over_tls(config, security).await;
+        let add = |name: &str| C::UserAdd {
+            name: name.to_owned(),
+            hash: String::new(),
+            no_password: true,
+        };
+        let grant =
+            |user: &str, role: &str| C::UserGrantRole { user: user.into(), role: role.into() };
+        for change in [
+            add("root"),
+            add("reader"),
+            C::RoleAdd("root".into()),
+            grant("root", "root"),
+            C::Enable,
+        ] {
+            served.admin.auth_change(change).await.unwrap();
+        }
+        let tls = |name: &str| {
+            let (chain, key) = issue(name, Some(&authority));
+            let mut client = rustls::ClientConfig::builder_with_provider(provider.clone())
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots.clone())
+                .with_client_auth_cert(vec![chain], key)
+                .unwrap();
+            client.alpn_protocols = vec![b"h2".to_vec()];
+            tokio_rustls::TlsConnector::from(Arc::new(client))
+        };
+        for (name, code) in [("root", tonic::Code::Ok), ("reader", tonic::Code::PermissionDenied)] {
+            let connector = Connector(served.address, tls(name));
+            let channel = tonic::transport::Endpoint::from_static("http://localhost")
+                .connect_with_connector(connector)
+                .await
+                .unwrap();
+            let mut client = dhow_rpc::etcdserverpb::kv_client::KvClient::new(channel);
+            let request =
+                dhow_rpc::etcdserverpb::RangeRequest { key: "k".into(), ..Default::default() };
+            let answer = client.range(request).await;
+            assert_eq!(answer.map_or_else(|s| s.code(), |_| tonic::Code::Ok), code, "{name}");
+        }
+        // Without TLS there is no answer where it is asked for, and the server lives.
+        let mut socket = TcpStream::connect(served.address).await.unwrap();
+        let plain = b"GET /health HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+        socket.write_all(plain).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = socket.read_to_end(&mut answer).await;
+        assert_eq!(answer.starts_with(b"HTTP/1.1 200"), either, "{answer:?}");
     }
-    let tls = |name: &str| {
-        let (chain, key) = issue(name, Some(&authority));
-        let mut client = rustls::ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots.clone())
-            .with_client_auth_cert(vec![chain], key)
-            .unwrap();
-        client.alpn_protocols = vec![b"h2".to_vec()];
-        tokio_rustls::TlsConnector::from(Arc::new(client))
-    };
-    for (name, code) in [("root", tonic::Code::Ok), ("reader", tonic::Code::PermissionDenied)] {
-        let connector = Connector(served.address, tls(name));
-        let channel = tonic::transport::Endpoint::from_static("http://localhost")
-            .connect_with_connector(connector)
-            .await
-            .unwrap();
-        let mut client = dhow_rpc::etcdserverpb::kv_client::KvClient::new(channel);
-        let request =
-            dhow_rpc::etcdserverpb::RangeRequest { key: "k".into(), ..Default::default() };
-        let answer = client.range(request).await;
-        assert_eq!(answer.map_or_else(|s| s.code(), |_| tonic::Code::Ok), code, "{name}");
-    }
-    // Without TLS there is no answer, and the server lives.
-    let mut socket = TcpStream::connect(served.address).await.unwrap();
-    socket.write_all(b"GET /health HTTP/1.1\r\n\r\n").await.unwrap();
-    let mut answer = Vec::new();
-    let _ = socket.read_to_end(&mut answer).await;
-    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
 }
 
 /// Connects with a TLS configuration of our own.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use common::{Served, refused};
 use dhow_door_etcd::Config;
 use dhow_rpc::etcdserverpb as pb;
-use pb::{compare, request_op::Request, response_op::Response};
+use pb::{compare, range_request, request_op::Request, response_op::Response};
 use tonic::Code;
 
 fn key(key: &str) -> pb::RangeRequest {
@@ -161,6 +161,29 @@ async fn a_streamed_range_comes_in_pieces_of_one_revision() {
     let sorted = pb::RangeRequest { sort_order: 2, ..all };
     let status = client.range_stream(sorted).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn a_streamed_range_is_sorted_by_a_target_without_an_order() {
+    let served = Served::new(Config::default()).await;
+    let mut client = served.kv_client().await;
+    for n in 0..25 {
+        client.put(put(&format!("k{n:02}"), &format!("{:02}", 99 - n))).await.unwrap();
+    }
+    let target = range_request::SortTarget::Value.into();
+    let all = pb::RangeRequest { range_end: "l".into(), sort_target: target, ..key("k") };
+    for (limit, read) in [(0, 25), (12, 12)] {
+        let request = pb::RangeRequest { limit, ..all.clone() };
+        let mut stream = client.range_stream(request).await.unwrap().into_inner();
+        let (mut values, mut last) = (Vec::new(), None);
+        while let Some(piece) = stream.message().await.unwrap() {
+            let piece = piece.range_response.unwrap();
+            values.extend(piece.kvs.into_iter().map(|kv| kv.value));
+            last = piece.header.map(|header| (header.revision, piece.count, piece.more));
+        }
+        assert_eq!((values.len(), values.is_sorted()), (read, true));
+        assert_eq!(last, Some((26, 25, read < 25)));
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Served, refused};
-use dhow_door_etcd::Config;
+use dhow_door_etcd::{Config, Jwt, Tokens};
 use dhow_kv::Error;
 use dhow_rpc::etcdserverpb as pb;
 use dhow_rpc::health::{HealthCheckRequest, health_client::HealthClient};
@@ -284,4 +284,81 @@ async fn status_alarms_and_health_are_told() {
     refused(health.check(ask("x")).await, Code::NotFound, "unknown service");
     let mut stream = health.watch(ask("")).await.unwrap().into_inner();
     assert_eq!(stream.message().await.unwrap().unwrap().status, 1);
+}
+
+#[tokio::test]
+async fn a_signed_token_stands_for_a_user_until_the_rules_change() {
+    let clock = dhow_clock::System::shared();
+    let jwt = Jwt::new("HS256", b"secret", b"", std::time::Duration::from_secs(300), clock);
+    let tokens = std::sync::Arc::new(Tokens::Jwt(Box::new(jwt.unwrap())));
+    let served = Served::new(Config { tokens, ..quick() }).await;
+    let mut auth = with_users(&served).await;
+    let user = token(&mut auth, "u").await;
+    assert_eq!(user.split('.').count(), 3, "{user}");
+    let mut client = served.kv_client().await;
+    let get = |key: &str| pb::RangeRequest { key: key.to_owned().into(), ..Default::default() };
+    client.range(by(&user, get("r"))).await.unwrap();
+    let denied = "etcdserver: permission denied";
+    refused(client.range(by(&user, get("w"))).await, Code::PermissionDenied, denied);
+    let (invalid, mut forged) = ("etcdserver: invalid auth token", user.clone());
+    forged.pop();
+    refused(client.range(by(&forged, get("r"))).await, Code::Unauthenticated, invalid);
+    // Its time is that of the rules it was made under: whoever has it logs in again.
+    let root = token(&mut auth, "root").await;
+    let role = pb::AuthRoleAddRequest { name: "another".to_owned() };
+    auth.role_add(by(&root, role)).await.unwrap();
+    let old = "etcdserver: revision of auth store is old";
+    refused(client.range(by(&user, get("r"))).await, Code::InvalidArgument, old);
+    let user = token(&mut auth, "u").await;
+    client.range(by(&user, get("r"))).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_tokens_nobody_logs_in() {
+    let tokens = std::sync::Arc::new(Tokens::None);
+    let served = Served::new(Config { tokens, ..quick() }).await;
+    let mut auth = with_users(&served).await;
+    let login = pb::AuthenticateRequest { name: "u".into(), password: "u-password".into() };
+    let invalid = "etcdserver: invalid auth token";
+    refused(auth.authenticate(login).await, Code::Unauthenticated, invalid);
+}
+
+#[tokio::test]
+async fn a_downgrade_shows_in_the_versions_until_it_is_ended() {
+    use pb::downgrade_request::DowngradeAction::{self as Action, Cancel, Enable, Validate};
+    let served = Served::new(quick()).await;
+    let mut client = MaintenanceClient::new(served.channel().await);
+    let ask = |action: Action, version: &str| pb::DowngradeRequest {
+        action: action.into(),
+        version: version.to_owned(),
+    };
+    for bad in ["3.x", "", "3"] {
+        let format = "etcdserver: wrong downgrade target version format";
+        refused(client.downgrade(ask(Validate, bad)).await, Code::InvalidArgument, format);
+    }
+    let target = "etcdserver: invalid downgrade target version";
+    for bad in ["3.7", "3.5.0", "4.6"] {
+        refused(client.downgrade(ask(Enable, bad)).await, Code::InvalidArgument, target);
+    }
+    let told = client.downgrade(ask(Validate, "3.6")).await.unwrap().into_inner();
+    assert_eq!(told.version, "3.7");
+    let status = client.status(pb::StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!(status.downgrade_info, Some(pb::DowngradeInfo::default()));
+
+    let told = client.downgrade(ask(Enable, "3.6.0")).await.unwrap().into_inner();
+    assert_eq!(told.version, "3.7");
+    let status = client.status(pb::StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.version.as_str(), status.storage_version.as_str()), ("3.7.3", "3.6.0"));
+    let under_way = pb::DowngradeInfo { enabled: true, target_version: "3.6.0".into() };
+    assert_eq!(status.downgrade_info, Some(under_way));
+    let busy = "etcdserver: cluster has a downgrade job in progress";
+    refused(client.downgrade(ask(Enable, "3.5")).await, Code::FailedPrecondition, busy);
+    refused(client.downgrade(ask(Enable, "3.6")).await, Code::InvalidArgument, target);
+
+    for _ in 0..2 {
+        let told = client.downgrade(ask(Cancel, "")).await.unwrap().into_inner();
+        assert_eq!(told.version, "3.7");
+    }
+    let status = client.status(pb::StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!(status.storage_version, "3.7.0");
 }

@@ -173,6 +173,22 @@ async fn progress_is_told_when_asked_for() {
 }
 
 #[tokio::test]
+async fn a_watch_of_the_past_is_told_how_far_the_store_is() {
+    let served = Served::new(Config::default()).await;
+    for key in ["k", "other", "other"] {
+        served.put(key, "v").await;
+    }
+    let mut watch = served.watch().await;
+    watch.begin(pb::WatchCreateRequest { start_revision: 1, ..on("k") }).await;
+    let answer = watch.next().await;
+    assert_eq!((answer.events.len(), answer.header.unwrap().revision), (1, 4));
+    served.put("k", "v").await;
+    served.put("other", "v").await;
+    let answer = watch.next().await;
+    assert_eq!((answer.events.len(), answer.header.unwrap().revision), (1, 5));
+}
+
+#[tokio::test]
 async fn a_quiet_watch_is_told_the_revision_at_intervals() {
     let interval = Duration::from_millis(100);
     let config = Config { watch_progress_interval: interval, ..Config::default() };

@@ -7,6 +7,7 @@
 use crate::{Error, Span, Txn, TxnResult};
 use bytes::Bytes;
 use dhow_clock::BoxFuture;
+use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
 /// Who answers: the numbers in every response header that do not change while a member lives.
@@ -37,8 +38,43 @@ pub struct Status {
     pub db_size_in_use: u64,
     /// The quota in bytes, 0 for none.
     pub quota: u64,
+    /// How many keys are alive.
+    pub keys: u64,
+    /// What this member has carried out since it started.
+    pub done: Counts,
     /// The alarms that are raised, on any member.
     pub alarms: Vec<Alarm>,
+    /// The version that the cluster is to be taken back to, if it is.
+    pub downgrade: Option<Version>,
+}
+
+/// How much was carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Puts.
+    pub puts: u64,
+    /// Deletes of a key or a range.
+    pub deletes: u64,
+}
+
+/// A version of etcd that a cluster speaks: `major.minor`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// The first number.
+    pub major: u32,
+    /// The second number.
+    pub minor: u32,
+}
+
+impl Version {
+    /// What a cluster speaks that is not taken back.
+    pub const NEWEST: Self = Self { major: 3, minor: 7 };
+}
+
+impl Display for Version {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
 }
 
 /// What every request looks at.
@@ -259,6 +295,12 @@ pub trait Admin: Send + Sync + 'static {
         member: u64,
         kind: Option<AlarmKind>,
     ) -> BoxFuture<'_, Result<Vec<Alarm>, Error>>;
+
+    /// Speaks an older version from now on, so that the data can go there; `None` ends that.
+    ///
+    /// # Errors
+    /// [`Error::DowngradeInProcess`]: one has begun and not ended.
+    fn downgrade(&self, to: Option<Version>) -> BoxFuture<'_, Result<(), Error>>;
 
     /// Returns unused space to the file system. Never stops requests.
     fn defragment(&self) -> BoxFuture<'_, Result<(), Error>>;

@@ -487,6 +487,9 @@ pub enum Error {
     /// No permission was given.
     #[error("etcdserver: permission not given")]
     PermissionNotGiven,
+    /// The cluster is being taken back to an older version already.
+    #[error("etcdserver: cluster has a downgrade job in progress")]
+    DowngradeInProcess,
     /// Authentication is off.
     #[error("etcdserver: authentication is not enabled")]
     AuthNotEnabled,

@@ -4,6 +4,7 @@ use crate::Command;
 use crate::alarm::{put_alarm, put_kind, read_alarm, read_kind};
 use crate::auth::codec::{change_size, put_change, read_change};
 use bytes::Bytes;
+use dhow_kv::admin::Version;
 use dhow_kv::{Compare, Op, Order, Range, Select, SortBy, Span, Target, Txn};
 
 /// How deep transactions may stand in each other.
@@ -59,6 +60,10 @@ impl Command {
                 put_bytes(out, prefix.as_bytes());
                 put_length(out, *auth_revision);
             }
+            Self::Downgrade(to) => {
+                out.push(10);
+                put_version(out, *to);
+            }
         }
     }
 
@@ -72,7 +77,8 @@ impl Command {
             | Self::LeaseGrant { .. }
             | Self::LeaseRevoke { .. }
             | Self::AlarmRaise(_)
-            | Self::AlarmDisarm { .. } => 32,
+            | Self::AlarmDisarm { .. }
+            | Self::Downgrade(_) => 32,
         }
     }
 
@@ -102,11 +108,26 @@ impl Command {
                 prefix: reader.text()?,
                 auth_revision: reader.length()?,
             },
+            10 => Self::Downgrade(read_version(&mut reader)?),
             _ => return Err(Malformed("unknown command: a newer version wrote it")),
         };
         reader.end()?;
         Ok(command)
     }
+}
+
+/// Appends the version to go back to; 0.0 for none.
+pub(crate) fn put_version(out: &mut Vec<u8>, version: Option<Version>) {
+    let Version { major, minor } = version.unwrap_or(Version { major: 0, minor: 0 });
+    put_length(out, major.into());
+    put_length(out, minor.into());
+}
+
+pub(crate) fn read_version(reader: &mut Reader<'_>) -> Result<Option<Version>, Malformed> {
+    let mut number =
+        || u32::try_from(reader.length()?).map_err(|_| Malformed("too large a version"));
+    let (major, minor) = (number()?, number()?);
+    Ok((major > 0).then_some(Version { major, minor }))
 }
 
 /// More than the tags, flags and numbers of any one step or guard take.
@@ -483,6 +504,8 @@ mod tests {
         round(&Command::LeaseRevoke { id: 7 });
         round(&Command::TxnAs { txn: Txn::default(), auth_revision: u64::MAX });
         round(&Command::AlarmRaise(Alarm { member: u64::MAX, kind: AlarmKind::Corrupt }));
+        round(&Command::Downgrade(Some(Version { major: 3, minor: u32::MAX })));
+        round(&Command::Downgrade(None));
         round(&Command::AlarmDisarm { member: 0, kind: None });
         round(&Command::AlarmDisarm { member: 9, kind: Some(AlarmKind::NoSpace) });
         let (user, prefix) = ("ann".to_owned(), "abcdefghijklmnop".to_owned());

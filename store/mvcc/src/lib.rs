@@ -24,7 +24,7 @@ pub use rows::{Export, HashRun, Import, ImportError, Rows, read_key_value};
 pub use snapshot::{Header, Loader};
 
 use bytes::Bytes;
-use dhow_kv::admin::{Alarm, AlarmKind, AuthChange};
+use dhow_kv::admin::{Alarm, AlarmKind, AuthChange, Counts, Version};
 use dhow_kv::{Error, Event, KeyValue, Span, Txn, TxnResult};
 use history::History;
 use index::Index;
@@ -87,6 +87,8 @@ pub enum Command {
         /// About what; `None` for all.
         kind: Option<AlarmKind>,
     },
+    /// Speak an older version, or the own one again.
+    Downgrade(Option<Version>),
     /// Change users, roles or the whole of authentication.
     Auth(AuthChange),
     /// Give a token to a user whose password was checked.
@@ -157,6 +159,8 @@ pub struct Mvcc {
     /// The same for others that read for a while: how many at which compacted revision.
     pins: BTreeMap<i64, usize>,
     bytes: u64,
+    /// No part of the state: it begins anew with each start.
+    done: Counts,
 }
 
 impl Default for Mvcc {
@@ -177,6 +181,7 @@ impl Mvcc {
             hold: None,
             pins: BTreeMap::new(),
             bytes: 0,
+            done: Counts::default(),
         }
     }
 
@@ -205,8 +210,13 @@ impl Mvcc {
         self.bytes
     }
 
-    /// Applies a command about keys or leases. Those about users, tokens and alarms need a
-    /// [`Machine`]; here they change nothing.
+    /// What was carried out since the state was made or loaded.
+    pub fn counts(&self) -> Counts {
+        self.done
+    }
+
+    /// Applies a command about keys or leases. The others need a [`Machine`];
+    /// here they change nothing.
     ///
     /// # Errors
     /// As the operations of [`dhow_kv::Backend`]; then nothing has changed. A transaction's shape is
@@ -245,6 +255,7 @@ impl Mvcc {
             }
             Command::AlarmRaise(_)
             | Command::AlarmDisarm { .. }
+            | Command::Downgrade(_)
             | Command::Auth(_)
             | Command::TokenIssue { .. } => Ok(self.done(false)),
         }

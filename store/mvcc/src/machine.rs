@@ -2,12 +2,12 @@
 
 use crate::alarm::Alarms;
 use crate::auth::{Auth, Tokens, invalidates};
-use crate::codec::{Malformed, Reader, put_bytes, put_length};
+use crate::codec::{Malformed, Reader, put_bytes, put_length, put_version, read_version};
 use crate::snapshot::{Header, Loader};
 use crate::{Applied, Command, Mvcc, Outcome};
 use bytes::Bytes;
 use dhow_kv::Error;
-use dhow_kv::admin::Caller;
+use dhow_kv::admin::{Caller, Version};
 
 /// The state machine of a member. Deterministic, as [`Mvcc`] is: the same commands at the same
 /// indexes give the same state and answers on all members.
@@ -18,6 +18,7 @@ pub struct Machine {
     auth: Auth,
     alarms: Alarms,
     tokens: Tokens,
+    downgrade: Option<Version>,
     applied: u64,
 }
 
@@ -29,7 +30,8 @@ impl Machine {
 
     /// A state from its parts, for example from another store's snapshot, as of `applied`.
     pub fn from_parts(mvcc: Mvcc, auth: Auth, alarms: Alarms, applied: u64) -> Self {
-        Self { mvcc, auth, alarms, tokens: Tokens::default(), applied }
+        let (tokens, downgrade) = (Tokens::default(), None);
+        Self { mvcc, auth, alarms, tokens, downgrade, applied }
     }
 
     /// The index of the newest applied command.
@@ -45,6 +47,11 @@ impl Machine {
     /// The raised alarms.
     pub fn alarms(&self) -> &Alarms {
         &self.alarms
+    }
+
+    /// The older version that is spoken.
+    pub fn downgrade(&self) -> Option<Version> {
+        self.downgrade
     }
 
     /// The tokens that this member knows.
@@ -99,6 +106,13 @@ impl Machine {
                 let ended = self.alarms.disarm(*member, *kind);
                 Ok(Applied { changed: !ended.is_empty(), outcome: Outcome::Alarms(ended) })
             }
+            Command::Downgrade(to) => {
+                if to.is_some() && self.downgrade.is_some() {
+                    return Err(Error::DowngradeInProcess);
+                }
+                let changed = std::mem::replace(&mut self.downgrade, *to) != *to;
+                Ok(Applied { outcome: Outcome::Done(self.mvcc.revision()), changed })
+            }
             Command::Auth(change) => {
                 let changed = self.auth.apply(change)?;
                 if changed && let Some(user) = invalidates(change) {
@@ -123,6 +137,7 @@ impl Machine {
             mvcc: self.mvcc.snapshot_header(),
             auth: self.auth.clone(),
             alarms: self.alarms.clone(),
+            downgrade: self.downgrade,
             applied: self.applied,
         }
     }
@@ -137,6 +152,8 @@ pub struct MachineHeader {
     pub auth: Auth,
     /// The raised alarms.
     pub alarms: Alarms,
+    /// The older version that is spoken.
+    pub downgrade: Option<Version>,
     /// The index of the newest command in the snapshot.
     pub applied: u64,
 }
@@ -146,6 +163,7 @@ pub struct MachineHeader {
 const AUTH: u8 = 1;
 const ALARMS: u8 = 2;
 const APPLIED: u8 = 3;
+const DOWNGRADE: u8 = 4;
 
 impl MachineHeader {
     /// Appends the header's bytes to `out`.
@@ -160,6 +178,9 @@ impl MachineHeader {
         section(AUTH, &|body| self.auth.encode(body));
         section(ALARMS, &|body| self.alarms.encode(body));
         section(APPLIED, &|body| put_length(body, self.applied));
+        if self.downgrade.is_some() {
+            section(DOWNGRADE, &|body| put_version(body, self.downgrade));
+        }
     }
 
     /// Reads a header back; also one of [`Header`] alone.
@@ -172,6 +193,7 @@ impl MachineHeader {
             mvcc: Header::read(&mut reader)?,
             auth: Auth::new(),
             alarms: Alarms::default(),
+            downgrade: None,
             applied: 0,
         };
         while !reader.is_empty() {
@@ -182,6 +204,7 @@ impl MachineHeader {
                 AUTH => header.auth = Auth::decode(&mut body)?,
                 ALARMS => header.alarms = Alarms::decode(&mut body)?,
                 APPLIED => header.applied = body.length()?,
+                DOWNGRADE => header.downgrade = read_version(&mut body)?,
                 _ => return Err(Malformed("unknown section: a newer version wrote it")),
             }
             body.end()?;
@@ -196,14 +219,15 @@ pub struct MachineLoader {
     keys: Loader,
     auth: Auth,
     alarms: Alarms,
+    downgrade: Option<Version>,
     applied: u64,
 }
 
 impl MachineLoader {
     /// An empty state that becomes the snapshot's.
     pub fn new(header: MachineHeader) -> Self {
-        let MachineHeader { mvcc, auth, alarms, applied } = header;
-        Self { keys: Loader::new(mvcc), auth, alarms, applied }
+        let MachineHeader { mvcc, auth, alarms, downgrade, applied } = header;
+        Self { keys: Loader::new(mvcc), auth, alarms, downgrade, applied }
     }
 
     /// Loads one chunk.
@@ -216,6 +240,9 @@ impl MachineLoader {
 
     /// The state, when all chunks are loaded.
     pub fn finish(self) -> Machine {
-        Machine::from_parts(self.keys.finish(), self.auth, self.alarms, self.applied)
+        let mut machine =
+            Machine::from_parts(self.keys.finish(), self.auth, self.alarms, self.applied);
+        machine.downgrade = self.downgrade;
+        machine
     }
 }

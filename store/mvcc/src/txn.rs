@@ -302,6 +302,7 @@ impl Mvcc {
         let Op::Put { key, value, lease, prev_kv, ignore_value, ignore_lease } = op else {
             return None;
         };
+        self.done.puts += 1;
         let entry = self.index.get(key);
         let before = entry.map(Entry::newest).filter(|v| v.is_live());
         let previous =
@@ -336,6 +337,7 @@ impl Mvcc {
         want_previous: bool,
         writes: &mut Writes,
     ) -> (i64, Vec<KeyValue>) {
+        self.done.deletes += 1;
         let doomed: Vec<(Bytes, i64)> = self
             .index
             .span(span)

@@ -1,7 +1,7 @@
 //! Users, tokens, alarms and keys under one log: what is refused when, and what a snapshot keeps.
 
 use bytes::Bytes;
-use dhow_kv::admin::{Access, Alarm, AlarmKind, AuthChange, Caller, Need, Permission};
+use dhow_kv::admin::{Access, Alarm, AlarmKind, AuthChange, Caller, Need, Permission, Version};
 use dhow_kv::{Error, Op, Range, Span, Txn};
 use dhow_mvcc::{Command, Machine, MachineHeader, MachineLoader, Outcome};
 
@@ -239,4 +239,21 @@ fn checksums_are_those_of_etcd() {
     let mvcc = &log.machine.mvcc;
     assert_eq!(mvcc.hash_kv(7, 10).err(), Some(Error::Compacted));
     assert_eq!(mvcc.hash_kv(11, 10).err(), Some(Error::FutureRevision));
+}
+
+#[test]
+fn one_downgrade_at_a_time_is_under_way_until_it_is_ended() {
+    let mut log = Log::default();
+    let (older, oldest) = (Version { major: 3, minor: 6 }, Version { major: 3, minor: 5 });
+    log.apply(&Command::Downgrade(None)).unwrap();
+    log.apply(&Command::Downgrade(Some(older))).unwrap();
+    assert_eq!(log.machine.downgrade(), Some(older));
+    assert_eq!(log.apply(&Command::Downgrade(Some(oldest))), Err(Error::DowngradeInProcess));
+    // A snapshot keeps it.
+    let mut bytes = Vec::new();
+    log.machine.snapshot_header().encode(&mut bytes);
+    let header = MachineHeader::decode(&bytes.into()).unwrap();
+    assert_eq!(MachineLoader::new(header).finish().downgrade(), Some(older));
+    log.apply(&Command::Downgrade(None)).unwrap();
+    assert_eq!(log.machine.downgrade(), None);
 }

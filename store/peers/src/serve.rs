@@ -28,7 +28,7 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: Listener, tls: Option<
                 let (own, tls) = (shared.clone(), tls.clone());
                 shared.spawn(async move {
                     if let Err(denied) = own.clone().receive(socket, tls, &from).await {
-                        tracing::warn!(from, "connection of a member ended: {denied}");
+                        tracing::warn!(from, "rejected connection on peer endpoint: {denied}");
                     }
                 });
             }

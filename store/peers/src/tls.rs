@@ -23,6 +23,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use x509_parser::time::ASN1Time;
 
 /// Where Linux distributions keep the authorities that the machine trusts.
 const SYSTEM_ROOTS: [&str; 3] =
@@ -246,7 +247,11 @@ impl Trust {
         } else {
             None
         };
-        Ok(Arc::new(Server { identity: Arc::new(identity), clients }))
+        let authorities = match (&self.settings.authority, &self.settings.revoked) {
+            (Some(path), None) => certificates(path)?,
+            _ => Vec::new(),
+        };
+        Ok(Arc::new(Server { identity: Arc::new(identity), clients, authorities }))
     }
 
     fn make_client(&self) -> Result<Arc<ClientConfig>, Error> {
@@ -386,6 +391,26 @@ fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>
 struct Server {
     identity: Arc<CertifiedKey>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
+    /// The authorities, if none of them can be revoked.
+    authorities: Vec<CertificateDer<'static>>,
+}
+
+impl Server {
+    /// Whether a certificate is one of the authorities' own, as where one certificate that signs
+    /// itself is all there is.
+    fn trusts_itself(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> bool {
+        if !self.authorities.contains(leaf) {
+            return false;
+        }
+        let Ok((_, its)) = x509_parser::parse_x509_certificate(leaf) else { return false };
+        let Ok(now) = ASN1Time::from_timestamp(now.as_secs().cast_signed()) else { return false };
+        let for_clients = match its.extended_key_usage() {
+            Ok(Some(usage)) => usage.value.client_auth || usage.value.any,
+            Ok(None) => true,
+            Err(_) => false,
+        };
+        for_clients && its.validity().is_valid_at(now)
+    }
 }
 
 /// Looks at the files for each handshake.
@@ -416,7 +441,13 @@ impl ClientCertVerifier for Live {
         let server = self.trust.latest();
         let clients = server.as_ref().and_then(|server| server.clients.as_ref());
         let clients = clients.ok_or(CertificateError::UnknownIssuer)?;
-        let verified = clients.verify_client_cert(leaf, chain, now)?;
+        let verified = match clients.verify_client_cert(leaf, chain, now) {
+            // An authority is nobody's certificate to the library below; to Go it is its own.
+            Err(_) if server.as_ref().is_some_and(|server| server.trusts_itself(leaf, now)) => {
+                ClientCertVerified::assertion()
+            }
+            verified => verified?,
+        };
         self.trust.admit(leaf).map_err(|why| {
             rustls::Error::from(CertificateError::Other(OtherError(Arc::new(NotAllowed(why)))))
         })?;
@@ -487,5 +518,46 @@ impl ServerCertVerifier for AnyServer {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+    use std::time::Duration;
+
+    /// A certificate that signs itself and may sign others, and its key.
+    fn made() -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    #[test]
+    fn a_certificate_that_is_its_own_authority_is_taken_from_clients() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let (own, key) = made();
+        std::fs::write(path("cert"), &own).unwrap();
+        std::fs::write(path("key"), key).unwrap();
+        let settings = Settings {
+            certificate: path("cert"),
+            key: path("key"),
+            authority: Some(path("cert")),
+            demand_client: true,
+            ..Settings::default()
+        };
+        let trust = Trust::new(settings);
+        let algorithms = trust.provider().unwrap().signature_verification_algorithms;
+        let live = Live { trust, algorithms };
+        let leaf = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let checked = |pem: &str, now| live.verify_client_cert(&leaf(pem), &[], now).is_ok();
+        let day = |year: u64| UnixTime::since_unix_epoch(Duration::from_secs(year * 31_556_952));
+        assert!(checked(&own, day(50)));
+        // One that looks the same is not it, and none is good for ever.
+        assert!(!checked(&made().0, day(50)));
+        assert!(!checked(&own, day(4000)));
     }
 }

@@ -65,6 +65,7 @@ const KNOWN: &[Error] = &[
     Error::PermissionNotGranted,
     Error::PermissionNotGiven,
     Error::AuthNotEnabled,
+    Error::DowngradeInProcess,
     Error::InvalidToken,
     Error::AuthOldRevision,
     Error::InvalidAuthManagement,

@@ -1,16 +1,20 @@
 //! The administrative half: members, alarms, maintenance, users.
 
 use crate::Store;
+use crate::queue::Request;
 use crate::wire::{Ask, Told};
 use dhow_clock::BoxFuture;
 use dhow_kv::admin::{
     Admin, Alarm, AlarmKind, AuthChange, AuthStatus, Caller, HashKv, Identity, Member, Need,
-    Permission, Pulse, SnapshotReader, Status,
+    Permission, Pulse, SnapshotReader, Status, Version,
 };
 use dhow_kv::{Error, Txn, TxnResult};
 use dhow_mvcc::{Command, Outcome};
 use sha2::{Digest, Sha256};
 use std::sync::atomic::Ordering;
+
+/// What an empty store takes, in bytes, about.
+const SMALLEST: u64 = 512;
 
 fn members(told: Told) -> Result<(u64, Vec<Member>), Error> {
     match told {
@@ -38,7 +42,17 @@ impl Admin for Store {
         let numbers = &self.shared.numbers;
         let on_disk = numbers.log_bytes.load(Ordering::Relaxed)
             + numbers.checkpoint_bytes.load(Ordering::Relaxed);
+        let full = numbers.full.load(Ordering::Relaxed);
+        if full {
+            self.shared.enqueue(Request::Space);
+        }
         let state = self.shared.read();
+        let mut alarms: Vec<Alarm> = state.machine.alarms().raised().collect();
+        let own = Alarm { member: self.shared.identity.member_id, kind: AlarmKind::NoSpace };
+        // Where there is no space it cannot be raised for all; it ends by itself.
+        if full && !alarms.contains(&own) {
+            alarms.push(own);
+        }
         let used = state.machine.mvcc.bytes();
         Status {
             term,
@@ -47,9 +61,13 @@ impl Admin for Store {
             leader,
             learner,
             db_size: on_disk.max(used),
-            db_size_in_use: used,
+            // No store is without a few records, and clients of JSON miss a field that is 0.
+            db_size_in_use: used.max(SMALLEST),
             quota: self.shared.options.quota_bytes,
-            alarms: state.machine.alarms().raised().collect(),
+            keys: state.machine.mvcc.keys() as u64,
+            done: state.machine.mvcc.counts(),
+            alarms,
+            downgrade: state.machine.downgrade(),
         }
     }
 
@@ -122,6 +140,10 @@ impl Admin for Store {
                 _ => Err(Error::Storage("a request had another's answer".into())),
             }
         })
+    }
+
+    fn downgrade(&self, to: Option<Version>) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move { self.shared.submit(Command::Downgrade(to), false).await.map(drop) })
     }
 
     fn defragment(&self) -> BoxFuture<'_, Result<(), Error>> {

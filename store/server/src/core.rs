@@ -3,6 +3,7 @@
 
 use crate::entry::{self, Proposal, entry_size};
 use crate::members::Change;
+use crate::membership::Heard;
 use crate::queue::Reply;
 use crate::raftlog::{RaftLog, Stand};
 use crate::requests::{Asked, Held, Reading, Round, Waiter, Whom};
@@ -28,6 +29,8 @@ const AHEAD: usize = 128;
 const APPLY: u64 = 4 << 20;
 /// The time of a request beside two election timeouts, as etcd's.
 pub(crate) const REQUEST: Duration = Duration::from_secs(5);
+/// With room for so many bytes a disk is not full.
+const PROBE: usize = 4 << 10;
 
 /// See the module.
 pub(crate) struct Core {
@@ -67,7 +70,7 @@ pub(crate) struct Core {
     pub(crate) patience: usize,
     pub(crate) ticks: u64,
     /// Others' last words, by this member's clock.
-    pub(crate) heard: BTreeMap<u64, Duration>,
+    pub(crate) heard: BTreeMap<u64, Heard>,
     /// When this member last told its name and URLs.
     pub(crate) told: Option<Duration>,
     pub(crate) outgoing: BTreeMap<u64, Outgoing>,
@@ -227,6 +230,15 @@ impl Core {
         }
     }
 
+    /// Whoever asks how a member is whose disk was full should not have to write to be told.
+    pub(crate) fn look_for_space(&mut self) {
+        if self.full {
+            let due = self.due;
+            let _ = self.reserve(PROBE, 1);
+            self.due = due;
+        }
+    }
+
     /// A member that decides alone needs nobody's votes and no patience.
     pub(crate) fn elect_alone(&mut self, shared: &Shared) {
         if self.alone && !self.is_leader() && !self.removed && self.reserve(0, 1).is_ok() {
@@ -309,6 +321,7 @@ impl Core {
         numbers.term.store(self.term(), Ordering::Relaxed);
         numbers.commit.store(self.node.raft.raft_log.committed, Ordering::Relaxed);
         numbers.applied.store(self.applied, Ordering::Relaxed);
+        numbers.full.store(self.full, Ordering::Relaxed);
         if let Some(disk) = &log.disk {
             numbers.log_bytes.store(disk.log.bytes(), Ordering::Relaxed);
         }
@@ -591,7 +604,7 @@ impl Core {
             // It does not know yet, or its messages were long on their way.
             return;
         }
-        self.heard.insert(from, shared.clock.monotonic());
+        self.hear(shared, from);
         match message {
             Message::Raft(message) => self.step(from, message),
             Message::Propose(parts) => self.receive_proposals(from, parts),

@@ -194,7 +194,7 @@ pub(crate) fn beginning(options: &Options, clock: &SharedClock) -> Result<Beginn
     match &cluster.start {
         Start::New => {
             let members = cluster.first_members();
-            let member_id = member_id(&urls, &cluster.token, 0);
+            let member_id = member_id(&urls, &cluster.token, None);
             if !members.iter().any(|member| member.id == member_id) {
                 return Err(format!(
                     "{} with the peer URLs {} is not among the initial members; name it there \

@@ -9,12 +9,13 @@
 //!
 //! The parts, from the outside in: `store` and `admin` (the handle), `queue` and `writer` (what
 //! arrives, in batches), `requests` (who waits for what), `core` (Raft's decisions carried out),
-//! `membership` and `transfer` (members, snapshots to them), `raftlog` and `journal` (the log and
+//! `membership` and `transfer` (members, snapshots to them), `compare` (do all have the same?), `raftlog` and `journal` (the log and
 //! checkpoints on the disk), `wire` (what members say to each other, carried by a [`Transport`]).
 
 mod admin;
 mod cluster;
 mod codec;
+mod compare;
 mod core;
 mod entry;
 mod journal;

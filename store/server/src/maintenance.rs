@@ -7,7 +7,7 @@ use dhow_bolt::etcd;
 use dhow_clock::BoxFuture;
 use dhow_clock::disk::{Disk, DiskFile, Memory, Open};
 use dhow_kv::Error;
-use dhow_kv::admin::{HashKv, SnapshotReader};
+use dhow_kv::admin::{HashKv, SnapshotReader, Version};
 use dhow_mvcc::{Export, MachineHeader, Rows};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -19,8 +19,6 @@ const STEP: usize = 256 << 10;
 const PIECE: usize = 32 << 10;
 /// What is written goes to the disk in pieces of so many bytes.
 const BUFFER: usize = 1 << 20;
-/// The version of etcd's format that snapshots have.
-const VERSION: &str = "3.6.0";
 
 /// Holds compactions back while it lives.
 struct Hold<'a> {
@@ -60,7 +58,7 @@ fn replaced() -> Error {
     failed("the state was replaced by a newer one meanwhile; try again")
 }
 
-fn hash_kv(shared: &Shared, revision: i64) -> Result<HashKv, Error> {
+pub(crate) fn hash_kv(shared: &Shared, revision: i64) -> Result<HashKv, Error> {
     let now = shared.hub.published();
     let begin = |state: &State| state.machine.mvcc.hash_kv(revision, now);
     let (_hold, mut run) = Hold::begin(shared, begin, |run| run.compacted())?;
@@ -80,8 +78,9 @@ fn write<W: Write + Seek>(shared: &Shared, out: W) -> Result<etcd::Written<W>, E
     let begin = |state: &State| {
         let header = state.machine.snapshot_header();
         let mut its = header.to_etcd();
-        its.cluster_version = VERSION.into();
-        its.meta.storage_version = VERSION.into();
+        let version = state.machine.downgrade().unwrap_or(Version::NEWEST);
+        its.cluster_version = format!("{version}.0");
+        its.meta.storage_version.clone_from(&its.cluster_version);
         its.meta.term = shared.numbers.term.load(std::sync::atomic::Ordering::Relaxed);
         let members = &state.members;
         its.meta.conf_state = Some(etcd::ConfState {
@@ -261,7 +260,7 @@ impl SnapshotReader for Pieces {
 
 impl Store {
     /// Runs long work beside the caller, or in it when nothing may run concurrently.
-    async fn beside<T: Send + 'static>(
+    pub(crate) async fn beside<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Shared) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {

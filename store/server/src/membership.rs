@@ -45,7 +45,31 @@ fn keeps_quorum(members: &Members, without: u64, more: usize, more_started: usiz
     (more > 0 && all == 2 && running >= 1) || running > all / 2
 }
 
+/// When a member was heard of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heard {
+    /// Since when without a break.
+    since: Duration,
+    last: Duration,
+}
+
 impl Core {
+    /// Takes note that another member was heard of.
+    pub(crate) fn hear(&mut self, shared: &Shared, from: u64) {
+        let (now, pause) = (shared.clock.monotonic(), self.pause());
+        let heard = self.heard.entry(from).or_insert(Heard { since: now, last: now });
+        if heard.last + pause < now {
+            heard.since = now;
+        }
+        heard.last = now;
+    }
+
+    /// Who is silent for longer than this is away.
+    fn pause(&self) -> Duration {
+        let election = self.cluster.as_ref().map_or(Duration::ZERO, |cluster| cluster.election);
+        election.max(Duration::from_secs(1))
+    }
+
     /// Looks who the members are now.
     pub(crate) fn meet(&mut self, shared: &Shared) {
         let state = shared.read();
@@ -89,13 +113,14 @@ impl Core {
 
     /// Whether a member was heard of not long ago.
     fn is_heard(&self, shared: &Shared, id: u64) -> bool {
-        let since = self
-            .cluster
-            .as_ref()
-            .map_or(Duration::from_secs(1), |cluster| cluster.election)
-            .max(Duration::from_secs(1));
-        let now = shared.clock.monotonic();
-        id == self.own || self.heard.get(&id).is_some_and(|heard| *heard + since >= now)
+        self.is_heard_for(shared, id, Duration::ZERO)
+    }
+
+    /// Whether a member has been heard of for so long without a break.
+    fn is_heard_for(&self, shared: &Shared, id: u64, period: Duration) -> bool {
+        let (now, pause) = (shared.clock.monotonic(), self.pause());
+        let holds = |heard: &Heard| heard.last + pause >= now && heard.since + period <= now;
+        id == self.own || self.heard.get(&id).is_some_and(holds)
     }
 
     /// Sees to a change of the members for `from`, if it is allowed. A leader that is to go hands
@@ -149,13 +174,16 @@ impl Core {
         let state = shared.read();
         let members = &state.members;
         let strict = cluster.strict_reconfig_check;
-        let all_heard = || members.voters().all(|voter| self.is_heard(shared, voter.id));
+        let settled = |voter: &&Member| self.is_heard_for(shared, voter.id, cluster.settled);
         Ok(match ask {
             Ask::Add { peer_urls, learner } => {
                 check_urls(&peer_urls)?;
                 let peer_urls = sorted(&peer_urls);
-                let added = (shared.clock.now().as_nanos() as u64).max(1);
-                let id = member_id(&peer_urls, &cluster.token, added);
+                let now = shared.clock.now().as_secs();
+                let known = |id: &u64| members.get(*id).is_some() || members.is_removed(*id);
+                // One at the same place may have gone within this second.
+                let mut ids = (now..).map(|at| member_id(&peer_urls, &cluster.token, Some(at)));
+                let id = ids.find(|id| !known(id)).ok_or(Error::MemberExists)?;
                 let member = Member { id, peer_urls, learner, ..Member::default() };
                 let change = Change::Add(member);
                 members.check(&change)?;
@@ -163,11 +191,14 @@ impl Core {
                 if learner && learners >= cluster.max_learners {
                     return Err(Error::TooManyLearners);
                 }
-                if strict && !learner {
-                    if !keeps_quorum(members, 0, 1, 0) {
+                if strict {
+                    if !learner && !keeps_quorum(members, 0, 1, 0) {
                         return Err(Error::NotEnoughStarted);
                     }
-                    if !all_heard() {
+                    // The new one counts as down: the others must do without it.
+                    let voters = members.voters().count();
+                    if voters > 1 && members.voters().filter(settled).count() <= voters.div_ceil(2)
+                    {
                         return Err(Error::Unhealthy);
                     }
                 }
@@ -183,10 +214,8 @@ impl Core {
                     }
                     // One that is down can go. One that is up must not leave too few.
                     let voters = members.voters().count();
-                    let active =
-                        members.voters().filter(|voter| self.is_heard(shared, voter.id)).count();
-                    if self.is_heard(shared, id) && active - 1 < 1 + (voters - 1) / 2 && voters > 2
-                    {
+                    let active = members.voters().filter(settled).count();
+                    if self.is_heard(shared, id) && active < 2 + (voters - 1) / 2 {
                         return Err(Error::Unhealthy);
                     }
                 }

@@ -33,6 +33,8 @@ pub(crate) enum Request {
     Unreachable(u64),
     /// A heartbeat's time has passed.
     Tick,
+    /// Look whether a disk that was full has space again.
+    Space,
     /// Another member says that this one has been removed.
     Expelled,
 }

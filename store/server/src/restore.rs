@@ -72,6 +72,7 @@ pub struct Restored {
 
 /// Makes a data directory that [`Store::open`](crate::Store::open) finds the snapshot's state in.
 /// The members are those of `options`, all new: each of them must be made from the same snapshot.
+/// With a `raise` other than 0 its revision is so much higher and all history is forgotten.
 ///
 /// # Errors
 /// [`RestoreError`]: the snapshot is damaged, or the directory is not empty or cannot be written.
@@ -81,9 +82,10 @@ pub fn restore<R: Read + Seek>(
     clock: &SharedClock,
     options: &Options,
     snapshot: &mut Snapshot<R>,
+    raise: i64,
 ) -> Result<Restored, RestoreError> {
     // Before anything is written: a snapshot that is refused leaves nothing.
-    let machine = Machine::from_etcd(snapshot)?;
+    let machine = Machine::from_etcd_raised(snapshot, raise)?;
     Ok(begin(disk, path, clock, options, machine)?)
 }
 

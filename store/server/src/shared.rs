@@ -64,6 +64,8 @@ pub(crate) struct Numbers {
     pub(crate) commit: AtomicU64,
     pub(crate) applied: AtomicU64,
     pub(crate) learner: AtomicBool,
+    /// Whether writes are refused because there is no space on the disk.
+    pub(crate) full: AtomicBool,
     /// What the log takes on the disk.
     pub(crate) log_bytes: AtomicU64,
     /// What the newest checkpoint takes.

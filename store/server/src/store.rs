@@ -1,5 +1,6 @@
 //! The store's handle: reads, watches, leases, and the way to the writer.
 
+use crate::compare::{Comparisons, is_word};
 use crate::core::Core;
 use crate::journal::{self, Checkpoints, Opened};
 use crate::lease;
@@ -42,6 +43,7 @@ pub struct Status {
 #[derive(Debug)]
 pub struct Store {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) comparisons: Arc<Comparisons>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
     /// Tasks: the end of leases, the ticks.
     timer: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -136,6 +138,7 @@ impl Store {
         let core = Core::new(log, &shared)?;
         let store = Arc::new(Self {
             shared,
+            comparisons: Arc::default(),
             thread: Mutex::new(None),
             timer: Mutex::new(None),
             ticker: Mutex::new(None),
@@ -149,7 +152,11 @@ impl Store {
 
     /// Takes a message that the transport has brought from another member.
     pub fn receive(&self, from: u64, message: Bytes) {
-        self.shared.enqueue(Request::Message { from, bytes: message });
+        if is_word(&message) {
+            self.receive_word(from, message);
+        } else {
+            self.shared.enqueue(Request::Message { from, bytes: message });
+        }
     }
 
     /// Tells the store that messages to a member were dropped, so that Raft sends them again sooner.

@@ -150,6 +150,7 @@ impl Writer {
                 Request::Message { from, bytes } => self.core.receive(shared, from, bytes),
                 Request::Unreachable(to) => self.core.node.report_unreachable(to),
                 Request::Tick => self.core.tick(shared),
+                Request::Space => self.core.look_for_space(),
                 Request::Expelled => {
                     tracing::warn!("another member says that this one has been removed");
                     self.core.removed = true;

@@ -5,7 +5,7 @@ mod common;
 use common::net::Nodes;
 use common::*;
 use dhow_clock::disk::{Fault, Operation};
-use dhow_kv::admin::Admin;
+use dhow_kv::admin::{Admin, Alarm, AlarmKind};
 use dhow_kv::{Backend, Error, Op, Range, Span};
 use dhow_server::Options;
 use std::sync::atomic::Ordering;
@@ -291,11 +291,19 @@ async fn a_full_disk_at_one_member_stops_nobody_else_and_heals() {
         }
     }
     assert_eq!(refused, Err(Error::NoSpace));
+    // It says so, and the others do not: they could write.
+    let alarm = Alarm { member: nodes.nodes[leader].id, kind: AlarmKind::NoSpace };
+    let alarms = |at: usize| Admin::status(&**nodes.store(at)).alarms;
+    assert_eq!((alarms(leader), alarms(full)), (vec![alarm], vec![]));
     tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(alarms(leader), [alarm]);
     assert_eq!(nodes.leader().await, leader);
     assert_eq!(value(&**nodes.store(leader), "k7").await.unwrap().len(), 1000);
     assert_eq!(value(&**nodes.store(full), "k7").await.unwrap().len(), 1000);
     nodes.nodes[leader].disk.set_capacity(None);
+    // It is looked for when somebody asks.
+    let _ = alarms(leader);
+    assert_eq!(alarms(leader), []);
     put(&**nodes.store(leader), "again", "1").await;
 }
 

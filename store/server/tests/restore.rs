@@ -69,7 +69,7 @@ async fn a_restored_member_has_everything_and_is_somebody_else() {
     let clock = dhow_clock::System::shared();
     let second = dir.path().join("second");
     let mut source = Snapshot::open(Cursor::new(snapshot.clone())).unwrap();
-    let restored = restore(Real::shared(), &second, &clock, &options("b"), &mut source).unwrap();
+    let restored = restore(Real::shared(), &second, &clock, &options("b"), &mut source, 0).unwrap();
     assert_eq!((restored.revision, restored.keys), (revision, 501));
     assert_ne!(restored.identity, old);
     // Twice, because the second start reads what the first one wrote.
@@ -90,7 +90,7 @@ async fn a_restored_member_has_everything_and_is_somebody_else() {
     }
     // Never over what is there.
     let mut source = Snapshot::open(Cursor::new(snapshot)).unwrap();
-    let refused = restore(Real::shared(), &second, &clock, &options("b"), &mut source);
+    let refused = restore(Real::shared(), &second, &clock, &options("b"), &mut source, 0);
     assert!(refused.unwrap_err().to_string().contains("holds a store already"));
 }
 
@@ -132,4 +132,42 @@ async fn directories_that_differ_only_behind_a_dot_do_not_get_in_each_others_way
             .into_iter()
             .any(|name| { name.to_str().is_some_and(|name| name.starts_with("10.0.0.1.before-")) })
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_raised_restore_sends_everybody_who_watched_back_to_the_beginning() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(&dir.path().join("first"), "a");
+    for value in ["1", "2", "3"] {
+        put(&first, "k", value, 0).await;
+    }
+    put(&first, "gone", "x", 0).await;
+    let gone = Op::Delete { span: Span::Key("gone".into()), prev_kv: false };
+    first.txn(Txn { success: vec![gone], ..Txn::default() }).await.unwrap();
+    let (snapshot, revision) = (saved(&first).await, first.revision());
+    first.shutdown().await;
+
+    let (second, raise) = (dir.path().join("second"), 1_000_000_000);
+    let clock = dhow_clock::System::shared();
+    let mut source = Snapshot::open(Cursor::new(snapshot)).unwrap();
+    let options_b = options("b");
+    let disk = Real::shared();
+    let restored = restore(disk, &second, &clock, &options_b, &mut source, raise).unwrap();
+    assert_eq!((restored.revision, restored.keys), (revision + raise, 1));
+    let store = open(&second, "b");
+    assert_eq!(store.status().compacted, revision + raise);
+    let all = store.range(Range::all(Span::From("".into()))).await.unwrap();
+    assert_eq!((all.kvs.len(), all.kvs[0].value.as_ref()), (1, &b"3"[..]));
+    let old = Range { revision, ..Range::all(Span::Key("k".into())) };
+    assert_eq!(store.range(old).await.unwrap_err(), Error::Compacted);
+    put(&store, "k", "4", 0).await;
+    assert_eq!(store.revision(), revision + raise + 1);
+    // What it writes out again is read by the same rules.
+    let again = saved(&store).await;
+    store.shutdown().await;
+    let mut source = Snapshot::open_unchecked(Cursor::new(again)).unwrap();
+    let third = dir.path().join("third");
+    let disk = Real::shared();
+    let restored = restore(disk, &third, &clock, &options_b, &mut source, 0).unwrap();
+    assert_eq!((restored.revision, restored.keys), (revision + raise + 1, 1));
 }

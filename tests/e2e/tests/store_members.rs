@@ -252,7 +252,9 @@ fn members_come_learn_move_and_go() {
 
     // It is replaced: empty, at the same place.
     shell.ok("rm -rf m3.etcd");
-    shell.ok(&Cluster::ctl(&[1], &format!("member add m3 --peer-urls={}", peer(3))));
+    // It is refused while another member has not been up for long.
+    let add = format!("member add m3 --peer-urls={} > out 2>&1; grep -c 'added to' out", peer(3));
+    shell.until(&Cluster::ctl(&[1], &add), "1");
     cluster.start(3, &[1, 2, 3, 4], "existing");
     cluster.until_healthy(3);
     shell.is(&Cluster::ctl(&[3], "get k25 --print-value-only"), "v25");

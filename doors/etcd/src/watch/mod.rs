@@ -51,6 +51,8 @@ struct Watch {
     bell: Arc<Bell>,
     waker: Waker,
     start_revision: i64,
+    /// The newest revision when the watch began.
+    began: i64,
     no_put: bool,
     no_delete: bool,
     fragment: bool,
@@ -190,7 +192,7 @@ impl Session {
         let watch =
             WatchRequest { span, start_revision: request.start_revision, prev_kv: request.prev_kv };
         // Before the watch begins: what it sees is newer than the header.
-        let header = Some(self.inner.header());
+        let header = self.inner.header();
         let watcher = match self.inner.kv.watch(watch) {
             Ok(watcher) => watcher,
             Err(error) => return self.refuse(error.to_string()),
@@ -205,6 +207,7 @@ impl Session {
             waker: bell.clone().into(),
             bell,
             start_revision: request.start_revision,
+            began: header.revision,
             no_put: filter(FilterType::Noput),
             no_delete: filter(FilterType::Nodelete),
             fragment: request.fragment,
@@ -225,7 +228,7 @@ impl Session {
         self.ids.insert(id, token);
         self.inner.metrics.watchers.fetch_add(1, Ordering::Relaxed);
         self.say(&pb::WatchResponse {
-            header,
+            header: Some(header),
             watch_id: id,
             created: true,
             ..pb::WatchResponse::default()
@@ -421,7 +424,10 @@ impl Session {
             return;
         }
         let Some(watch) = self.watches.get(&token) else { return };
-        let header = self.inner.header_at(self.batch.revision);
+        // As in etcd, the header of what is past tells how far the store is, not the watch.
+        let past = self.batch.revision <= watch.began;
+        let revision = if past { self.inner.kv.revision() } else { self.batch.revision };
+        let header = self.inner.header_at(revision);
         let before = self.out.len();
         self.out.reserve(96 + if self.batch.bytes < SHARE { self.batch.bytes } else { 0 });
         wire::watch_head(&mut self.out, &header, watch.id, fragment, self.batch.bytes);

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use dhow_clock::BoxFuture;
 use dhow_kv::admin::{
-    Admin, Alarm, AlarmKind, AuthChange, AuthStatus, Caller, HashKv, Identity, Member, Need,
-    Permission, SnapshotReader, Status,
+    Admin, Alarm, AlarmKind, AuthChange, AuthStatus, Caller, Counts, HashKv, Identity, Member,
+    Need, Permission, SnapshotReader, Status, Version,
 };
 use dhow_kv::{Error, Kv, Txn, TxnResult};
 use dhow_mvcc::Auth;
@@ -18,6 +18,7 @@ pub struct Local {
     auth: Mutex<Auth>,
     tokens: Mutex<HashMap<String, Caller>>,
     alarms: Mutex<Vec<Alarm>>,
+    downgrade: Mutex<Option<Version>>,
     leader: watch::Sender<u64>,
 }
 
@@ -37,6 +38,7 @@ impl Local {
             auth: Mutex::new(Auth::new()),
             tokens: Mutex::default(),
             alarms: Mutex::default(),
+            downgrade: Mutex::default(),
             leader: watch::Sender::new(MEMBER),
         })
     }
@@ -90,8 +92,16 @@ impl Admin for Local {
             db_size: 20480,
             db_size_in_use: 16384,
             quota: 2 << 30,
+            keys: 0,
+            done: Counts::default(),
             alarms: self.alarms.lock().unwrap().clone(),
+            downgrade: *self.downgrade.lock().unwrap(),
         }
+    }
+
+    fn downgrade(&self, to: Option<Version>) -> BoxFuture<'_, Result<(), Error>> {
+        *self.downgrade.lock().unwrap() = to;
+        Box::pin(async { Ok(()) })
     }
 
     fn leader_changed(&self, known: u64) -> BoxFuture<'_, u64> {

@@ -4,7 +4,7 @@
 pub mod admin;
 
 use admin::Local;
-use dhow_door_etcd::{Config, Door};
+use dhow_door_etcd::{Config, Door, Security};
 use dhow_kv::Kv;
 use dhow_kv::admin::SharedAdmin;
 use dhow_rpc::etcdserverpb as pb;
@@ -36,20 +36,20 @@ impl Served {
     /// A store in memory with all that is its own.
     pub async fn new(config: Config) -> Self {
         let store = Self::store();
-        Self::with(Kv::new(store.clone()), store, config, None).await
+        Self::with(Kv::new(store.clone()), store, config, Security::Plain).await
     }
 
-    /// The same over TLS.
-    pub async fn over_tls(config: Config, tls: Arc<rustls::ServerConfig>) -> Self {
+    /// The same over TLS, for those who like.
+    pub async fn over_tls(config: Config, security: Security) -> Self {
         let store = Self::store();
-        Self::with(Kv::new(store.clone()), store, config, Some(tls)).await
+        Self::with(Kv::new(store.clone()), store, config, security).await
     }
 
     /// A store in memory whose leader and alarms are the test's.
     pub async fn local(config: Config) -> Self {
         let kv = Kv::new(Self::store());
         let local = Local::new(kv.clone());
-        let served = Self::with(kv, local.clone(), config, None).await;
+        let served = Self::with(kv, local.clone(), config, Security::Plain).await;
         Self { local: Some(local), ..served }
     }
 
@@ -58,17 +58,12 @@ impl Served {
         Store::memory_with(dhow_clock::System::shared(), options)
     }
 
-    async fn with(
-        kv: Kv,
-        admin: SharedAdmin,
-        config: Config,
-        tls: Option<Arc<rustls::ServerConfig>>,
-    ) -> Self {
+    async fn with(kv: Kv, admin: SharedAdmin, config: Config, security: Security) -> Self {
         let door = Door::new(kv.clone(), admin.clone(), config);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(door.serve(listener, tls, stop.clone()));
+        let serving = tokio::spawn(door.serve(listener, security, stop.clone()));
         Self { address, kv, admin, local: None, stop, serving }
     }
 

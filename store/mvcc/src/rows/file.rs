@@ -92,6 +92,17 @@ impl Machine {
     pub fn from_etcd<R: Read + Seek>(
         snapshot: &mut etcd::Snapshot<R>,
     ) -> Result<Self, ImportError> {
+        Self::from_etcd_raised(snapshot, 0)
+    }
+
+    /// The same; with a `raise` other than 0 as [`Import::finish_raised`] does it.
+    ///
+    /// # Errors
+    /// [`ImportError`].
+    pub fn from_etcd_raised<R: Read + Seek>(
+        snapshot: &mut etcd::Snapshot<R>,
+        raise: i64,
+    ) -> Result<Self, ImportError> {
         let state = snapshot.state();
         let applied = state.meta.consistent_index;
         let alarms: Alarms = state
@@ -124,6 +135,7 @@ impl Machine {
         while let Some(row) = rows.next()? {
             import.row(row.key, row.value)?;
         }
-        Ok(Self::from_parts(import.finish(), auth, alarms, applied))
+        let keys = if raise == 0 { import.finish() } else { import.finish_raised(raise) };
+        Ok(Self::from_parts(keys, auth, alarms, applied))
     }
 }

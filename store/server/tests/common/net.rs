@@ -2,11 +2,13 @@
 //! time of a paused runtime.
 
 use bytes::Bytes;
+use dhow_bolt::etcd::Snapshot;
 use dhow_clock::disk::Memory;
 use dhow_clock::{BoxFuture, Clock, SharedClock};
 use dhow_kv::admin::{Admin, Member};
-use dhow_server::{Cluster, OpenError, Options, Start, Store, Transport};
+use dhow_server::{Cluster, OpenError, Options, Start, Store, Transport, restore};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Cursor;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -162,6 +164,24 @@ impl Nodes {
         let mut all = Self { net, nodes: Vec::new(), options: options.clone() };
         for name in &names {
             let mut node = all.describe(name, initial.clone(), None);
+            all.open(&mut node).unwrap();
+            all.nodes.push(node);
+        }
+        all
+    }
+
+    /// Starts a cluster each of whose members was restored from a snapshot, not all the same.
+    pub fn restored(snapshots: &[Vec<u8>], options: &Options) -> Self {
+        let net = Net::new();
+        let names: Vec<String> = (1..=snapshots.len()).map(|n| format!("m{n}")).collect();
+        let initial: Vec<_> = names.iter().map(|name| (name.clone(), urls(name))).collect();
+        let mut all = Self { net, nodes: Vec::new(), options: options.clone() };
+        for (name, snapshot) in names.iter().zip(snapshots) {
+            let mut node = all.describe(name, initial.clone(), None);
+            let (disk, clock) = (Arc::new(node.disk.clone()), Virtual::shared(node.seed));
+            let mut snapshot = Snapshot::open_unchecked(Cursor::new(snapshot)).unwrap();
+            let path = Path::new("/data");
+            restore(disk, path, &clock, &node.options, &mut snapshot, 0).unwrap();
             all.open(&mut node).unwrap();
             all.nodes.push(node);
         }
