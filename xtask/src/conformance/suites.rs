@@ -145,17 +145,36 @@ fn all(suite: Suite, against: Against, tests: &Tests) -> Result<BTreeMap<String,
     ends.into_inner().map_err(|_| anyhow::anyhow!("a worker panicked"))
 }
 
+/// A folder to run a test in that looks like the suite's and is its own: some tests start servers
+/// that leave their data where they run, which others would find.
+fn private(folder: &Path, scratch: &Path) -> Result<PathBuf> {
+    let name = folder.file_name().context("a suite needs a folder")?;
+    let above = folder.parent().context("a suite needs a folder")?;
+    let own = scratch.join("suite").join(name);
+    std::fs::create_dir_all(&own)?;
+    for (from, to) in [(above, scratch.join("suite")), (folder, own.clone())] {
+        for entry in std::fs::read_dir(from)? {
+            let entry = entry?;
+            if entry.path() != folder {
+                std::os::unix::fs::symlink(entry.path(), to.join(entry.file_name()))?;
+            }
+        }
+    }
+    Ok(own)
+}
+
 /// Runs one test; what it printed is kept when it fails.
 fn test(tests: &Tests, name: &str, folder: &Path) -> Result<End> {
     let space = Space::new(&[])?;
     let scratch = tempfile::tempdir()?;
+    let own = private(&tests.folder, scratch.path())?;
     let path = folder.join(format!("{name}.log"));
     let log = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
     let mut command = space.command(&tests.program);
     command.args(["-test.v", "-test.run", &format!("^{name}$")]);
     command.arg(format!("-test.timeout={}s", PATIENCE.as_secs()));
     command.arg(format!("-bin-dir={}", tests.programs.display()));
-    command.current_dir(&tests.folder).env("TMPDIR", scratch.path());
+    command.current_dir(&own).env("TMPDIR", scratch.path());
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let status = command.status().context("cannot run the suite")?;
     space.clear()?;

@@ -227,7 +227,9 @@ impl Values {
     pub fn idle(&self) -> Vec<String> {
         let said = |(name, value): (&&str, &String)| match find(name)?.effect {
             Effect::Idle(why) if value != find(name)?.default => {
-                Some(format!("--{name} has no effect: {why}"))
+                // etcd has words for these.
+                let words = if why.starts_with("is ") { " " } else { " has no effect: " };
+                Some(format!("--{name}{words}{why}"))
             }
             _ => None,
         };
@@ -265,7 +267,10 @@ pub fn check(flag: &Flag, text: &str) -> Result<String, String> {
         Kind::Int => number(text.parse::<i64>().is_ok()),
         Kind::Duration => number(duration(text).is_some()),
         Kind::Choice(choices) if choices.contains(&text) => Ok(text.to_owned()),
-        Kind::Choice(choices) => Err(format!("it must be one of {}", choices.join(", "))),
+        Kind::Choice(choices) => {
+            let named: Vec<&str> = choices.iter().copied().filter(|c| !c.is_empty()).collect();
+            Err(format!("invalid value {text:?}, it must be one of {}", named.join(", ")))
+        }
         Kind::Urls => {
             for url in text.split(',').map(str::trim).filter(|url| !url.is_empty()) {
                 url.parse::<Address>().map_err(|error| error.to_string())?;

@@ -1,7 +1,7 @@
 //! Log lines in etcd's form, so that what reads etcd's logs reads these.
 //!
-//! A line is a JSON object with `level`, `ts`, `caller` and `msg` before its fields; on a terminal,
-//! and with `--log-format=console`, it is text for people.
+//! A line is a JSON object with `level`, `ts`, `caller` and `msg` before its fields; on a terminal
+//! (unless the program is called etcd), and with `--log-format=console`, it is text for people.
 
 use super::flags::Values;
 use anyhow::{Context, Result, bail};
@@ -17,11 +17,12 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Starts the log as the flags say.
+/// Starts the log as the flags say. What is started as `etcd` (`program` says so) is read by what
+/// reads etcd's logs, also on a terminal; people get text.
 ///
 /// # Errors
 /// When a level is not known or a file cannot be opened.
-pub fn start(values: &Values) -> Result<()> {
+pub fn start(program: &str, values: &Values) -> Result<()> {
     let level = match values.text("log-level") {
         _ if values.bool("debug") => "debug",
         level @ ("debug" | "info" | "warn" | "error") => level,
@@ -33,7 +34,7 @@ pub fn start(values: &Values) -> Result<()> {
     let outputs = Outputs::open(&values.list("log-outputs"))?;
     let people = match values.is_given("log-format") {
         true => values.text("log-format") == "console",
-        false => outputs.terminal,
+        false => outputs.terminal && !super::is_etcd(program),
     };
     // What the libraries below say of themselves is for those who look for it.
     let filter = EnvFilter::try_from_env("DHOW_LOG")
@@ -215,7 +216,7 @@ mod tests {
     #[test]
     fn unknown_levels_and_unwritable_files_are_refused() {
         let values = Values::parse(&["--log-level=loud".into()]).unwrap();
-        assert!(start(&values).unwrap_err().to_string().contains("unrecognized level"));
+        assert!(start("etcd", &values).unwrap_err().to_string().contains("unrecognized level"));
         assert!(Outputs::open(&["/nowhere/at/all".into()]).is_err());
     }
 }

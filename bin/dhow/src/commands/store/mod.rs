@@ -2,7 +2,9 @@
 
 mod certificates;
 mod compaction;
+mod corruption;
 mod flags;
+mod gates;
 mod log;
 mod serve;
 mod settings;
@@ -49,7 +51,7 @@ pub fn main(program: &str, arguments: &[String]) -> ExitCode {
         print!("{}", version());
         return ExitCode::SUCCESS;
     }
-    match start(values) {
+    match start(program, values) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Standard error has it even when the log goes elsewhere or has not begun.
@@ -73,7 +75,7 @@ fn version() -> String {
     )
 }
 
-fn start(mut values: Values) -> anyhow::Result<()> {
+fn start(program: &str, mut values: Values) -> anyhow::Result<()> {
     use anyhow::Context as _;
     let mut notes = Vec::new();
     let file = match values.text("config-file") {
@@ -90,7 +92,7 @@ fn start(mut values: Values) -> anyhow::Result<()> {
             "loaded server configuration from {file}, other command line flags and environment variables will be ignored"
         ));
     }
-    log::start(&values)?;
+    log::start(program, &values)?;
     notes.extend(values.idle());
     for note in notes {
         tracing::warn!("{note}");

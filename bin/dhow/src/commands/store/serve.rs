@@ -1,10 +1,10 @@
 //! The wiring of a store that runs alone: members, doors, compaction; from start to stop.
 
 use super::settings::{Settings, Tls};
-use super::{certificates, compaction, snapshot};
+use super::{certificates, compaction, corruption, snapshot};
 use anyhow::{Context, Result, bail};
 use dhow_clock::SharedClock;
-use dhow_door_etcd::Door;
+use dhow_door_etcd::{Door, Security};
 use dhow_kv::Kv;
 use dhow_kv::admin::{Admin, Member, SharedAdmin};
 use dhow_peers::tls::Trust;
@@ -20,6 +20,12 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a member that joins waits to be heard of.
 const JOIN: Duration = Duration::from_secs(10);
+
+/// Voters count as healthy that have been heard of for so long, as in etcd.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// How long to wait before looking again whether the others know of this member.
+const TOLD: Duration = Duration::from_millis(20);
 
 /// How long requests that are under way may take to end.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -63,15 +69,26 @@ pub async fn run(settings: Settings) -> Result<()> {
     let mut doors = Vec::new();
     let clients = settings.listen_clients.iter().map(|address| (address, false));
     let pages = settings.listen_metrics.iter().map(|address| (address, true));
-    for (address, pages) in clients.chain(pages) {
-        let tls = match &client_trust {
-            Some(trust) if address.tls => Some(trust.server()?),
-            None if address.tls => {
-                bail!("{address} is https: name a certificate with --cert-file and --key-file")
-            }
-            _ => None,
+    let all: Vec<(&Address, bool)> = clients.chain(pages).collect();
+    for (at, (address, pages)) in all.iter().enumerate() {
+        // One port can speak both, each client as it likes.
+        let same =
+            |other: &&(&Address, bool)| (&other.0.place, other.1) == (&address.place, *pages);
+        if all[..at].iter().any(|other| same(&other)) {
+            continue;
+        }
+        let secure = all.iter().filter(same).any(|(address, _)| address.tls);
+        let plain = all.iter().filter(same).any(|(address, _)| !address.tls);
+        let security = match &client_trust {
+            _ if !secure => Security::Plain,
+            Some(trust) if plain => Security::Either(trust.server()?),
+            Some(trust) => Security::Tls(trust.server()?),
+            None if *pages => bail!(
+                "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url {address}"
+            ),
+            None => bail!("{address} is https: name a certificate with --cert-file and --key-file"),
         };
-        doors.push((address, listen(address).await?, tls, pages));
+        doors.push((*address, listen(address).await?, security, *pages));
     }
 
     let begin = match (fresh, settings.existing) {
@@ -102,19 +119,33 @@ pub async fn run(settings: Settings) -> Result<()> {
 
     let mut serving = JoinSet::new();
     let end = CancellationToken::new();
-    let ready = stop.or(ready(&*store)).await.is_some();
+    let waited = async {
+        tokio::select! {
+            () = ready(&*store, &settings, &clock) => {}
+            () = clock.sleep(settings.wait_ready) => {
+                tracing::warn!("timed out waiting for the ready notification");
+            }
+        }
+    };
+    let ready = stop.or(waited).await.is_some();
     let mut compacting = JoinSet::new();
+    let checks = settings.checks;
+    if ready && checks.initially {
+        corruption::initially(&store).await?;
+    }
     if ready {
         let (kv, admin): (Kv, SharedAdmin) = (Kv::new(store.clone()), store.clone());
         announce(&settings, identity.cluster_id, identity.member_id);
         if let Some(retention) = settings.retention {
             compacting.spawn(compaction::run(kv.clone(), admin.clone(), clock.clone(), retention));
         }
+        compacting.spawn(corruption::run(store.clone(), clock.clone(), checks));
         let door = Door::new(kv, admin, door_config(&settings));
-        for (address, listener, tls, pages) in doors {
+        for (address, listener, security, pages) in doors {
             let traffic = if pages { "metrics" } else { "grpc+http" };
-            tracing::info!(%address, traffic, secure = tls.is_some(), "serving client traffic");
-            serving.spawn(serve(door.clone(), listener, tls, pages, end.clone()));
+            let secure = !matches!(security, Security::Plain);
+            tracing::info!(%address, traffic, secure, "serving client traffic");
+            serving.spawn(serve(door.clone(), listener, security, pages, end.clone()));
         }
         tokio::select! {
             reason = stop.told() => {
@@ -188,6 +219,7 @@ fn options(settings: &Settings, start: Start, peers: &Arc<Peers>) -> Result<Opti
             heartbeat: settings.heartbeat,
             election: settings.election,
             strict_reconfig_check: settings.strict_reconfig_check,
+            settled: SETTLED,
             max_learners: settings.max_learners,
             transport: peers.clone(),
         }),
@@ -208,10 +240,12 @@ fn door_config(settings: &Settings) -> dhow_door_etcd::Config {
         watch_progress_interval: settings.progress,
         election_timeout: settings.election,
         client_cert_auth: asks_clients,
+        tokens: settings.tokens.clone(),
         bcrypt_cost: settings.bcrypt_cost,
         max_concurrent_streams: (settings.max_concurrent_streams < u32::MAX)
             .then_some(settings.max_concurrent_streams),
         gateway: settings.gateway,
+        slow: settings.slow,
         ..dhow_door_etcd::Config::default()
     }
 }
@@ -260,17 +294,27 @@ fn knows(members: &[Member], settings: &Settings) -> bool {
     })
 }
 
-/// Completes when the cluster has a leader.
-async fn ready(admin: &dyn Admin) {
-    while admin.pulse().leader == 0 {
-        admin.leader_changed(0).await;
+/// Completes when the cluster has a leader, and all know of this member's start.
+async fn ready(admin: &dyn Admin, settings: &Settings, clock: &SharedClock) {
+    let own = admin.identity().member_id;
+    loop {
+        while admin.pulse().leader == 0 {
+            admin.leader_changed(0).await;
+        }
+        // It is told through the log: whoever sees that has caught up with it.
+        let members = admin.members(true).await.unwrap_or_default();
+        let is_told = |member: &Member| member.id == own && member.name == settings.name;
+        if members.iter().any(is_told) {
+            return;
+        }
+        clock.sleep(TOLD).await;
     }
 }
 
 /// What etcd says when it is ready, in the words that programs wait for: those of 3.4, and of 3.5
 /// and later.
 fn announce(settings: &Settings, cluster: u64, member: u64) {
-    tracing::info!(cluster_version = "3.6", "enabled capabilities for version");
+    tracing::info!(cluster_version = "3.7", "enabled capabilities for version");
     tracing::info!(
         local_member_id = format!("{member:x}"),
         local_member_attributes = format!(
@@ -288,15 +332,15 @@ fn announce(settings: &Settings, cluster: u64, member: u64) {
 async fn serve(
     door: Door,
     listener: Listener,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    security: Security,
     pages: bool,
     end: CancellationToken,
 ) {
     match listener {
-        Listener::Tcp(listener) if pages => door.serve_pages(listener, tls, end).await,
-        Listener::Tcp(listener) => door.serve(listener, tls, end).await,
-        Listener::Unix(listener) if pages => door.serve_pages_unix(listener, tls, end).await,
-        Listener::Unix(listener) => door.serve_unix(listener, tls, end).await,
+        Listener::Tcp(listener) if pages => door.serve_pages(listener, security, end).await,
+        Listener::Tcp(listener) => door.serve(listener, security, end).await,
+        Listener::Unix(listener) if pages => door.serve_pages_unix(listener, security, end).await,
+        Listener::Unix(listener) => door.serve_unix(listener, security, end).await,
     }
 }
 
@@ -385,7 +429,7 @@ mod tests {
 
             let path = dir.path().join(format!("{pages}"));
             let listener = Listener::Unix(tokio::net::UnixListener::bind(&path).unwrap());
-            serving.spawn(serve(door.clone(), listener, None, pages, end.clone()));
+            serving.spawn(serve(door.clone(), listener, Security::Plain, pages, end.clone()));
             for ((method, page, body), status) in [(metrics, 200), (range, keys)] {
                 let socket = tokio::net::UnixStream::connect(&path).await.unwrap();
                 assert_eq!(ask(socket, method, page, body).await, status, "{page}, {pages}");
@@ -393,7 +437,13 @@ mod tests {
 
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            serving.spawn(serve(door.clone(), Listener::Tcp(listener), None, pages, end.clone()));
+            serving.spawn(serve(
+                door.clone(),
+                Listener::Tcp(listener),
+                Security::Plain,
+                pages,
+                end.clone(),
+            ));
             for ((method, page, body), status) in [(metrics, 200), (range, keys)] {
                 let socket = tokio::net::TcpStream::connect(address).await.unwrap();
                 assert_eq!(ask(socket, method, page, body).await, status, "{page}, {pages}");

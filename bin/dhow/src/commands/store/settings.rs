@@ -1,14 +1,22 @@
 //! What the flags mean: checked, typed, with etcd's defaults and refusals.
 
 use super::compaction::Retention;
+use super::corruption::Checks;
 use super::flags::{Values, duration};
+use super::gates::{Gate, Gates};
 use anyhow::{Result, anyhow, bail};
+use dhow_door_etcd::{Jwt, JwtError, Tokens};
 use dhow_peers::{Address, Place, tls};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// etcd takes no longer election timeout.
 const LONGEST_ELECTION: u64 = 50_000;
+
+/// What `--auth-token jwt` takes.
+const JWT_OPTIONS: [&str; 4] = ["sign-method", "pub-key", "priv-key", "ttl"];
 
 /// How a store runs alone.
 #[derive(Debug, Clone)]
@@ -39,6 +47,8 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// Time without a leader until an election.
     pub election: Duration,
+    /// Serve clients after this long even if there is no leader.
+    pub wait_ready: Duration,
     /// Refuse risky changes of the membership.
     pub strict_reconfig_check: bool,
     /// How many learners there may be.
@@ -55,12 +65,18 @@ pub struct Settings {
     pub gateway: bool,
     /// What history is kept; `None` for all.
     pub retention: Option<Retention>,
+    /// What users get when they log in.
+    pub tokens: Arc<Tokens>,
+    /// When members compare what they have.
+    pub checks: Checks,
     /// How long an unused token is good, in seconds.
     pub token_ttl: u64,
     /// Cost of password hashes.
     pub bcrypt_cost: u32,
     /// Time between progress notices.
     pub progress: Duration,
+    /// Requests that take this long are logged; `None` for none.
+    pub slow: Option<Duration>,
     /// Certificates towards clients, and whether to make them.
     pub client_tls: Option<Tls>,
     /// Certificates towards members.
@@ -127,6 +143,7 @@ impl Settings {
         if !(4..=31).contains(&cost) {
             bail!("--bcrypt-cost {cost} must be 4 to 31");
         }
+        let slow = values.duration("warning-unary-request-duration");
         let client_tls = tls(values, "", &data_dir, &listen_clients)?;
         let peer_tls = tls(values, "peer-", &data_dir, &listen_peers)?;
         Ok(Self {
@@ -135,6 +152,7 @@ impl Settings {
             token: values.text("initial-cluster-token").to_owned(),
             heartbeat: Duration::from_millis(heartbeat),
             election: Duration::from_millis(election),
+            wait_ready: values.duration("wait-cluster-ready-timeout"),
             strict_reconfig_check: values.bool("strict-reconfig-check"),
             max_learners: values.number("max-learners"),
             quota,
@@ -147,8 +165,11 @@ impl Settings {
                 values.text("auto-compaction-mode"),
                 values.text("auto-compaction-retention"),
             )?,
+            tokens: Arc::new(tokens(values.text("auth-token"))?),
+            checks: checks(values)?,
             token_ttl: values.number("auth-token-ttl"),
             bcrypt_cost: cost,
+            slow: (!slow.is_zero()).then_some(slow),
             progress: progress.max(Duration::from_millis(100)),
             advertise_clients: texts("advertise-client-urls")?,
             advertise_peers,
@@ -263,6 +284,73 @@ fn retention(mode: &str, text: &str) -> Result<Option<Retention>> {
         })?),
     };
     Ok((retention != Retention::Age(Duration::ZERO)).then_some(retention))
+}
+
+/// When members compare what they have: flags of before 3.6, and gates since.
+fn checks(values: &Values) -> Result<Checks> {
+    let gates = Gates::parse(values.text("feature-gates"))?;
+    let newest = values.duration("corrupt-check-time");
+    let pause = values.duration("compact-hash-check-time");
+    if pause.is_zero() {
+        bail!("--compact-hash-check-time must be >0 (set to 0s)");
+    }
+    let compacted =
+        values.bool("compact-hash-check-enabled") || gates.enabled(Gate::CompactHashCheck);
+    Ok(Checks {
+        initially: values.bool("initial-corrupt-check") || gates.enabled(Gate::InitialCorruptCheck),
+        newest: (!newest.is_zero()).then_some(newest),
+        compacted: compacted.then_some(pause),
+    })
+}
+
+/// What `--auth-token` asks for: `simple`, `jwt,KEY=VALUE,...`, or nothing for no tokens at all.
+fn tokens(text: &str) -> Result<Tokens> {
+    let invalid = |what: &str| anyhow!("auth: invalid auth options: --auth-token {text}: {what}");
+    let mut parts = text.split(',');
+    let kind = parts.next().unwrap_or_default();
+    let mut options = BTreeMap::new();
+    for part in parts {
+        let (key, value) = match part.split_once('=') {
+            Some((key, value)) if !value.contains('=') => (key, value),
+            _ => return Err(invalid(&format!("write {part} as KEY=VALUE"))),
+        };
+        if options.insert(key, value).is_some() {
+            return Err(invalid(&format!("{key} is given twice")));
+        }
+    }
+    match kind {
+        "simple" => Ok(Tokens::Simple),
+        "" => Ok(Tokens::None),
+        "jwt" => Ok(Tokens::Jwt(Box::new(jwt(&options, invalid)?))),
+        other => Err(invalid(&format!("{other} is neither simple nor jwt"))),
+    }
+}
+
+fn jwt(options: &BTreeMap<&str, &str>, invalid: impl Fn(&str) -> anyhow::Error) -> Result<Jwt> {
+    for unknown in options.keys().filter(|key| !JWT_OPTIONS.contains(key)) {
+        tracing::warn!("unknown JWT option {unknown} in --auth-token");
+    }
+    let option = |key: &str| options.get(key).copied().unwrap_or_default();
+    let ttl = match option("ttl") {
+        "" => Duration::from_secs(300),
+        text => duration(text).ok_or_else(|| invalid("ttl is no duration as 5m is"))?,
+    };
+    let key = |name: &str| match option(name) {
+        "" => Ok(Vec::new()),
+        path => std::fs::read(path)
+            .map_err(|error| invalid(&format!("cannot read {name} {path}: {error}"))),
+    };
+    let (public, private) = (key("pub-key")?, key("priv-key")?);
+    let method = option("sign-method");
+    let clock = dhow_clock::System::shared();
+    Jwt::new(method, &private, &public, ttl, clock).map_err(|error| match error {
+        JwtError::Method => {
+            invalid("sign-method must be one of RS, PS, ES, HS with 256, 384 or 512, or EdDSA")
+        }
+        error => anyhow!(
+            "{error}: --auth-token needs keys of the kind that sign-method {method} asks for"
+        ),
+    })
 }
 
 /// The certificates of clients' (`""`) or members' (`"peer-"`) connections.
@@ -459,5 +547,41 @@ mod tests {
         assert!(peer.make.is_some() && peer.settings.any_server);
         assert_eq!(peer.settings.certificate, PathBuf::from("d/fixtures/peer/cert.pem"));
         assert_eq!(peer.settings.allowed_names, ["m"]);
+    }
+
+    #[test]
+    fn options_of_tokens_are_refused_in_etcds_words() {
+        let line = |token: &str| format!("--auth-token={token}");
+        for bad in ["paper", "jwt", "jwt,sign-method", "jwt,ttl=1m,ttl=2m", "jwt,ttl=soon"] {
+            refused(&line(bad), "auth: invalid auth options");
+        }
+        refused(&line("jwt,sign-method=RS1"), "auth: invalid auth options");
+        refused(&line("jwt,sign-method=RS256"), "auth: missing key data");
+        refused(&line("jwt,sign-method=RS256,pub-key=/nowhere"), "cannot read pub-key /nowhere");
+        assert!(matches!(&*settings(&line("simple")).unwrap().tokens, Tokens::Simple));
+        assert!(matches!(&*settings(&line("")).unwrap().tokens, Tokens::None));
+        let key = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(key.path(), "secret").unwrap();
+        let path = key.path().display();
+        let jwt = settings(&line(&format!("jwt,sign-method=HS256,priv-key={path},ttl=10m")));
+        assert!(matches!(&*jwt.unwrap().tokens, Tokens::Jwt(_)));
+    }
+
+    #[test]
+    fn data_are_compared_as_flags_or_gates_say() {
+        let of = |line: &str| settings(line).unwrap().checks;
+        assert_eq!(of(""), Checks::default());
+        let flags = of("--experimental-initial-corrupt-check --corrupt-check-time=3s \
+                        --experimental-compact-hash-check-enabled --compact-hash-check-time=2s");
+        let wanted = Checks {
+            initially: true,
+            newest: Some(Duration::from_secs(3)),
+            compacted: Some(Duration::from_secs(2)),
+        };
+        assert_eq!(flags, wanted);
+        let gates = of("--feature-gates=InitialCorruptCheck=true,CompactHashCheck=true");
+        assert_eq!((gates.initially, gates.compacted), (true, Some(Duration::from_secs(60))));
+        refused("--feature-gates=Flying=true", "unrecognized feature gate: Flying");
+        refused("--compact-hash-check-time=0s", "must be >0");
     }
 }

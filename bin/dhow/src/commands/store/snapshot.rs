@@ -25,6 +25,9 @@ Usage: PROGRAM snapshot restore FILE [FLAGS]
   --initial-cluster-token TEXT       Tells clusters with equal addresses apart (default: etcd-cluster)
   --initial-advertise-peer-urls URL  Where other members reach this one (default: http://localhost:2380)
   --skip-hash-check                  The file is a copy of member/snap/db, without a checksum at its end
+  --bump-revision N                  Go on so many revisions higher, so that none comes twice that a client
+                                     may have seen after the snapshot; needs --mark-compacted
+  --mark-compacted                   Forget all history: clients that watch begin anew
 
 Several members: restore the same file once for each, with the same --initial-cluster.
 
@@ -35,7 +38,7 @@ Example: PROGRAM snapshot restore backup.db --data-dir /var/lib/store
 pub fn main(program: &str, arguments: &[String]) -> ExitCode {
     let help = arguments.iter().any(|a| matches!(a.as_str(), "-h" | "-help" | "--help"));
     match arguments.split_first() {
-        Some((command, rest)) if command == "restore" && !help => match run(rest) {
+        Some((command, rest)) if command == "restore" && !help => match run(program, rest) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{program}: {}", print::error(&error));
@@ -55,14 +58,23 @@ pub fn main(program: &str, arguments: &[String]) -> ExitCode {
     }
 }
 
-fn run(arguments: &[String]) -> Result<()> {
+fn run(program: &str, arguments: &[String]) -> Result<()> {
     let (mut file, mut flags, mut unchecked) = (None, Vec::new(), false);
+    let (mut raise, mut compacted) = (0, false);
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--skip-hash-check" | "--skip-hash-check=true" => unchecked = true,
-            "--bump-revision" | "--mark-compacted" => {
-                bail!("{argument} is not implemented: restore without it")
+            "--mark-compacted" | "--mark-compacted=true" => compacted = true,
+            "--mark-compacted=false" => compacted = false,
+            flag if flag.starts_with("--bump-revision") => {
+                let value = match flag.strip_prefix("--bump-revision=") {
+                    Some(value) => value,
+                    None => arguments.next().context("flag needs an argument: --bump-revision")?,
+                };
+                raise = value.parse::<u32>().with_context(|| {
+                    format!("--bump-revision {value} must be 0 to {}", u32::MAX)
+                })?;
             }
             flag if flag.starts_with('-') => {
                 flags.push(flag.to_owned());
@@ -76,8 +88,11 @@ fn run(arguments: &[String]) -> Result<()> {
         }
     }
     let file = file.context("no snapshot is named: give the file that was saved")?;
+    if (raise > 0) != compacted {
+        bail!("--mark-compacted required if --bump-revision > 0, and means nothing without it");
+    }
     let values = Values::parse(&flags)?;
-    log::start(&values)?;
+    log::start(program, &values)?;
     let settings = Settings::new(&values)?;
     settings.check_first()?;
     let directory = serve::directory(&settings.data_dir);
@@ -89,7 +104,7 @@ fn run(arguments: &[String]) -> Result<()> {
     }
     serve::private(&settings.data_dir)?;
     let mut snapshot = open(&file, unchecked)?;
-    take(&settings, &directory, &mut snapshot, &file)
+    take(&settings, &directory, &mut snapshot, &file, raise.into())
 }
 
 fn open(file: &Path, unchecked: bool) -> Result<Snapshot<File>> {
@@ -103,10 +118,11 @@ fn take(
     directory: &Path,
     snapshot: &mut Snapshot<File>,
     file: &Path,
+    raise: i64,
 ) -> Result<()> {
     let options = alone(settings, settings.initial.clone());
     let clock = dhow_clock::System::shared();
-    let restored = restore(Real::shared(), directory, &clock, &options, snapshot)
+    let restored = restore(Real::shared(), directory, &clock, &options, snapshot, raise)
         .with_context(|| format!("cannot restore {}", file.display()))?;
     tracing::info!(
         path = %file.display(),
@@ -191,5 +207,5 @@ pub fn take_over(settings: &Settings, directory: &Path) -> Result<()> {
         path = %file.display(),
         "taking over the data of an etcd; what its log has after its last commit is not read, so it must have been stopped in order"
     );
-    take(&own, directory, &mut snapshot, &file)
+    take(&own, directory, &mut snapshot, &file, 0)
 }

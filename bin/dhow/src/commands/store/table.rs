@@ -132,12 +132,38 @@ const CLUSTER: &[Flag] = &[
         "Tells clusters with equal addresses apart",
     ),
     works(
+        "wait-cluster-ready-timeout",
+        Duration,
+        "5s",
+        "Time to wait for the others before clients are served all the same",
+    ),
+    works(
         "strict-reconfig-check",
         Bool,
         "true",
         "Refuse changes of the membership that could cost the quorum",
     ),
     works("max-learners", Int, "1", "How many learners there may be"),
+    works(
+        "initial-corrupt-check",
+        Bool,
+        "false",
+        "Compare the data with the other members' before serving; end if they differ",
+    ),
+    works(
+        "corrupt-check-time",
+        Duration,
+        "0s",
+        "Compare the newest data of all members this often; 0 for never",
+    ),
+    works("compact-hash-check-enabled", Bool, "false", "Compare what is compacted"),
+    works("compact-hash-check-time", Duration, "1m", "How often"),
+    works(
+        "feature-gates",
+        Text,
+        "",
+        "InitialCorruptCheck=true, CompactHashCheck=true; etcd's others mean nothing here",
+    ),
 ];
 
 const TLS: &[Flag] = &[
@@ -190,7 +216,12 @@ const TLS: &[Flag] = &[
 ];
 
 const USERS: &[Flag] = &[
-    works("auth-token", Text, "simple", "Kind of the tokens that users get"),
+    works(
+        "auth-token",
+        Text,
+        "simple",
+        "Tokens of users: simple, or jwt,sign-method=RS256,pub-key=FILE,priv-key=FILE,ttl=5m",
+    ),
     works("auth-token-ttl", Uint, "300", "Time until an unused token ends, in seconds"),
     works("bcrypt-cost", Uint, "10", "Cost of a password's hash, 4 to 31"),
 ];
@@ -232,6 +263,12 @@ const LOGS: &[Flag] = &[
         "json",
         "Form of log lines (on a terminal: console)",
     ),
+    works(
+        "warning-unary-request-duration",
+        Duration,
+        "300ms",
+        "Requests that take this long are logged",
+    ),
     works("debug", Bool, "false", "Log more; as --log-level=debug"),
 ];
 
@@ -249,7 +286,7 @@ const IDLE: &[Flag] = &[
     idle("snapshot-count", Uint, "10000", BY_ITSELF),
     idle("snapshot-catchup-entries", Uint, "5000", BY_ITSELF),
     idle("experimental-snapshot-catch-up-entries", Uint, "5000", BY_ITSELF),
-    idle("max-snapshots", Uint, "5", BY_ITSELF),
+    idle("max-snapshots", Uint, "5", "is deprecated in 3.6 and will be decommissioned in 3.8"),
     idle("max-wals", Uint, "5", BY_ITSELF),
     idle("pre-vote", Bool, "true", "it is always on"),
     idle("initial-election-tick-advance", Bool, "true", BY_ITSELF),
@@ -284,21 +321,11 @@ const IDLE: &[Flag] = &[
     idle("log-rotation-config-json", Text, "", "let the machine's logrotate or journal do that"),
     idle("enable-v2", Bool, "false", NO_V2),
     idle("experimental-enable-v2v3", Text, "", NO_V2),
-    idle("v2-deprecation", Text, "write-only", NO_V2),
-    idle("feature-gates", Text, "", "there are no such gates"),
-    idle("initial-corrupt-check", Bool, "false", "checksums are always looked at"),
-    idle("corrupt-check-time", Duration, "0s", "members' data are not compared periodically yet"),
     idle(
-        "compact-hash-check-enabled",
-        Bool,
-        "false",
-        "members' data are not compared periodically yet",
-    ),
-    idle(
-        "compact-hash-check-time",
-        Duration,
-        "1m",
-        "members' data are not compared periodically yet",
+        "v2-deprecation",
+        Choice(&["", "write-only", "write-only-drop-data", "gone"]),
+        "",
+        "is deprecated and scheduled for removal in v3.8. The default value is enforced, ignoring user input",
     ),
     idle("enable-lease-checkpoint", Bool, "false", "a new leader gives leases their whole time"),
     idle(
@@ -309,8 +336,7 @@ const IDLE: &[Flag] = &[
     ),
     idle("stop-grpc-service-on-defrag", Bool, "false", "nothing stops for a defragmentation"),
     idle("downgrade-check-time", Duration, "5s", "there is no downgrade"),
-    idle("warning-apply-duration", Duration, "100ms", "slow requests are not logged"),
-    idle("warning-unary-request-duration", Duration, "300ms", "slow requests are not logged"),
+    idle("warning-apply-duration", Duration, "100ms", "see --warning-unary-request-duration"),
     idle("enable-distributed-tracing", Bool, "false", TRACING),
     idle("distributed-tracing-address", Text, "localhost:4317", TRACING),
     idle("distributed-tracing-service-name", Text, "etcd", TRACING),
