@@ -11,7 +11,7 @@ use dhow_kv::admin::Identity;
 use dhow_log::{CheckpointWriter, Directory, Log};
 use dhow_mvcc::{ImportError, Machine};
 use raft::eraftpb::HardState;
-use std::io::{Read, Seek};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -114,7 +114,7 @@ pub fn force_new(
 ) -> Result<Restored, OpenError> {
     let machine = recover_until(disk.clone(), path, clock, options, true)?.state.machine;
     let new = beside(path, NEW);
-    let before = beside(path, &format!(".before-{}", clock.now().as_secs()));
+    let time = clock.now().as_secs();
     let failed = |action, path: &Path| {
         let path = path.to_owned();
         move |source| OpenError::Disk { action, path, source }
@@ -125,7 +125,14 @@ pub fn force_new(
         disk.remove(&new.join(file)).map_err(failed("empty", &new))?;
     }
     let restored = begin(disk.clone(), &new, clock, options, machine)?;
-    disk.rename(path, &before).map_err(failed("put aside", path))?;
+    // It may not be the first time in this second.
+    let mut names = (time..).map(|time| beside(path, &format!(".before-{time}")));
+    let taken = [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::AlreadyExists];
+    let aside = names.find_map(|before| match disk.rename(path, &before) {
+        Err(error) if taken.contains(&error.kind()) => None,
+        done => Some(done),
+    });
+    aside.unwrap_or(Ok(())).map_err(failed("put aside", path))?;
     disk.rename(&new, path).map_err(failed("put in place", &new))?;
     if let Some(parent) = path.parent() {
         disk.sync_dir(parent).map_err(failed("write", parent))?;
