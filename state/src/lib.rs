@@ -118,10 +118,11 @@ impl State {
         self.sync().await
     }
 
-    /// Waits until the cache shows everything that the store has committed, and returns that
-    /// revision at least.
+    /// Waits until the cache shows everything that the store has committed, by whichever of several
+    /// servers, and returns that revision at least.
     pub(crate) async fn sync(&self) -> Result<u64> {
-        let target = u64::try_from(self.shared.kv.revision()).unwrap_or(0);
+        let newest = model::stored(self.shared.kv.newest().await)?;
+        let target = u64::try_from(newest).unwrap_or(0);
         let cache = &self.shared.cache;
         if cache.revision() < target {
             // The revision may be somebody's write outside of our keys, which no event will tell.

@@ -117,6 +117,11 @@ pub(crate) fn store_error(error: dhow_kv::Error) -> Status {
         unreachable @ (Error::Unreachable(_) | Error::NoLeader) => {
             Status::unavailable(unreachable.to_string())
         }
+        Error::Timeout => Status::new(
+            504,
+            "Timeout",
+            "Timeout: the store did not answer in time, and whether a change was made is not known: more than half of its servers must run and reach each other",
+        ),
         other => Status::internal(other),
     }
 }

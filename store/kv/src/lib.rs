@@ -532,6 +532,11 @@ pub trait Backend: Send + Sync + 'static {
     fn leases(&self) -> BoxFuture<'_, Result<Vec<i64>, Error>>;
     /// The newest revision that this member has applied.
     fn revision(&self) -> i64;
+    /// A revision that this member has applied, no older than any that was acknowledged before the
+    /// call, by whichever member. A store whose only writer asks knows it without asking others.
+    fn newest(&self) -> BoxFuture<'_, Result<i64, Error>> {
+        Box::pin(std::future::ready(Ok(self.revision())))
+    }
 }
 
 /// The shared handle to a store.

@@ -473,6 +473,13 @@ impl Backend for Store {
     fn revision(&self) -> i64 {
         self.shared.hub.published()
     }
+
+    fn newest(&self) -> BoxFuture<'_, Result<i64, Error>> {
+        Box::pin(async move {
+            self.shared.catch_up().await?;
+            Ok(self.shared.hub.published())
+        })
+    }
 }
 
 fn lease_told(told: Told) -> Option<(i64, i64)> {

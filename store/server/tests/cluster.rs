@@ -35,6 +35,12 @@ async fn three_members_elect_a_leader_and_see_what_any_of_them_writes() {
             assert_eq!(value(&**nodes.store(reader), &node.name).await.unwrap(), "here");
         }
     }
+    // Whoever is asked knows how far a read must see.
+    let newest = put(&**nodes.store(leader), "last", "one").await;
+    for at in 0..3 {
+        let store: &dyn Backend = &**nodes.store(at);
+        assert!(store.newest().await.unwrap() >= newest);
+    }
     let status = Admin::status(&**nodes.store(leader));
     assert_eq!(status.leader, nodes.nodes[leader].id);
     assert!(status.term >= 2 && status.applied_index == status.raft_index);
