@@ -50,6 +50,25 @@ pub enum Command {
         #[arg(long)]
         detach: bool,
     },
+    /// Make this machine a server of a platform that runs
+    #[command(
+        after_help = "Example: dhow join https://10.0.0.1:6443 --token \"$(ssh 10.0.0.1 dhow token)\" --server --detach"
+    )]
+    Join {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        request: crate::join::Request,
+        /// Return when the platform answers and leave it running
+        #[arg(long)]
+        detach: bool,
+    },
+    /// Print the token that other machines join with: whoever has it can read everything
+    #[command(after_help = "Example: dhow token")]
+    Token {
+        #[command(flatten)]
+        target: Target,
+    },
     /// Stop the platform and its containers
     #[command(after_help = "Example: dhow down --purge")]
     Down {

@@ -46,6 +46,22 @@ pub struct Config {
     /// Where etcd clients are listened to; `None` for the usual port, if it is free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etcd_listen: Option<etcd::Listen>,
+    /// Where other servers are listened to; `None` for the usual port, if it is free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_listen: Option<etcd::Listen>,
+    /// The servers that this one has joined; `None` for the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined: Option<Joined>,
+}
+
+/// What a server remembers of those that it has joined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Joined {
+    /// Where they were reached: asked again should this one end before its store is begun.
+    pub peers: Vec<String>,
+    /// The pod addresses that they gave to this machine.
+    pub pod_cidr: Ipv4Net,
 }
 
 impl Config {
@@ -148,6 +164,8 @@ impl Config {
             cgroup,
             datastore: wanted.datastore.clone(),
             etcd_listen: wanted.etcd_listen,
+            peer_listen: wanted.peer_listen,
+            joined: None,
         })
     }
 
@@ -156,6 +174,7 @@ impl Config {
         config.advertise = wanted.advertise.or(config.advertise);
         config.listen = wanted.listen.unwrap_or(config.listen);
         config.etcd_listen = wanted.etcd_listen.or(config.etcd_listen);
+        config.peer_listen = wanted.peer_listen.or(config.peer_listen);
         // Members come and go and certificates move; but data stay where they are.
         if let Some(datastore) = &wanted.datastore {
             if self.datastore.is_none() && data.join("store").exists() {
@@ -226,9 +245,11 @@ impl Config {
         Ok(())
     }
 
-    /// The pod addresses of this machine: the first /24 of the cluster's.
+    /// The pod addresses of this machine: what the others gave to it, or the first /24 of the
+    /// cluster's.
     pub fn pod_cidr(&self) -> Ipv4Net {
-        Ipv4Net::new_assert(self.cluster_cidr.network(), 24)
+        let first = || Ipv4Net::new_assert(self.cluster_cidr.network(), 24);
+        self.joined.as_ref().map_or_else(first, |joined| joined.pod_cidr)
     }
 
     /// The `n`th address of the service network.
@@ -267,6 +288,8 @@ pub struct File {
     pub datastore: Option<Datastore>,
     /// As [`Config::etcd_listen`].
     pub etcd_listen: Option<etcd::Listen>,
+    /// As [`Config::peer_listen`].
+    pub peer_listen: Option<etcd::Listen>,
 }
 
 impl File {
@@ -280,6 +303,7 @@ impl File {
             domain: flags.domain.clone().or(self.domain),
             datastore: flags.datastore.datastore()?.or(self.datastore),
             etcd_listen: flags.etcd_listen.or(self.etcd_listen),
+            peer_listen: flags.peer_listen.or(self.peer_listen),
         })
     }
 }
@@ -311,6 +335,12 @@ pub struct Flags {
     /// Where etcd clients are listened to, or off (default: 0.0.0.0:2379 if it is free)
     #[arg(long, value_name = "IP:PORT")]
     pub etcd_listen: Option<etcd::Listen>,
+    /// Where other servers are listened to, or off (default: 0.0.0.0:2380 if it is free)
+    #[arg(long, value_name = "IP:PORT")]
+    pub peer_listen: Option<etcd::Listen>,
+    /// Go on alone with what this server has: the other servers are lost for good
+    #[arg(long)]
+    pub force_new_cluster: bool,
     /// Where the data are
     #[command(flatten)]
     pub datastore: datastore::Flags,

@@ -5,18 +5,14 @@
 //! the same platform wherever its data directory goes. Two platforms over one set of keys would
 //! delete each other's pods, so that the second one is refused.
 
-use crate::config::Config;
-use crate::pki::Pki;
+use crate::member::{self, Member, Place};
 use crate::print::quoted;
 use anyhow::{Context, Result, bail};
 use dhow_clock::SharedClock;
 use dhow_kv::{Backend, Compare, Kv, Op, OpResult, Order, Range, Span, Target, Txn};
 use dhow_remote::{ConnectError, Remote, Tls};
-use dhow_server::{Options, Store};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -162,24 +158,24 @@ pub struct Opened {
     /// The handle that everybody uses.
     pub kv: Kv,
     /// The store of this process, unless the data are elsewhere.
-    pub embedded: Option<Arc<Store>>,
+    pub member: Option<Member>,
 }
 
 /// Opens the store that the configuration names.
 ///
 /// # Errors
 /// What is wrong with it, and what to do.
-pub async fn open(data: &Path, config: &Config, pki: &Pki, clock: &SharedClock) -> Result<Opened> {
+pub async fn open(place: Place<'_>, clock: &SharedClock) -> Result<Opened> {
+    let (config, pki) = (place.config, place.pki);
     let Some(datastore) = &config.datastore else {
-        let options = Options { secret: Some(crate::pki::token_secret()?), ..Options::default() };
-        let store = Store::open(&data.join("store"), clock.clone(), options)?;
-        return Ok(Opened { kv: Kv::new(store.clone()), embedded: Some(store) });
+        let member = member::open(place, clock).await?;
+        return Ok(Opened { kv: Kv::new(member.store.clone()), member: Some(member) });
     };
     let remote = Remote::connect(datastore.options()?, clock.clone()).await.map_err(advice)?;
-    claim(remote.as_ref(), datastore, &config.name, &fingerprint(&pki.authority()?)?).await?;
+    claim(remote.as_ref(), datastore, &config.name, &pki.fingerprint()?).await?;
     tokio::spawn(compact(remote.clone(), clock.clone()));
     tracing::info!(endpoints = %datastore, cluster = format!("{:x}", remote.cluster_id()), "the data are in an external etcd cluster");
-    Ok(Opened { kv: Kv::new(remote), embedded: None })
+    Ok(Opened { kv: Kv::new(remote), member: None })
 }
 
 /// How often old history is looked for. Watches that are interrupted for less find what they missed.
@@ -228,17 +224,6 @@ fn advice(error: ConnectError) -> anyhow::Error {
         _ => "--datastore",
     };
     anyhow::anyhow!("{error} (see {flag})")
-}
-
-/// The SHA-256 of a certificate, as `openssl x509 -fingerprint -sha256` tells it, without colons.
-fn fingerprint(pem: &str) -> Result<String> {
-    use std::fmt::Write;
-    let der = CertificateDer::from_pem_slice(pem.as_bytes())?;
-    let digest = ring::digest::digest(&ring::digest::SHA256, &der);
-    Ok(digest.as_ref().iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    }))
 }
 
 /// Whose data a cluster holds.

@@ -1,5 +1,6 @@
 //! The dhow program: flags, configuration and the wiring of roles; no logic.
 
+mod call;
 mod cli;
 mod client;
 mod commands;
@@ -7,10 +8,14 @@ mod config;
 mod datastore;
 mod etcd;
 mod files;
+mod join;
+mod member;
 mod pki;
 mod print;
 mod roles;
 mod runtime;
+mod servers;
+mod token;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
@@ -39,8 +44,9 @@ fn main() -> ExitCode {
         _ => {}
     }
     let cli = Cli::parse();
-    log(matches!(cli.command, Command::Up { .. }));
-    let threads = if matches!(cli.command, Command::Up { .. }) {
+    let platform = matches!(cli.command, Command::Up { .. } | Command::Join { .. });
+    log(platform);
+    let threads = if platform {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
     } else {
         tokio::runtime::Builder::new_current_thread().enable_all().build()
@@ -79,10 +85,19 @@ fn log(platform: bool) {
 
 async fn run(command: Command) -> Result<i32> {
     match command {
-        Command::Up { target, flags: _, detach: true } => platform::up_detached(&target.data_dir)?,
-        Command::Up { target, flags, detach: false } => {
-            platform::up(&target.data_dir, &flags).await?
+        Command::Up { target, flags: _, detach: true } => {
+            platform::detached(&target.data_dir, false)?;
         }
+        Command::Up { target, flags, detach: false } => {
+            platform::foreground(&target.data_dir, &platform::Begin::Up(&flags)).await?;
+        }
+        Command::Join { target, request: _, detach: true } => {
+            platform::detached(&target.data_dir, true)?;
+        }
+        Command::Join { target, request, detach: false } => {
+            platform::foreground(&target.data_dir, &platform::Begin::Join(&request)).await?;
+        }
+        Command::Token { target } => platform::token(&target)?,
         Command::Down { target, purge } => platform::down(&target.data_dir, purge).await?,
         Command::Env { target } => platform::env(&target)?,
         Command::Status { target, output } => platform::status(&target, output).await?,

@@ -44,18 +44,53 @@ pub struct Identity {
     pub key: String,
 }
 
+/// What all servers of a platform share, PEM.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Keys {
+    /// The authority's certificate.
+    pub authority: String,
+    /// Its key.
+    pub authority_key: String,
+    /// The key that signs service account tokens.
+    pub token_key: String,
+}
+
+fn make(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("cannot make {}", dir.display()))
+}
+
+/// The SHA-256 of a certificate, as `openssl x509 -fingerprint -sha256` tells it, without colons.
+///
+/// # Errors
+/// When the text holds no certificate.
+pub fn fingerprint(pem: &str) -> Result<String> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes())?;
+    Ok(fingerprint_of(&der))
+}
+
+/// The same of a certificate in DER.
+pub fn fingerprint_of(der: &[u8]) -> String {
+    use std::fmt::Write;
+    let digest = ring::digest::digest(&ring::digest::SHA256, der);
+    digest.as_ref().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 impl Pki {
     /// Opens `dir`, making the authority and the token key when they are missing.
     ///
     /// # Errors
     /// When a file cannot be read or written, or a key file without its certificate is found.
     pub fn open(dir: &Path, now: Duration) -> Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .with_context(|| format!("cannot make {}", dir.display()))?;
+        make(dir)?;
         let pki = Self { dir: dir.to_path_buf() };
         if !pki.path("ca.crt").exists() {
             let key = KeyPair::generate()?;
@@ -75,6 +110,30 @@ impl Pki {
             pki.write("sa.key", &KeyPair::generate()?.serialize_pem())?;
         }
         Ok(pki)
+    }
+
+    /// Takes over the authority and the token key of a platform that this machine joins.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn take_over(dir: &Path, keys: &Keys) -> Result<()> {
+        make(dir)?;
+        let pki = Self { dir: dir.to_path_buf() };
+        pki.write("sa.key", &keys.token_key)?;
+        pki.write("ca.key", &keys.authority_key)?;
+        pki.write("ca.crt", &keys.authority)
+    }
+
+    /// What a server that joins takes over.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn keys(&self) -> Result<Keys> {
+        Ok(Keys {
+            authority: self.authority()?,
+            authority_key: self.read("ca.key")?,
+            token_key: self.read("sa.key")?,
+        })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -124,6 +183,30 @@ impl Pki {
         })
     }
 
+    /// The identity that this server shows to the other servers' stores, as client and as server.
+    ///
+    /// # Errors
+    /// When files cannot be read or written.
+    pub fn peer(&self, name: &str, addresses: &[IpAddr], now: Duration) -> Result<Identity> {
+        let names = ServerNames { names: Vec::new(), addresses: addresses.to_vec() };
+        self.leaf("peer", now, Some(&names), || {
+            let mut params = params(name, None, now, LEAF_LIFE)?;
+            let alternatives = addresses.iter().map(|address| rcgen::SanType::IpAddress(*address));
+            params.subject_alt_names.extend(alternatives);
+            params.extended_key_usages =
+                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+            Ok(params)
+        })
+    }
+
+    /// The authority's [`fingerprint`].
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
+        fingerprint(&self.authority()?)
+    }
+
     /// A client's identity: user `name` in `group`, renewed if it is old.
     ///
     /// # Errors
@@ -162,6 +245,23 @@ impl Pki {
         Ok(Identity { certificate, key })
     }
 
+    /// The TLS settings of a client that trusts our authority and shows a certificate of it.
+    ///
+    /// # Errors
+    /// When a certificate cannot be parsed.
+    pub fn client_tls(&self, identity: &Identity) -> Result<Arc<rustls::ClientConfig>> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.authority()?.as_bytes())?)?;
+        let chain = vec![CertificateDer::from_pem_slice(identity.certificate.as_bytes())?];
+        let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)?;
+        Ok(Arc::new(config))
+    }
+
     /// The API server's TLS settings: its identity, and client certificates of our authority taken
     /// but not demanded (tokens are the other way in).
     ///
@@ -177,7 +277,11 @@ impl Pki {
         )
         .allow_unauthenticated()
         .build()?;
-        let chain = vec![CertificateDer::from_pem_slice(identity.certificate.as_bytes())?];
+        // With the authority: who joins knows it by its hash alone, and has it from here.
+        let chain = vec![
+            CertificateDer::from_pem_slice(identity.certificate.as_bytes())?,
+            CertificateDer::from_pem_slice(self.authority()?.as_bytes())?,
+        ];
         let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
@@ -239,11 +343,11 @@ fn is_fresh(pem: &str, names: Option<&ServerNames>, now: Duration) -> bool {
         })
 }
 
-/// What the store makes its users' tokens with; fresh at every start.
+/// 256 bits that nobody can guess.
 ///
 /// # Errors
 /// When the system gives no random numbers.
-pub fn token_secret() -> Result<[u8; 32]> {
+pub fn random() -> Result<[u8; 32]> {
     let mut secret = [0; 32];
     rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())
         .context("the system gives no random numbers")?;
@@ -272,6 +376,17 @@ mod tests {
         let renewed = pki.server(&names("10.0.0.2"), NOW + 200 * DAY).unwrap();
         assert_ne!(moved.certificate, renewed.certificate);
         pki.server_tls(&renewed).unwrap();
+    }
+
+    #[test]
+    fn a_server_that_joins_has_the_same_authority() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let pki = Pki::open(first.path(), NOW).unwrap();
+        Pki::take_over(second.path(), &pki.keys().unwrap()).unwrap();
+        let other = Pki::open(second.path(), NOW).unwrap();
+        assert_eq!(pki.fingerprint().unwrap(), other.fingerprint().unwrap());
+        assert_eq!(pki.token_key().unwrap(), other.token_key().unwrap());
+        other.peer("m", &["10.0.0.2".parse().unwrap()], NOW).unwrap();
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 use crate::commands::images::images_dir;
 use crate::config::Config;
+use crate::member::{self, Member};
 use crate::pki::{Identity, Pki, ServerNames};
-use crate::{client, datastore, etcd, files, runtime};
+use crate::servers::{self, Server, Servers};
+use crate::{client, datastore, etcd, files, runtime, token};
 use anyhow::{Context, Result, bail};
 use dhow_agent::Agent;
 use dhow_clock::SharedClock;
@@ -15,10 +17,10 @@ use dhow_loops::Loops;
 use dhow_names::Names;
 use dhow_objects::kinds;
 use dhow_runtime::Runtime;
-use dhow_server::Store;
 use dhow_state::State;
 use k8s_openapi::api::core::v1::NodeAddress;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
@@ -34,52 +36,91 @@ const NODE_PORTS: (u16, u16) = (30_000, 32_767);
 /// A platform that answers.
 pub struct Platform {
     /// The embedded store, unless the data are in an external one.
-    store: Option<Arc<Store>>,
-    loops: Loops,
+    member: Option<Member>,
+    /// The control loops, where no other server could run them.
+    loops: Option<Loops>,
+    /// What runs on one server at a time, and what servers know of each other.
+    among_servers: JoinSet<()>,
     agent: Arc<Agent>,
     serving: JoinSet<()>,
     stop: CancellationToken,
+    clock: SharedClock,
     /// Held for as long as this process runs the data directory.
     _claim: File,
 }
 
 impl Platform {
-    /// Starts every role over `data`. Returns when the API answers and the agent works.
+    /// Starts every role over `data`. Returns when the API answers and the agent works. With
+    /// `force_new` one of several servers goes on alone, because the others are lost.
     ///
     /// # Errors
     /// What is missing or taken, and what to do.
-    pub async fn start(data: &Path, config: Config, claim: File) -> Result<Self> {
+    pub async fn start(data: &Path, config: Config, claim: File, force_new: bool) -> Result<Self> {
         let clock = dhow_clock::System::shared();
         check_kernel()?;
         // The port before anything that leaves a trace: it is what is taken most often.
         let listener = listen(config.listen).await?;
         let etcd_listener = etcd::listen(&config).await?;
+        let peer_listener = member::listen(&config).await?;
         let node_ip = node_ip(&config);
         let pki = Pki::open(&data.join("pki"), clock.now())?;
         let identity = pki.server(&server_names(&config, node_ip), clock.now())?;
         let admin = pki.client("admin", "kubernetes-admin", "system:masters", clock.now())?;
 
-        let datastore::Opened { kv, embedded: store } =
-            datastore::open(data, &config, &pki, &clock).await?;
+        let place = member::Place {
+            data,
+            config: &config,
+            pki: &pki,
+            address: node_ip,
+            listener: peer_listener,
+            etcd: etcd_listener.as_ref().and_then(|listener| listener.local_addr().ok()),
+            force_new,
+        };
+        let datastore::Opened { kv, member } = datastore::open(place, &clock).await?;
         // Before anything that only the configuration finds again; and not before it is known that the
         // store may be used.
         config.keep(data)?;
-        // The three slow starts are independent of each other.
-        let (state, dataplane, runtime) = tokio::join!(
-            State::open(kv, clock.clone(), state_config(&config, &pki)?),
-            Dataplane::open(dataplane_config(&config, node_ip)),
-            runtime::open(data, &config),
+        // The slow starts are independent of each other.
+        let (state, node) = tokio::join!(
+            State::open(kv.clone(), clock.clone(), state_config(&config, &pki)?),
+            open_node(data, &config, node_ip),
         );
-        let (state, dataplane, runtime) = (state?, dataplane?, runtime?);
-        let names = names(&config).await?;
-        let loops = dhow_loops::start(&state, &clock);
-        ensure_kubernetes(&state, &config, node_ip).await?;
+        let (state, node) = (state?, node?);
+        ensure_kubernetes(&state, &config).await?;
+        let api = SocketAddr::from((api_address(&config, node_ip), config.listen.port()));
+        if member.as_ref().is_none_or(Member::is_alone) {
+            publish_kubernetes(&state, api.port(), &[api]).await?;
+        }
+        let stop = CancellationToken::new();
+        let mut among_servers = JoinSet::new();
+        let (mut servers, mut loops) = (None, None);
+        match &member {
+            None => loops = Some(dhow_loops::start(&state, &clock)),
+            Some(member) => {
+                let own = Server { api, version: servers::VERSION.to_owned() };
+                let these = Arc::new(Servers {
+                    store: member.store.clone(),
+                    state: state.clone(),
+                    kv,
+                    clock: clock.clone(),
+                    config: config.clone(),
+                    token: token::open(data, &pki)?,
+                    pki: Pki::open(&data.join("pki"), clock.now())?,
+                    own,
+                    file: servers::file(data),
+                    present: tokio::sync::watch::Sender::default(),
+                    several: tokio::sync::Notify::new(),
+                });
+                among_servers.spawn(these.clone().follow(stop.clone()));
+                among_servers.spawn(these.clone().announce(stop.clone()));
+                among_servers.spawn(these.clone().lead(stop.clone()));
+                servers = Some(these);
+            }
+        }
 
         let streams = StreamRegistry::default();
         let images = Images::open(&images_dir(data))?;
-        let agent =
-            agent(data, &config, node_ip, &state, runtime, images, dataplane, names, &clock)
-                .await?;
+        let agent = agent(data, &config, node_ip, &state, node, images, &clock).await?;
         streams.register(&config.name, agent.clone());
 
         let door = Door::new(
@@ -88,12 +129,16 @@ impl Platform {
                 tls: pki.server_tls(&identity)?,
                 version: Version::default(),
                 streams: streams.resolver(),
+                relay: match &servers {
+                    Some(servers) => Some(relay(servers, &pki, &admin)?),
+                    None => None,
+                },
+                servers: servers.map(|servers| servers as Arc<dyn dhow_door_kube::Servers>),
                 service_host: format!("{node_ip}:{}", config.listen.port()),
                 issuer: issuer(&config),
                 clock: clock.clone(),
             },
         );
-        let stop = CancellationToken::new();
         let mut serving = JoinSet::new();
         serving.spawn(door.clone().serve_tls(listener, stop.clone()));
         serving.spawn(door.serve_unix(local_socket(data)?, stop.clone()));
@@ -101,13 +146,14 @@ impl Platform {
             Some(datastore) => datastore.exports(),
             None => etcd::exports(etcd_listener.as_ref(), data),
         };
-        if let (Some(listener), Some(store)) = (etcd_listener, &store) {
+        if let (Some(listener), Some(member)) = (etcd_listener, &member) {
+            let store = &member.store;
             serving.spawn(etcd::serve(listener, store, data, &pki, clock.now(), stop.clone())?);
         }
         watch_images(images_dir(data), agent.clone()).context("cannot follow the image store")?;
         write_client_files(data, &config, &pki, &admin, &exports)?;
         tracing::info!(node = config.name, address = %node_ip, api = %config.listen, "platform is up");
-        Ok(Self { store, loops, agent, serving, stop, _claim: claim })
+        Ok(Self { member, loops, among_servers, agent, serving, stop, clock, _claim: claim })
     }
 
     /// Runs until told to stop (SIGTERM or SIGINT). Containers go on.
@@ -117,19 +163,33 @@ impl Platform {
     pub async fn run(mut self) -> Result<()> {
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let removed = async {
+            match &self.member {
+                Some(member) => member.store.removed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = terminate.recv() => tracing::info!("platform stops; containers go on"),
+            _ = interrupt.recv() => tracing::info!("platform stops; containers go on"),
+            () = removed => tracing::warn!(
+                "this server was taken out of the platform and stops: 'dhow down --purge' removes what is left"
+            ),
         }
-        tracing::info!("platform stops; containers go on");
         self.stop.cancel();
         self.agent.shutdown().await;
-        self.loops.shutdown().await;
+        if let Some(loops) = self.loops {
+            loops.shutdown().await;
+        }
         // Watches and streams end by the cancellation; whatever is left after that is cut off.
-        let drained = async { while self.serving.join_next().await.is_some() {} };
+        let drained = async {
+            while self.among_servers.join_next().await.is_some() {}
+            while self.serving.join_next().await.is_some() {}
+        };
         let _ = tokio::time::timeout(std::time::Duration::from_secs(2), drained).await;
-        if let Some(store) = self.store {
-            store.shutdown().await;
+        if let Some(member) = self.member {
+            servers::hand_over(&*member.store, &self.clock).await;
+            member.shutdown().await;
         }
         Ok(())
     }
@@ -269,7 +329,7 @@ fn resolvers(own: Ipv4Addr) -> Vec<SocketAddr> {
 }
 
 /// Service `kubernetes` in `default`: the API as pods know it.
-async fn ensure_kubernetes(state: &State, config: &Config, node_ip: Ipv4Addr) -> Result<()> {
+async fn ensure_kubernetes(state: &State, config: &Config) -> Result<()> {
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
@@ -279,19 +339,38 @@ async fn ensure_kubernetes(state: &State, config: &Config, node_ip: Ipv4Addr) ->
             "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": config.listen.port()}],
         },
     });
-    state.ensure(&kinds::SERVICE, "default", "kubernetes", service).await?;
-    let address = match config.listen.ip() {
+    Ok(state.ensure(&kinds::SERVICE, "default", "kubernetes", service).await?)
+}
+
+/// Where clients on other machines and pods reach this server's API.
+fn api_address(config: &Config, node_ip: Ipv4Addr) -> Ipv4Addr {
+    match config.listen.ip() {
         IpAddr::V4(listen) if !listen.is_unspecified() => listen,
         _ => node_ip,
-    };
+    }
+}
+
+/// The endpoints of service `kubernetes`: the servers. Those at another port are left out, because a
+/// slice has one.
+///
+/// # Errors
+/// When they cannot be written.
+pub async fn publish_kubernetes(
+    state: &State,
+    port: u16,
+    servers: &[SocketAddr],
+) -> dhow_state::Result<()> {
+    let chosen = servers.iter().filter(|server| server.port() == port);
+    let addresses: BTreeSet<IpAddr> = chosen.map(SocketAddr::ip).collect();
     let endpoints = json!({
         "apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": "kubernetes", "namespace": "default"},
         "subsets": [{
-            "addresses": [{"ip": address}],
-            "ports": [{"name": "https", "port": config.listen.port(), "protocol": "TCP"}],
+            "addresses": addresses.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>(),
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
         }],
     });
+    let each = |ip| json!({"addresses": [ip], "conditions": {"ready": true}});
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
@@ -299,12 +378,12 @@ async fn ensure_kubernetes(state: &State, config: &Config, node_ip: Ipv4Addr) ->
             "labels": {"kubernetes.io/service-name": "kubernetes"},
         },
         "addressType": "IPv4",
-        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
-        "ports": [{"name": "https", "port": config.listen.port(), "protocol": "TCP"}],
+        "endpoints": addresses.iter().map(each).collect::<Vec<_>>(),
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     });
     let actor = dhow_state::platform();
     for (kind, value) in [(&kinds::ENDPOINTS, endpoints), (&kinds::ENDPOINT_SLICE, slice)] {
-        // The address may have changed since the last start.
+        // The addresses may have changed since the last start.
         let options = dhow_state::WriteOptions::default();
         if state.cached(kind, "default", "kubernetes").is_some() {
             state.update(&actor, kind, "default", "kubernetes", "", value, &options).await?;
@@ -315,18 +394,44 @@ async fn ensure_kubernetes(state: &State, config: &Config, node_ip: Ipv4Addr) ->
     Ok(())
 }
 
-#[allow(clippy::too_many_arguments)] // One caller; a struct would only rename them.
+/// The way to machines of other servers: machines have their servers' names.
+fn relay(
+    servers: &Arc<Servers>,
+    pki: &Pki,
+    admin: &Identity,
+) -> Result<dhow_door_kube::stream::Relay> {
+    let servers = servers.clone();
+    Ok(dhow_door_kube::stream::Relay {
+        server: Arc::new(move |node| servers.present.borrow().get(node).map(|server| server.api)),
+        tls: pki.client_tls(admin)?,
+    })
+}
+
+/// What a machine needs to run containers.
+struct NodeParts {
+    dataplane: Dataplane,
+    runtime: Runtime,
+    names: Names,
+}
+
+async fn open_node(data: &Path, config: &Config, node_ip: Ipv4Addr) -> Result<NodeParts> {
+    let (dataplane, runtime) = tokio::join!(
+        Dataplane::open(dataplane_config(config, node_ip)),
+        runtime::open(data, config),
+    );
+    Ok(NodeParts { dataplane: dataplane?, runtime: runtime?, names: names(config).await? })
+}
+
 async fn agent(
     data: &Path,
     config: &Config,
     node_ip: Ipv4Addr,
     state: &State,
-    runtime: Runtime,
+    node: NodeParts,
     images: Images,
-    dataplane: Dataplane,
-    names: Names,
     clock: &SharedClock,
 ) -> Result<Arc<Agent>> {
+    let NodeParts { dataplane, runtime, names } = node;
     let feed = NodeDoor::new(state.clone(), config.name.clone(), compilers(&config.domain));
     let address = |kind: &str, text: String| NodeAddress { type_: kind.to_owned(), address: text };
     let mut settings = dhow_agent::Config::new(
@@ -352,6 +457,7 @@ fn compilers(domain: &str) -> Compilers {
             vec![dhow_netplan::compile_names(service, slices, &of_services, revision)]
         }),
         pod: Arc::new(move |pod, revision| dhow_netplan::pod_names(pod, &of_pods, revision)),
+        machine: Arc::new(dhow_netplan::compile_machine),
     }
 }
 

@@ -2,12 +2,14 @@
 //!
 //! A Service and its EndpointSlices become one [`ServiceIntent`](dhow_intents::ServiceIntent) for
 //! the data plane and one [`NameIntent`](dhow_intents::NameIntent) for DNS; a Pod becomes the name
-//! of its address. Both are whole: compiling again after any change gives the new truth.
+//! of its address. A Node becomes where other machines find its pods. All are whole: compiling again after any change gives the new truth.
 
 mod endpoints;
+mod machines;
 mod names;
 mod services;
 
+pub use machines::compile_machine;
 pub use names::{compile_names, pod_names};
 pub use services::compile_service;
 

@@ -4,7 +4,7 @@ use crate::catalog::{self, Served};
 use crate::path::{self, Query, ResourcePath, Target};
 use crate::respond::{self, Body, Reply};
 use crate::server::PeerIdentity;
-use crate::{Door, authn, authorize, health, openapi, resources, reviews, stream};
+use crate::{Door, authn, authorize, health, openapi, resources, reviews, servers, stream};
 use dhow_objects::Status;
 use dhow_objects::kinds::Kind;
 use dhow_state::{Actor, User};
@@ -180,6 +180,8 @@ impl Door {
             Target::Version => return health::version(self),
             Target::OpenIdConfiguration => return health::openid_configuration(self),
             Target::OpenIdKeys => return health::openid_keys(self),
+            // Who joins has no other credentials yet than the token, which is not one of the API's.
+            Target::Join => return servers::join(self, &head, body).await,
             _ => {}
         }
         let mut user = authn::authenticate(&self.state, identity, &head.headers).await?;
@@ -190,6 +192,9 @@ impl Door {
         let Target::Resource(path) = target else {
             let verb = head.method.as_str().to_ascii_lowercase();
             authorize::url(&self.state, &user, &verb, head.uri.path())?;
+            if let Target::Servers(name) = &target {
+                return servers::answer(self, &head.method, name.as_deref()).await;
+            }
             if !reads {
                 return Err(match target {
                     Target::Unknown => catalog::no_such_resource(),

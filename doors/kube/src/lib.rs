@@ -20,11 +20,13 @@ mod resources;
 mod respond;
 mod reviews;
 mod server;
+mod servers;
 pub mod stream;
 mod table;
 mod watch;
 
 pub use server::{PeerIdentity, server_config};
+pub use servers::Servers;
 
 use dhow_clock::SharedClock;
 use dhow_intents::Streams;
@@ -66,6 +68,10 @@ pub struct Config {
     pub streams: Resolver,
     /// `HOST:PORT` at which clients reach this server; told by `/api`.
     pub service_host: String,
+    /// Where streams of other servers' machines go on to; `None` where there are no others.
+    pub relay: Option<stream::Relay>,
+    /// The platform's servers; `None` where there can be no others.
+    pub servers: Option<Arc<dyn Servers>>,
     /// Issuer of service account tokens, as in `dhow_state::Config`.
     pub issuer: String,
     /// Time.

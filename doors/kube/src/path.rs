@@ -34,6 +34,10 @@ pub enum Target {
     OpenIdConfiguration,
     /// `/openid/v1/jwks`.
     OpenIdKeys,
+    /// `/dhow/v1/join`: for servers that join the platform.
+    Join,
+    /// `/dhow/v1/servers`, or one of them: the platform's own servers.
+    Servers(Option<String>),
     /// Objects.
     Resource(ResourcePath),
     /// Nothing that this server knows.
@@ -119,6 +123,9 @@ pub fn parse(path: &str) -> Target {
         ["healthz", check] => Target::Health("healthz", Some((*check).to_owned())),
         [".well-known", "openid-configuration"] => Target::OpenIdConfiguration,
         ["openid", "v1", "jwks"] => Target::OpenIdKeys,
+        ["dhow", "v1", "join"] => Target::Join,
+        ["dhow", "v1", "servers"] => Target::Servers(None),
+        ["dhow", "v1", "servers", name] => Target::Servers(Some((*name).to_owned())),
         _ => Target::Unknown,
     }
 }
@@ -253,6 +260,9 @@ mod tests {
         );
         assert_eq!(parse("/readyz/store"), Target::Health("readyz", Some("store".into())));
         assert_eq!(parse("/openapi/v2"), Target::OpenApiV2);
+        assert_eq!(parse("/dhow/v1/join"), Target::Join);
+        assert_eq!(parse("/dhow/v1/servers/n2"), Target::Servers(Some("n2".into())));
+        assert_eq!(parse("/dhow/v1"), Target::Unknown);
     }
 
     #[test]

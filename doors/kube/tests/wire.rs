@@ -362,3 +362,33 @@ async fn nodes_bind_and_pods_are_evicted() {
     let _ = value(evicted).await;
     assert_eq!(get(&mut client, &format!("{pods}/web")).await.0, 404);
 }
+
+#[tokio::test]
+async fn servers_join_by_a_token_and_are_listed_for_who_may() {
+    let platform = Platform::start().await;
+    let mut client = local(&platform).await;
+    let join = "/dhow/v1/join";
+    // Root's socket is no token.
+    for bearer in ["", "Bearer wrong", "open sesame"] {
+        let headers = [("authorization", bearer)];
+        let refused = send(&mut client, Method::POST, join, &headers, "{}").await;
+        assert_eq!(refused.status(), 401, "{bearer}");
+    }
+    let shown = [("authorization", "Bearer open sesame")];
+    let joined = send(&mut client, Method::POST, join, &shown, r#"{"name": "n2"}"#).await;
+    assert_eq!(value(joined).await, json!({"joined": {"name": "n2"}}));
+    let withdrawn = send(&mut client, Method::DELETE, join, &shown, r#"{"name": "n2"}"#).await;
+    assert_eq!(value(withdrawn).await, json!({"withdrawn": {"name": "n2"}}));
+    for (method, body, code) in [(Method::GET, "{}", 405), (Method::POST, "x", 400)] {
+        assert_eq!(send(&mut client, method, join, &shown, body).await.status(), code);
+    }
+    let list = "/dhow/v1/servers";
+    assert_eq!(get(&mut client, list).await, (200, json!({"items": ["n1"]})));
+    let removed = send(&mut client, Method::DELETE, "/dhow/v1/servers/n1", &[], "").await;
+    assert_eq!(value(removed).await, json!({"removed": "n1"}));
+    assert_eq!(send(&mut client, Method::DELETE, list, &[], "").await.status(), 405);
+    // The API's rules hold for these.
+    let guest = [("impersonate-user", "guest")];
+    let refused = send(&mut client, Method::GET, list, &guest, "").await;
+    assert_eq!(refused.status(), 403);
+}

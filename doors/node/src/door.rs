@@ -2,7 +2,7 @@
 
 use crate::report;
 use crate::subscription::Subscription;
-use dhow_intents::{Change, Feed, FeedError, NameIntent, ServiceIntent};
+use dhow_intents::{Change, Feed, FeedError, MachineIntent, NameIntent, ServiceIntent};
 use dhow_objects::kinds::{self, Kind};
 use dhow_state::{Actor, Bound, DeleteOptions, State, TokenRequest, User, View};
 use futures::FutureExt;
@@ -27,12 +27,16 @@ pub struct Compilers {
     pub names: Arc<OfService<Vec<NameIntent>>>,
     /// The names of a pod; `None` while it has no address.
     pub pod: Arc<OfPod<Option<NameIntent>>>,
+    /// A machine as others must know it; `None` while it has no address.
+    pub machine: Arc<OfNode<Option<MachineIntent>>>,
 }
 
 /// A function of a service and its endpoint slices.
 pub type OfService<T> = dyn Fn(&Service, &[Arc<EndpointSlice>], u64) -> T + Send + Sync;
 /// A function of a pod.
 pub type OfPod<T> = dyn Fn(&Pod, u64) -> T + Send + Sync;
+/// A function of a machine.
+pub type OfNode<T> = dyn Fn(&Node, u64) -> T + Send + Sync;
 
 /// How many changes may wait for a machine; more are held back here, each thing only in its newest
 /// state.

@@ -4,11 +4,11 @@
 //! newest state.
 
 use crate::door::Compilers;
-use dhow_intents::{Change, NameIntent, Owner};
+use dhow_intents::{Change, MachineIntent, NameIntent, Owner};
 use dhow_objects::Status;
 use dhow_objects::kinds;
 use dhow_state::{Key, State, View, Watch, WatchEvent, WatchOptions};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -28,6 +28,7 @@ pub(crate) struct Subscription {
     pods: View<Pod>,
     services: View<Service>,
     slices: View<EndpointSlice>,
+    nodes: View<Node>,
     config_maps: Watch,
     secrets: Watch,
     /// Pods that the machine was told of, with their uids.
@@ -39,6 +40,8 @@ pub(crate) struct Subscription {
     /// The slices of each service, and the way back.
     of_service: HashMap<Key, BTreeSet<Key>>,
     service_of: BTreeMap<Key, Key>,
+    /// The other machines that it was told of.
+    told_machines: Vec<MachineIntent>,
 }
 
 impl Subscription {
@@ -56,6 +59,7 @@ impl Subscription {
             pods: state.view(&kinds::POD),
             services: state.view(&kinds::SERVICE),
             slices: state.view(&kinds::ENDPOINT_SLICE),
+            nodes: state.view(&kinds::NODE),
             state: state.clone(),
             node,
             compilers,
@@ -65,6 +69,7 @@ impl Subscription {
             told_services: HashMap::new(),
             of_service: HashMap::new(),
             service_of: BTreeMap::new(),
+            told_machines: Vec::new(),
         })
     }
 
@@ -87,6 +92,9 @@ impl Subscription {
         self.tell_services(services).await?;
         let pods = self.pods.take_changed();
         self.tell_pods(pods).await?;
+        self.nodes.take_changed();
+        self.told_machines = self.machines();
+        self.tell(Change::Machines(self.told_machines.clone())).await?;
         self.tell(Change::Synced).await
     }
 
@@ -99,9 +107,33 @@ impl Subscription {
                 let services = self.sort_slices(keys);
                 self.tell_services(services).await
             }
+            _ = self.nodes.changed() => self.tell_machines().await,
             event = self.config_maps.next() => self.tell_news(event, Change::ConfigMap).await,
             event = self.secrets.next() => self.tell_news(event, Change::Secret).await,
         }
+    }
+
+    /// The other machines as they are now, in the order of their names.
+    fn machines(&self) -> Vec<MachineIntent> {
+        let others = self
+            .nodes
+            .list()
+            .into_iter()
+            .filter(|node| node.metadata.name.as_ref().is_some_and(|name| *name != self.node));
+        // The revision of a node changes with each report of its state; who is where does not.
+        let mut machines: Vec<MachineIntent> =
+            others.filter_map(|node| (self.compilers.machine)(&node, 0)).collect();
+        machines.sort_by(|one, other| one.owner.name.cmp(&other.owner.name));
+        machines
+    }
+
+    async fn tell_machines(&mut self) -> Result<(), Gone> {
+        let machines = self.machines();
+        if machines == self.told_machines {
+            return Ok(());
+        }
+        self.told_machines.clone_from(&machines);
+        self.tell(Change::Machines(machines)).await
     }
 
     async fn tell_news(

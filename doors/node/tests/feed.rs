@@ -2,7 +2,7 @@
 
 use dhow_clock::System;
 use dhow_door_node::{Compilers, NodeDoor};
-use dhow_intents::{Change, Feed, FeedError, NameIntent, Owner, ServiceIntent};
+use dhow_intents::{Change, Feed, FeedError, MachineIntent, NameIntent, Owner, ServiceIntent};
 use dhow_kv::Kv;
 use dhow_objects::kinds;
 use dhow_state::{Actor, Config, DeleteOptions, Key, Patch, State, User, WriteOptions};
@@ -37,6 +37,10 @@ fn owner(name: &Option<String>, revision: u64) -> Owner {
 }
 
 fn door(state: &State) -> NodeDoor {
+    door_of(state, "one")
+}
+
+fn door_of(state: &State, node: &str) -> NodeDoor {
     let compilers = Compilers {
         service: Arc::new(|service, slices, revision| ServiceIntent {
             owner: owner(&service.metadata.name, revision),
@@ -55,8 +59,14 @@ fn door(state: &State) -> NodeDoor {
             let owner = owner(&pod.metadata.name, revision);
             Some(NameIntent { owner, names: vec![(ip, Vec::new())] })
         }),
+        machine: Arc::new(|node, revision| {
+            let address =
+                node.status.as_ref()?.addresses.as_ref()?.first()?.address.parse().ok()?;
+            let owner = owner(&node.metadata.name, revision);
+            Some(MachineIntent { owner, address, pods: (address, 24) })
+        }),
     };
-    NodeDoor::new(state.clone(), "one", compilers)
+    NodeDoor::new(state.clone(), node, compilers)
 }
 
 fn me() -> Actor {
@@ -96,6 +106,10 @@ fn short(change: &Change) -> String {
         Change::NamesGone(o) => format!("names {} gone", o.name),
         Change::ConfigMap(_, name) => format!("config {name}"),
         Change::Secret(_, name) => format!("secret {name}"),
+        Change::Machines(all) => {
+            let names: Vec<&str> = all.iter().map(|machine| machine.owner.name.as_str()).collect();
+            format!("machines {}", names.join(" "))
+        }
         Change::Synced => "synced".into(),
     }
 }
@@ -117,7 +131,7 @@ async fn a_machine_is_told_what_is_its_own_and_then_the_news() {
     while told.last().map(String::as_str) != Some("synced") {
         told.push(short(&next(&mut changes).await));
     }
-    assert_eq!(told, ["service web of 0", "names web", "pod mine", "synced"]);
+    assert_eq!(told, ["service web of 0", "names web", "pod mine", "machines ", "synced"]);
 
     create(&state, &kinds::SECRET, json!({"metadata": {"name": "key"}})).await;
     assert_eq!(short(&next(&mut changes).await), "secret key");
@@ -260,4 +274,34 @@ async fn a_machine_is_told_the_names_of_all_pods_and_only_when_they_change() {
     let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
     state.delete(&me(), &kinds::POD, "default", "far", &options).await.unwrap();
     assert_eq!(short(&next(&mut changes).await), "names far gone");
+}
+
+#[tokio::test]
+async fn a_machine_is_told_of_the_other_machines_when_one_comes_moves_or_goes() {
+    let state = state().await;
+    let (door, second) = (door(&state), door_of(&state, "two"));
+    let node = |name: &str, address: &str, beat: &str| -> Node {
+        serde_json::from_value(json!({
+            "metadata": {"name": name},
+            "status": {
+                "addresses": [{"type": "InternalIP", "address": address}],
+                "conditions": [{"type": "Ready", "status": beat}],
+            },
+        }))
+        .unwrap()
+    };
+    door.report_node(node("one", "10.0.0.1", "True")).await.unwrap();
+    second.report_node(node("two", "10.0.0.2", "True")).await.unwrap();
+    let mut changes = door.subscribe().await.unwrap();
+    assert_eq!(short(&next(&mut changes).await), "machines two");
+    assert_eq!(short(&next(&mut changes).await), "synced");
+    // What else is reported of machines is no news.
+    door.report_node(node("one", "10.0.0.9", "True")).await.unwrap();
+    second.report_node(node("two", "10.0.0.2", "False")).await.unwrap();
+    second.report_node(node("two", "10.0.0.3", "False")).await.unwrap();
+    let Change::Machines(machines) = next(&mut changes).await else { panic!("a machine moved") };
+    assert_eq!(machines[0].address.to_string(), "10.0.0.3");
+    let options = DeleteOptions::default();
+    state.delete(&me(), &kinds::NODE, "", "two", &options).await.unwrap();
+    assert_eq!(short(&next(&mut changes).await), "machines ");
 }

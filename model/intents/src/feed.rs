@@ -1,6 +1,6 @@
 //! The feed: what this machine must do, and where it says what it observed.
 
-use crate::net::{NameIntent, Owner, ServiceIntent};
+use crate::net::{MachineIntent, NameIntent, Owner, ServiceIntent};
 use dhow_objects::Status;
 use futures::future::BoxFuture;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -26,6 +26,8 @@ pub enum Change {
     Names(Arc<NameIntent>),
     /// The object behind names is gone.
     NamesGone(Owner),
+    /// The other machines: all of them, whenever one comes, moves or goes.
+    Machines(Vec<MachineIntent>),
     /// A ConfigMap that some pod may mount changed (namespace, name): re-read it if it is in use.
     ConfigMap(String, String),
     /// A Secret changed, likewise.

@@ -9,7 +9,9 @@ pub mod net;
 pub mod streams;
 
 pub use feed::{Change, Feed, FeedError};
-pub use net::{Backend, NameIntent, NameRecord, Owner, Protocol, ServiceIntent, ServicePort};
+pub use net::{
+    Backend, MachineIntent, NameIntent, NameRecord, Owner, Protocol, ServiceIntent, ServicePort,
+};
 pub use streams::{
     AttachRequest, ExecRequest, LogRequest, PodRef, Session, SessionExit, StreamError, Streams,
 };

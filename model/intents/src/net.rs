@@ -1,7 +1,7 @@
 //! Services and names as a machine needs them: compiled, with the object that each exists for.
 
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// The object that a kernel object or an answer exists for, and the revision it was compiled from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -80,6 +80,17 @@ pub struct ServiceIntent {
     pub internal_local: bool,
     /// Ports in the order of the service.
     pub ports: Vec<ServicePort>,
+}
+
+/// A machine as the other machines must know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineIntent {
+    /// The machine's node.
+    pub owner: Owner,
+    /// Where other machines reach it.
+    pub address: Ipv4Addr,
+    /// The addresses of its pods: network and length of the prefix.
+    pub pods: (Ipv4Addr, u8),
 }
 
 /// What a name answers.

@@ -233,6 +233,7 @@ async fn take(pods: &mut Pods, network: &mpsc::UnboundedSender<News>, change: Ch
         Change::ServiceGone(owner) => tell(News::ServiceGone(owner)),
         Change::Names(intent) => tell(News::Names(intent)),
         Change::NamesGone(owner) => tell(News::NamesGone(owner)),
+        Change::Machines(machines) => tell(News::Machines(machines)),
         Change::ConfigMap(namespace, name) => pods.configured(&namespace, false, &name),
         Change::Secret(namespace, name) => pods.configured(&namespace, true, &name),
         Change::Synced => {

@@ -8,13 +8,14 @@
 
 mod addresses;
 mod bystanders;
+mod machines;
 mod pods;
 mod program;
 mod purge;
 mod services;
 mod skeleton;
 
-use dhow_intents::{Owner, Protocol, ServiceIntent};
+use dhow_intents::{MachineIntent, Owner, Protocol, ServiceIntent};
 use dhow_kernel::net::nft::{Element, Transaction, Value, key};
 use dhow_kernel::net::{Socket, nft};
 use ipnet::Ipv4Net;
@@ -172,6 +173,13 @@ impl Dataplane {
         self.run(move |engine| engine.sweep(&known, &pods)).await
     }
 
+    /// Leads packets for other machines' pods to those machines: these, and no others. What cannot
+    /// be reached by one network with this machine is refused and does not hinder the rest.
+    pub async fn set_machines(&self, machines: &[MachineIntent]) -> Result<(), Error> {
+        let machines = machines.to_vec();
+        self.run(move |engine| machines::set(&engine.config, &machines)).await
+    }
+
     /// Reads the kernel back and lists where it differs from what was programmed, one sentence
     /// each; empty when all is well.
     pub async fn drift(&self) -> Result<Vec<Drift>, Error> {
@@ -179,9 +187,10 @@ impl Dataplane {
     }
 
     /// Removes every link, route, rule and table that `name` made on this machine (in the calling
-    /// thread's network namespace).
-    pub async fn purge(name: &str) -> Result<(), Error> {
-        purge::purge(name)
+    /// thread's network namespace), with the routes to other machines' pods in `cluster_cidr`.
+    pub async fn purge(name: &str, cluster_cidr: Ipv4Net) -> Result<(), Error> {
+        purge::purge(name)?;
+        machines::purge(cluster_cidr)
     }
 }
 

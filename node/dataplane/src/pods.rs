@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Who made our routes (`rtm_protocol`); a number that no routing daemon is assigned.
-const PROTOCOL: u8 = 208;
+pub(crate) const PROTOCOL: u8 = 208;
 /// What pods believe is their router. Link-local, the same everywhere; never on the wire, because
 /// the neighbour entry is fixed.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);

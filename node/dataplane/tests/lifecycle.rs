@@ -4,7 +4,7 @@ mod lab;
 
 use dhow_dataplane::{Dataplane, Error};
 use dhow_intents::Protocol::{Tcp, Udp};
-use dhow_intents::ServiceIntent;
+use dhow_intents::{MachineIntent, Owner, ServiceIntent};
 use lab::{Client, NAME, Pod, config, ip, machine, open, output, owner, path, service, set};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -187,9 +187,9 @@ fn purge_leaves_nothing_and_can_be_repeated() {
         set(&plane, web).await;
         plane.apply(&many(20), &[]).await.unwrap();
         drop(plane);
-        Dataplane::purge(NAME).await.unwrap();
+        Dataplane::purge(NAME, config().cluster_cidr).await.unwrap();
         assert_eq!(picture(), before);
-        Dataplane::purge(NAME).await.unwrap();
+        Dataplane::purge(NAME, config().cluster_cidr).await.unwrap();
         // And everything can be made again.
         let plane = open().await;
         plane.apply(&many(2), &[]).await.unwrap();
@@ -310,7 +310,52 @@ fn pods_pass_a_foreign_filter_that_drops_and_purge_leaves_it_as_it_was() {
         let rules = output("nft", &["list", "chain", "ip", "filter", "FORWARD"]);
         assert_eq!(rules.matches("accept comment").count(), 2, "{rules}");
         drop(plane);
-        Dataplane::purge(NAME).await.unwrap();
+        Dataplane::purge(NAME, config().cluster_cidr).await.unwrap();
+        assert_eq!(picture(), before);
+    });
+}
+
+#[test]
+fn packets_for_other_machines_pods_go_to_those_machines() {
+    machine(|| async {
+        output("ip", &["link", "add", "wan", "type", "veth", "peer", "name", "far"]);
+        output("ip", &["link", "set", "far", "up"]);
+        output("ip", &["address", "add", "192.0.2.1/24", "dev", "wan"]);
+        output("ip", &["link", "set", "wan", "up"]);
+        // Others' routes are theirs, wherever they lead.
+        output("ip", &["route", "add", "10.200.9.0/24", "via", "192.0.2.9"]);
+        let before = picture();
+        let other = |name: &str, last: u8, pods: u8| MachineIntent {
+            owner: Owner {
+                kind: "node".into(),
+                namespace: String::new(),
+                name: name.into(),
+                revision: 0,
+            },
+            address: Ipv4Addr::new(192, 0, 2, last),
+            pods: (Ipv4Addr::new(10, 200, pods, 0), 24),
+        };
+        let routes = || -> Vec<String> {
+            let all = output("ip", &["route", "show", "proto", "208"]);
+            let others = all.lines().filter(|line| line.contains(" via "));
+            others.map(|line| line.trim().to_owned()).collect()
+        };
+        let plane = open().await;
+        plane.set_machines(&[other("b", 2, 2), other("c", 3, 3)]).await.unwrap();
+        assert_eq!(
+            routes(),
+            ["10.200.2.0/24 via 192.0.2.2 dev wan", "10.200.3.0/24 via 192.0.2.3 dev wan"]
+        );
+        // One moves, one goes, and one claims the addresses of this machine.
+        plane.set_machines(&[other("b", 7, 2), other("thief", 8, 1)]).await.unwrap();
+        assert_eq!(routes(), ["10.200.2.0/24 via 192.0.2.7 dev wan"]);
+        // One that is on no network of this machine does not hinder the others.
+        let far = MachineIntent { address: Ipv4Addr::new(198, 51, 100, 1), ..other("far", 0, 4) };
+        let refused = plane.set_machines(&[far, other("z", 5, 5)]).await.unwrap_err().to_string();
+        assert!(refused.contains("route 10.200.4.0/24 to node:far@0"), "{refused}");
+        assert_eq!(routes(), ["10.200.5.0/24 via 192.0.2.5 dev wan"]);
+        drop(plane);
+        Dataplane::purge(NAME, config().cluster_cidr).await.unwrap();
         assert_eq!(picture(), before);
     });
 }

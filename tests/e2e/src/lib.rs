@@ -8,10 +8,12 @@
 
 mod checks;
 mod image;
+mod lan;
 mod machine;
 mod shell;
 
 pub use checks::{Check, run, run_one_by_one};
+pub use lan::{Lan, address};
 pub use machine::Machine;
 pub use shell::{Background, Output, Shell};
 

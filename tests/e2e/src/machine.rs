@@ -14,6 +14,8 @@ pub struct Machine {
     dir: Option<tempfile::TempDir>,
     /// Control group and prefix of links, once the platform has been up.
     names: Option<(String, String)>,
+    /// Whether it has a link `eth0` to other machines.
+    pub(crate) has_link: bool,
 }
 
 impl Machine {
@@ -53,7 +55,7 @@ impl Machine {
             namespace: "default".into(),
             data,
         };
-        Self { shell, dir: Some(dir), names: None }
+        Self { shell, dir: Some(dir), names: None, has_link: false }
     }
 
     /// `dhow up --detach` that must succeed.
@@ -68,6 +70,19 @@ impl Machine {
         }
         arguments.extend(flags);
         self.ok(&arguments);
+        self.learn_names();
+    }
+
+    /// `dhow join --server --detach` that must succeed.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn join(&mut self, name: &str, url: &str, token: &str) {
+        self.ok(&["join", url, "--token", token, "--server", "--name", name, "--detach"]);
+        self.learn_names();
+    }
+
+    fn learn_names(&mut self) {
         let config = std::fs::read(self.shell.data.join("config.json")).expect("a configuration");
         let config: serde_json::Value = serde_json::from_slice(&config).expect("JSON");
         let text = |key: &str| config[key].as_str().expect("text").to_owned();
@@ -137,7 +152,8 @@ impl Machine {
                 "lo", "sit0", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0",
                 "ip6tnl0", "ip6gre0",
             ];
-            (!own.contains(&name.as_str())).then(|| format!("link {line}"))
+            let given = self.has_link && name == "eth0";
+            (!given && !own.contains(&name.as_str())).then(|| format!("link {line}"))
         }));
         let tables = self.netns_command("nft", &["list", "tables"]);
         traces.extend(lines(&tables).map(|line| format!("nftables {line}")));
@@ -237,7 +253,7 @@ fn members(name: &str) -> Vec<String> {
 }
 
 #[track_caller]
-fn must(command: &mut Command) {
+pub(crate) fn must(command: &mut Command) {
     let status = command.status();
     assert!(
         status.as_ref().is_ok_and(std::process::ExitStatus::success),

@@ -3,7 +3,7 @@
 use crate::cli::{Output, Target};
 use crate::client::{self, Client};
 use crate::config::{Config, Flags};
-use crate::{print, roles, runtime};
+use crate::{call, join, pki, print, roles, runtime, servers, token};
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
@@ -187,6 +187,9 @@ fn answers(socket: &Path) -> bool {
     ask().unwrap_or(false)
 }
 
+/// After so long `--detach` says that it still waits: one of several servers does, for the others.
+const STARTING: Duration = Duration::from_secs(8);
+
 fn must_be_root(what: &str) -> Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
@@ -194,18 +197,26 @@ fn must_be_root(what: &str) -> Result<()> {
     bail!("{what} needs root, for namespaces, mounts and networks: use sudo")
 }
 
-/// `dhow up`: runs the platform until it is told to stop.
+/// How a platform begins to run.
+pub enum Begin<'a> {
+    /// By `dhow up`.
+    Up(&'a Flags),
+    /// By `dhow join`.
+    Join(&'a join::Request),
+}
+
+/// `dhow up` and `dhow join`: runs the platform until it is told to stop.
 ///
 /// # Errors
 /// When something that it needs is missing or taken; one line says what to do.
-pub async fn up(data: &Path, flags: &Flags) -> Result<()> {
-    must_be_root("dhow up")?;
+pub async fn foreground(data: &Path, begin: &Begin<'_>) -> Result<()> {
+    must_be_root("dhow")?;
     let detached = std::env::var_os(DETACHED).is_some();
     if detached {
         // An own session: the terminal's end must not be ours.
         let _ = rustix::process::setsid();
     }
-    let started = start(data, flags).await;
+    let started = start(data, begin).await;
     let platform = match started {
         Ok(platform) => platform,
         Err(error) => {
@@ -228,17 +239,18 @@ pub async fn up(data: &Path, flags: &Flags) -> Result<()> {
     platform.run().await
 }
 
-async fn start(data: &Path, flags: &Flags) -> Result<roles::Platform> {
+async fn start(data: &Path, begin: &Begin<'_>) -> Result<roles::Platform> {
     let data = std::path::absolute(data)?;
     let running = claim(&data)?;
-    let config = match Config::load(&data, flags) {
-        Ok(config) => config,
-        Err(error) => {
-            unclaim(&data);
-            return Err(error);
-        }
+    let started = match begin {
+        Begin::Up(flags) => match Config::load(&data, flags) {
+            Ok(config) => {
+                roles::Platform::start(&data, config, running.0, flags.force_new_cluster).await
+            }
+            Err(error) => Err(error),
+        },
+        Begin::Join(request) => join::start(&data, request, running.0).await,
     };
-    let started = roles::Platform::start(&data, config, running.0).await;
     if started.is_err() {
         unclaim(&data);
     }
@@ -249,14 +261,15 @@ fn log_file(data: &Path) -> PathBuf {
     data.join("dhow.log")
 }
 
-/// `dhow up --detach`: starts the platform in the background and waits until it answers.
+/// The same with `--detach`: starts the platform in the background and waits until it answers.
 ///
 /// # Errors
-/// As [`up`].
-pub fn up_detached(data: &Path) -> Result<()> {
-    must_be_root("dhow up")?;
+/// As [`foreground`].
+pub fn detached(data: &Path, joins: bool) -> Result<()> {
+    must_be_root("dhow")?;
     let data = std::path::absolute(data)?;
-    if let Some(pid) = answering(&data)? {
+    // Whoever joins is told why not by what it starts.
+    if !joins && let Some(pid) = answering(&data)? {
         println!("dhow is up already (process {})", pid.as_raw_nonzero());
         return Ok(());
     }
@@ -277,8 +290,20 @@ pub fn up_detached(data: &Path) -> Result<()> {
         .spawn()
         .context("cannot start dhow in the background")?;
     let stdout = child.stdout.take().context("the child has no standard output")?;
-    let mut line = String::new();
-    BufReader::new(stdout).read_line(&mut line)?;
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let read = BufReader::new(stdout).read_line(&mut line);
+        // Nobody listens any more when this process ends.
+        let _ = tell.send(read.map(|_| line));
+    });
+    let line = match told.recv_timeout(STARTING) {
+        Ok(line) => line?,
+        Err(_) => {
+            eprintln!("still starting; {} tells what it waits for", log_file(&data).display());
+            told.recv().context("dhow cannot be listened to")??
+        }
+    };
     match line.trim() {
         "ready" => {
             println!("dhow is up: eval \"$(dhow env --data-dir {})\"", print::quoted(&data));
@@ -309,28 +334,16 @@ pub async fn down(data: &Path, purge: bool) -> Result<()> {
         true => Some(Config::read(&data)?),
         false => None,
     };
-    if let Some(pid) = running(&data) {
-        let gone = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
-            .context("cannot watch the dhow process")?;
-        rustix::process::pidfd_send_signal(&gone, rustix::process::Signal::TERM)
-            .context("cannot signal the dhow process")?;
-        // A pidfd becomes readable when its process has ended.
-        let mut ended = [rustix::event::PollFd::new(&gone, rustix::event::PollFlags::IN)];
-        let soon = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
-        let poll = "cannot wait for the dhow process";
-        if rustix::event::poll(&mut ended, Some(&soon)).context(poll)? == 0 {
-            eprintln!(
-                "still waiting for dhow process {pid} to end; {} tells what it does",
-                log_file(&data).display()
-            );
-            rustix::event::poll(&mut ended, None).context(poll)?;
-        }
+    if purge && let Some(config) = &config {
+        // While it runs: of two servers none can let the other go alone.
+        leave(&data, config).await;
     }
+    end_process(&data)?;
     if let Some(config) = &config {
         if let Some(runtime) = runtime::connect(&data, config).await? {
             runtime.shutdown().await?;
         }
-        dhow_dataplane::Dataplane::purge(&config.network).await?;
+        dhow_dataplane::Dataplane::purge(&config.network, config.cluster_cidr).await?;
     }
     // No container holds these any more, and secrets lie in some of them.
     roles::unmount_below(&data.join("node"))?;
@@ -349,6 +362,88 @@ pub async fn down(data: &Path, purge: bool) -> Result<()> {
         println!("dhow is down and {}, a file system of its own, is empty", data.display());
     }
     Ok(())
+}
+
+/// Ends the process that runs `data`, if one does.
+fn end_process(data: &Path) -> Result<()> {
+    use rustix::io::Errno;
+    let Some(pid) = running(data) else { return Ok(()) };
+    let gone = match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
+        // It ended by itself meanwhile, as a server does that was taken out.
+        Err(Errno::SRCH) => return Ok(()),
+        opened => opened.context("cannot watch the dhow process")?,
+    };
+    match rustix::process::pidfd_send_signal(&gone, rustix::process::Signal::TERM) {
+        Err(Errno::SRCH) => return Ok(()),
+        sent => sent.context("cannot signal the dhow process")?,
+    }
+    // A pidfd becomes readable when its process has ended.
+    let mut ended = [rustix::event::PollFd::new(&gone, rustix::event::PollFlags::IN)];
+    let soon = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+    let poll = "cannot wait for the dhow process";
+    if rustix::event::poll(&mut ended, Some(&soon)).context(poll)? == 0 {
+        eprintln!(
+            "still waiting for dhow process {pid} to end; {} tells what it does",
+            log_file(data).display()
+        );
+        rustix::event::poll(&mut ended, None).context(poll)?;
+    }
+    Ok(())
+}
+
+/// Takes this server out of a platform of several, before its data go. What hinders it is told and
+/// hinders nobody: the machine may be wanted for something else just because the others are gone.
+async fn leave(data: &Path, config: &Config) {
+    let Some((others, id)) = others(data, config).await else { return };
+    let left = async {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+        let pki = pki::Pki::open(&data.join("pki"), now)?;
+        let admin = pki.client("admin", "kubernetes-admin", "system:masters", now)?;
+        let caller = call::Caller::with_certificate(&pki, &admin)?;
+        let path = format!("/dhow/v1/servers/{}", config.name);
+        match call::any(&caller, &others, http::Method::DELETE, &path).await {
+            Err(error) if !call::is_refusal(&error, 404) => Err(error),
+            _ => Ok(()),
+        }
+    };
+    if let Err(error) = left.await {
+        eprintln!(
+            "dhow: {} is still counted as a server ({}): on another one, once more than half of them run, use 'etcdctl member remove {id}' and 'kubectl delete node {}'",
+            config.name,
+            print::error(&error),
+            config.name
+        );
+    }
+}
+
+/// Where the other servers are reached, and this one's identifier among them; `None` when there are
+/// no others.
+async fn others(data: &Path, config: &Config) -> Option<(Vec<String>, String)> {
+    let known = std::fs::read(servers::file(data)).ok();
+    let known: std::collections::BTreeMap<String, std::net::SocketAddr> =
+        known.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let mut urls: Vec<String> = known.values().map(|api| format!("https://{api}")).collect();
+    let mut id = "ID".to_owned();
+    if let Ok(told) = Client::new(data).get("/dhow/v1/servers").await {
+        let servers = told["items"].as_array()?;
+        let own = |server: &&Value| server["name"] == config.name.as_str();
+        if let Some(server) = servers.iter().find(own) {
+            id = server["id"].as_str().unwrap_or("ID").to_owned();
+        }
+        if servers.len() < 2 {
+            return None;
+        }
+        let there = servers.iter().filter(|server| !own(server));
+        let there = there.filter_map(|server| Some(format!("https://{}", server["api"].as_str()?)));
+        // Those that are there first; each once.
+        let mut all: Vec<String> = there.collect();
+        urls.retain(|url| !all.contains(url));
+        all.append(&mut urls);
+        urls = all;
+    } else if urls.is_empty() {
+        return None;
+    }
+    Some((urls, id))
 }
 
 /// Removes a data directory with what is mounted in it. Returns whether the directory itself is
@@ -380,6 +475,24 @@ pub fn env(target: &Target) -> Result<()> {
         let data = target.data_dir.display();
         format!("no platform was started in {data}; start one with 'dhow up --data-dir {data}'")
     })?;
+    print!("{text}");
+    Ok(())
+}
+
+/// `dhow token`.
+///
+/// # Errors
+/// When no server was ever started, or nobody can join.
+pub fn token(target: &Target) -> Result<()> {
+    let config = Config::read(&target.data_dir)?;
+    if config.datastore.is_some() {
+        bail!(
+            "this platform keeps its data in an external etcd and has one server: nobody can join"
+        );
+    }
+    let path = token::path(&target.data_dir);
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}; 'dhow up' makes it", path.display()))?;
     print!("{text}");
     Ok(())
 }
@@ -418,6 +531,10 @@ pub async fn status(target: &Target, output: Output) -> Result<()> {
             })
         })
         .collect();
+    let servers = match &config.datastore {
+        Some(_) => Vec::new(),
+        None => items(&client.get("/dhow/v1/servers").await?),
+    };
     let pods = items(&pods);
     let ready_pods = pods.iter().filter(|p| ready(&p["status"]["conditions"])).count();
     let workloads: Vec<Value> = items(&deployments)
@@ -438,6 +555,7 @@ pub async fn status(target: &Target, output: Output) -> Result<()> {
             "revision": nodes["metadata"]["resourceVersion"],
             "datastore": config.datastore.as_ref().map(ToString::to_string),
         },
+        "servers": servers,
         "machines": machines,
         "workloads": workloads,
         "pods": {"total": pods.len(), "ready": ready_pods},
@@ -465,6 +583,18 @@ pub async fn status(target: &Target, output: Output) -> Result<()> {
     );
     println!("pods       {ready_pods} of {} ready", pods.len());
     println!();
+    if servers.len() > 1 {
+        let mut rows = vec![["SERVER", "ROLE", "THERE", "API"].map(str::to_owned).to_vec()];
+        for server in &servers {
+            let of = |field: &str| match &server[field] {
+                Value::Null => "-".to_owned(),
+                value => text(value),
+            };
+            rows.push(["name", "role", "present", "api"].map(of).to_vec());
+        }
+        print::table(&rows);
+        println!();
+    }
     let mut rows = vec![["MACHINE", "READY", "ADDRESS"].map(str::to_owned).to_vec()];
     for machine in &machines {
         rows.push(vec![text(&machine["name"]), text(&machine["ready"]), text(&machine["address"])]);

@@ -4,9 +4,12 @@ mod exec;
 mod forward;
 mod logs;
 mod proxy;
+mod relay;
 pub mod spdy;
 mod target;
 mod websocket;
+
+pub use relay::Relay;
 
 use crate::catalog;
 use crate::handle::Call;
@@ -28,6 +31,9 @@ pub fn is_stream(call: &Call) -> bool {
 
 /// Serves a live stream.
 pub async fn serve(call: Call, body: Incoming) -> Reply {
+    if let Some(server) = relay::elsewhere(&call).await? {
+        return relay::carry(call, body, server).await;
+    }
     match (call.path.resource.as_str(), call.path.subresource.as_str()) {
         ("pods", "log") => logs::serve(call).await,
         ("pods", "exec") => exec::serve(call, exec::What::Exec).await,

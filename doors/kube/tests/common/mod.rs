@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs)] // Each test file uses its part.
 
 pub mod machine;
+mod servers;
 
 use dhow_door_kube::{Config, Door, Version, server_config};
 use dhow_kv::Kv;
@@ -97,6 +98,8 @@ impl Platform {
                 tls: Arc::new(tls),
                 version: Version::default(),
                 streams: Arc::new(move |node| (node == "n1").then(|| streams.clone())),
+                relay: None,
+                servers: Some(Arc::new(servers::One)),
                 service_host: address.clone(),
                 issuer,
                 clock,

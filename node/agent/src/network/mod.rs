@@ -5,7 +5,7 @@ pub mod files;
 
 use crate::events::Level;
 use crate::world::World;
-use dhow_intents::{NameIntent, Owner, ServiceIntent};
+use dhow_intents::{MachineIntent, NameIntent, Owner, ServiceIntent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,8 @@ pub enum News {
     Names(Arc<NameIntent>),
     /// The object behind names is gone.
     NamesGone(Owner),
+    /// The other machines.
+    Machines(Vec<MachineIntent>),
     /// A new subscription begins.
     Begin,
     /// Everything was named; these pods stay. Answered when stale rules and links are gone.
@@ -96,8 +98,11 @@ pub async fn run(world: Arc<World>, mut news: mpsc::UnboundedReceiver<News>) {
     let mut names = Known::default();
     let mut batch = Vec::new();
     let mut failed = false;
+    // The other machines, while the way to one of them is missing; and why it is.
+    let mut machines: Option<Vec<MachineIntent>> = None;
+    let mut no_way = String::new();
     loop {
-        let received = if failed {
+        let received = if failed || machines.is_some() {
             tokio::select! {
                 count = news.recv_many(&mut batch, BATCH) => count,
                 () = world.clock.sleep(AGAIN) => usize::MAX,
@@ -127,6 +132,7 @@ pub async fn run(world: Arc<World>, mut news: mpsc::UnboundedReceiver<News>) {
                     names.gone(&owner);
                     world.names.remove(&owner);
                 }
+                News::Machines(all) => machines = Some(all),
                 News::Begin => {
                     services.told.clear();
                     names.told.clear();
@@ -155,6 +161,22 @@ pub async fn run(world: Arc<World>, mut news: mpsc::UnboundedReceiver<News>) {
                         world.events.node(Level::Warning, "FailedServiceRules", error.to_string());
                     }
                     failed = true;
+                }
+            }
+        }
+        if let Some(all) = &machines {
+            match world.dataplane.set_machines(all).await {
+                Ok(()) => {
+                    machines = None;
+                    no_way.clear();
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    if error != no_way {
+                        tracing::warn!(error, "pods of another machine cannot be reached");
+                        world.events.node(Level::Warning, "NoRoute", error.clone());
+                    }
+                    no_way = error;
                 }
             }
         }

@@ -226,7 +226,7 @@ impl Lab {
         self.stop().await;
         self.runtime.shutdown().await.unwrap();
         Agent::purge(&self.dir.join("node")).unwrap();
-        Dataplane::purge("dhowt").await.unwrap();
+        Dataplane::purge("dhowt", "10.77.0.0/16".parse().unwrap()).await.unwrap();
         left
     }
 }

@@ -54,6 +54,8 @@ pub struct Route {
     pub destination: (Ipv4Addr, u8),
     /// Output interface index, 0 for none.
     pub link: u32,
+    /// The next machine on the way, if the destination is not on the link itself.
+    pub gateway: Option<Ipv4Addr>,
     /// Who made it (`rtm_protocol`).
     pub protocol: u8,
 }
@@ -219,6 +221,17 @@ impl Batch {
         });
     }
 
+    /// Adds or replaces a route of the main table by a gateway. Over which link the gateway is
+    /// reached the kernel finds out; it refuses one that is on no network of this machine.
+    pub fn set_route_via(&mut self, destination: (Ipv4Addr, u8), gateway: Ipv4Addr, protocol: u8) {
+        let (address, prefix) = destination;
+        let header = [INET, prefix, 0, 0, 254, protocol, 0, 1, 0, 0, 0, 0];
+        let label = format!("set route {address}/{prefix}");
+        self.add(label, NEWROUTE, ACK | CREATE | REPLACE, &header, |a| {
+            a.put(1, &address.octets()).put(5, &gateway.octets());
+        });
+    }
+
     /// Deletes a route of the main table.
     pub fn delete_route(&mut self, destination: (Ipv4Addr, u8), protocol: u8) {
         let (address, prefix) = destination;
@@ -285,7 +298,9 @@ impl Socket {
                 None => Ipv4Addr::UNSPECIFIED,
             };
             let link = wire::find(rest, 4).and_then(wire::u32_of).unwrap_or(0);
-            Some(Route { destination: (address, header[1]), link, protocol: header[5] })
+            let gateway = wire::find(rest, 5).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
+            let (gateway, protocol) = (gateway.map(Ipv4Addr::from), header[5]);
+            Some(Route { destination: (address, header[1]), link, gateway, protocol })
         };
         Ok(self.transact(&batch)?.iter().filter_map(|r| read(&r.body)).collect())
     }

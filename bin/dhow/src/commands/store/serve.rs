@@ -157,7 +157,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         }
     }
     compacting.shutdown().await;
-    hand_over(&*store, &clock).await;
+    crate::servers::hand_over(&*store, &clock).await;
     end.cancel();
     let drained = async { while serving.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(DRAIN, drained).await;
@@ -225,7 +225,7 @@ fn options(settings: &Settings, start: Start, peers: &Arc<Peers>) -> Result<Opti
         }),
         ..Options::default()
     };
-    options.secret = Some(crate::pki::token_secret()?);
+    options.secret = Some(crate::pki::random()?);
     options.token_ttl = settings.token_ttl;
     options.limits.txn_ops = settings.max_txn_ops;
     options.limits.request_bytes = settings.max_request_bytes;
@@ -341,25 +341,6 @@ async fn serve(
         Listener::Tcp(listener) => door.serve(listener, security, end).await,
         Listener::Unix(listener) if pages => door.serve_pages_unix(listener, security, end).await,
         Listener::Unix(listener) => door.serve_unix(listener, security, end).await,
-    }
-}
-
-/// A leader that stops gives the others a new one before it goes.
-async fn hand_over(admin: &dyn Admin, clock: &SharedClock) {
-    let own = admin.identity().member_id;
-    if admin.pulse().leader != own {
-        return;
-    }
-    let Ok(members) = admin.members(false).await else { return };
-    for member in members.iter().filter(|m| m.id != own && !m.learner && !m.name.is_empty()) {
-        let moved = tokio::select! {
-            moved = admin.move_leader(member.id) => moved.is_ok(),
-            () = clock.sleep(Duration::from_secs(1)) => false,
-        };
-        if moved {
-            tracing::info!(to = format!("{:x}", member.id), "leadership handed over");
-            return;
-        }
     }
 }
 

@@ -73,7 +73,7 @@ fn unreachable(why: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("error trying to reach service: {why}"))
 }
 
-async fn carry(mut call: Call, body: Incoming, prefix: &str, rest: &str, goal: Goal) -> Reply {
+async fn carry(call: Call, body: Incoming, prefix: &str, rest: &str, goal: Goal) -> Reply {
     goal.check()?;
     let dial = tokio::net::TcpStream::connect((goal.address.as_str(), goal.port));
     let socket = tokio::time::timeout(CONNECT, dial)
@@ -84,10 +84,23 @@ async fn carry(mut call: Call, body: Incoming, prefix: &str, rest: &str, goal: G
     let request = request(&call, body, prefix, rest, &goal, upgrades)?;
     let mut response = if goal.tls {
         let stream = tls::connect(socket, &goal.address).await.map_err(unreachable)?;
-        send(stream, request).await?
+        exchange(call, stream, request).await?
     } else {
-        send(socket, request).await?
+        exchange(call, socket, request).await?
     };
+    relocate(response.headers_mut(), prefix, &goal);
+    Ok(response)
+}
+
+/// Sends a request over a connection and hands the answer on; also what follows when both sides
+/// leave HTTP.
+pub async fn exchange(
+    mut call: Call,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: hyper::Request<Incoming>,
+) -> Reply {
+    let upgrades = call.head.headers.contains_key(header::UPGRADE);
+    let mut response = send(stream, request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         if let Some(ours) = call.upgrade.take().filter(|_| upgrades) {
             let theirs = hyper::upgrade::on(&mut response);
@@ -105,7 +118,6 @@ async fn carry(mut call: Call, body: Incoming, prefix: &str, rest: &str, goal: G
     } else {
         forget_neighbours(response.headers_mut());
     }
-    relocate(response.headers_mut(), prefix, &goal);
     Ok(response)
 }
 
@@ -161,7 +173,8 @@ fn request(
     Ok(request)
 }
 
-fn forget_neighbours(headers: &mut HeaderMap) {
+/// Takes away the headers that are between two neighbours only.
+pub fn forget_neighbours(headers: &mut HeaderMap) {
     let named: Vec<String> = super::words(headers, &header::CONNECTION)
         .map(str::to_ascii_lowercase)
         .filter(|word| word != "upgrade")

@@ -1,0 +1,242 @@
+//! Calls to other servers of the platform, or of one that is to be joined: one request over TLS,
+//! one answer.
+
+use crate::pki;
+use anyhow::{Result, anyhow, bail};
+use bytes::Bytes;
+use http::{Method, Request, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// How long one call may take: changes of the members wait for a quorum.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// The largest answer that is read.
+const MOST: usize = 1 << 20;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Nobody answers there.
+    #[error("{url} cannot be reached: {why}")]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// Why.
+        why: String,
+    },
+    /// Somebody else answers there.
+    #[error("{url} is not a server of this platform: {why}")]
+    Stranger {
+        /// Where.
+        url: String,
+        /// Why.
+        why: String,
+    },
+    /// The server says no.
+    #[error("{message}")]
+    Refused {
+        /// HTTP status.
+        code: u16,
+        /// One line.
+        message: String,
+    },
+}
+
+/// How a server proves itself and who asks.
+pub struct Caller {
+    tls: Arc<ClientConfig>,
+    /// For the header `authorization`.
+    bearer: Option<String>,
+}
+
+impl Caller {
+    /// Knows the authority by its [`pki::fingerprint`], and shows a token.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn with_token(fingerprint: &str, token: &str) -> Result<Self> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let pinned = Pinned { fingerprint: fingerprint.to_owned(), provider: provider.clone() };
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(pinned))
+            .with_no_client_auth();
+        Ok(Self { tls: Arc::new(tls), bearer: Some(token.to_owned()) })
+    }
+
+    /// Knows the authority, and shows a certificate of it.
+    ///
+    /// # Errors
+    /// When the certificates cannot be read.
+    pub fn with_certificate(pki: &pki::Pki, identity: &pki::Identity) -> Result<Self> {
+        Ok(Self { tls: pki.client_tls(identity)?, bearer: None })
+    }
+
+    /// Sends a request to the server at `url` (scheme, host and port) and reads its answer.
+    ///
+    /// # Errors
+    /// [`Failure`], or when `url` is not understood.
+    pub async fn call(&self, url: &str, method: Method, path: &str, body: &Value) -> Result<Value> {
+        match tokio::time::timeout(LIMIT, self.ask(url, method, path, body)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let why = format!("no answer within {} s", LIMIT.as_secs());
+                Err(Failure::Unreachable { url: url.to_owned(), why }.into())
+            }
+        }
+    }
+
+    async fn ask(&self, url: &str, method: Method, path: &str, body: &Value) -> Result<Value> {
+        let (host, port) = place(url)?;
+        let unreachable = |why: String| Failure::Unreachable { url: url.to_owned(), why };
+        let socket = TcpStream::connect((host.as_str(), port))
+            .await
+            .map_err(|error| unreachable(error.to_string()))?;
+        let authority = format!("{host}:{port}");
+        let name = ServerName::try_from(host).map_err(|_| not_understood(url))?;
+        let stream = TlsConnector::from(self.tls.clone())
+            .connect(name, socket)
+            .await
+            .map_err(|error| Failure::Stranger { url: url.to_owned(), why: error.to_string() })?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        // Ends by itself when the sender and the answer's body are gone.
+        tokio::spawn(connection);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", authority)
+            .header("accept", "application/json")
+            .header("content-type", "application/json")
+            .header("user-agent", concat!("dhow/", env!("CARGO_PKG_VERSION")));
+        if let Some(bearer) = &self.bearer {
+            request = request.header("authorization", format!("Bearer {bearer}"));
+        }
+        let request = request.body(Full::new(Bytes::from(serde_json::to_vec(body)?)))?;
+        let answer =
+            sender.send_request(request).await.map_err(|error| unreachable(error.to_string()))?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MOST).collect().await;
+        let body = body.map_err(|error| unreachable(error.to_string()))?.to_bytes();
+        let value: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        if status.is_success() {
+            return Ok(value);
+        }
+        let message = value["message"].as_str().map_or_else(|| status.to_string(), str::to_owned);
+        Err(Failure::Refused { code: status.as_u16(), message }.into())
+    }
+}
+
+/// Host and port of a server's address.
+///
+/// # Errors
+/// When it is none.
+pub fn place(url: &str) -> Result<(String, u16)> {
+    let place: Uri = url.parse().map_err(|_| not_understood(url))?;
+    let host = place.host().filter(|_| place.scheme_str() == Some("https"));
+    let host = host.ok_or_else(|| not_understood(url))?.trim_matches(['[', ']']).to_owned();
+    Ok((host, place.port_u16().unwrap_or(6443)))
+}
+
+fn not_understood(url: &str) -> anyhow::Error {
+    anyhow!("{url:?} is no address of a server: write https://HOST:6443")
+}
+
+/// Trusts servers whose certificate comes from one authority, which they show themselves and which
+/// is known by its hash. By which name they are called is of no importance: nobody but servers has a
+/// server's certificate of that authority.
+#[derive(Debug)]
+struct Pinned {
+    fingerprint: String,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let general = |why: &str| rustls::Error::General(why.to_owned());
+        let authority = chain
+            .iter()
+            .find(|certificate| pki::fingerprint_of(certificate) == self.fingerprint)
+            .ok_or_else(|| general("its authority is another one than that of the token"))?;
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.clone().into_owned())?;
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
+                .build()
+                .map_err(|error| general(&error.to_string()))?;
+        match verifier.verify_server_cert(leaf, chain, name, ocsp, now) {
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Asks one server after the other until one does it.
+///
+/// # Errors
+/// What the last one said, or that there is none.
+pub async fn any(caller: &Caller, urls: &[String], method: Method, path: &str) -> Result<Value> {
+    let mut last = None;
+    for url in urls {
+        match caller.call(url, method.clone(), path, &Value::Null).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => last = Some(error.context(format!("asked {url}"))),
+        }
+    }
+    match last {
+        Some(error) => Err(error),
+        None => bail!("no other server is known"),
+    }
+}
+
+/// Whether a failure is a refusal with this status.
+pub fn is_refusal(error: &anyhow::Error, status: u16) -> bool {
+    matches!(error.downcast_ref::<Failure>(), Some(Failure::Refused { code, .. }) if *code == status)
+}
