@@ -28,6 +28,33 @@ pub struct KeyValue {
     pub lease: i64,
 }
 
+/// A [`KeyValue`] as it lies in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields of KeyValue")]
+pub struct KeyValueRef<'a> {
+    pub key: &'a [u8],
+    pub value: &'a [u8],
+    pub create_revision: i64,
+    pub mod_revision: i64,
+    pub version: i64,
+    pub lease: i64,
+}
+
+impl KeyValue {
+    /// The same without owning it.
+    pub fn by_ref(&self) -> KeyValueRef<'_> {
+        let Self { key, value, create_revision, mod_revision, version, lease } = self;
+        KeyValueRef {
+            key,
+            value,
+            create_revision: *create_revision,
+            mod_revision: *mod_revision,
+            version: *version,
+            lease: *lease,
+        }
+    }
+}
+
 /// Which keys a request means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Span {
@@ -329,6 +356,12 @@ pub trait Watcher: Send {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
         self.next().as_mut().poll(context)
     }
+    /// As [`Watcher::poll_next`], but an item may hold the events of several whole revisions, in order;
+    /// its revision is the last one's. For whoever hands events on without looking at each revision:
+    /// watchers of equal spans share what a batch of writes changed.
+    fn poll_run(&mut self, context: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
+        self.poll_next(context)
+    }
     /// Asks for a [`WatchEvent::Progress`] once everything up to now was delivered.
     fn request_progress(&mut self);
 }
@@ -514,6 +547,20 @@ pub enum Error {
 pub trait Backend: Send + Sync + 'static {
     /// Reads. See [`Range`].
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeResult, Error>>;
+    /// The same for whoever only hands the key-values on: they go to `each` in their order, and the
+    /// result has none. Nothing is copied for it, so `each` may be called under a lock and must be
+    /// quick. When this fails, what `each` was given is void.
+    fn range_each<'a>(
+        &'a self,
+        range: Range,
+        each: &'a mut (dyn FnMut(KeyValueRef<'_>) + Send),
+    ) -> BoxFuture<'a, Result<RangeResult, Error>> {
+        Box::pin(async move {
+            let mut found = self.range(range).await?;
+            std::mem::take(&mut found.kvs).iter().for_each(|kv| each(kv.by_ref()));
+            Ok(found)
+        })
+    }
     /// Runs a transaction; when it wrote, it is on disk before this completes.
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnResult, Error>>;
     /// Forgets history up to `revision`. With `physical` the space is free on return.

@@ -1,7 +1,7 @@
 //! Watches: one hub that pushes what is durable, and watchers that pull what they missed.
 //!
-//! A watcher that keeps up is *synced*: the writer hands it each revision's events, which watchers
-//! of equal spans share. A watcher that starts in the past, or whose bounded queue overflowed, is
+//! A watcher that keeps up is *synced*: the writer hands it what each of its batches changed, as a run
+//! of whole revisions that watchers of equal spans share. A watcher that starts in the past, or whose bounded queue overflowed, is
 //! not known to the hub: its consumer reads the history in its own time until it has caught up, so
 //! that it costs the writer nothing and the store no memory.
 
@@ -10,15 +10,18 @@ use bytes::Bytes;
 use dhow_clock::BoxFuture;
 use dhow_kv::{Event, Span, WatchEvent, WatchRequest, Watcher};
 use dhow_mvcc::Mvcc;
-use std::collections::{HashMap, VecDeque};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// A synced watcher holds at most this many revisions...
-const QUEUE_REVISIONS: usize = 1024;
-/// ...and this many bytes of them (more only for a single larger revision).
+/// A synced watcher holds at most this many runs of revisions...
+const QUEUE_RUNS: usize = 1024;
+/// ...and this many bytes of them (more only for a single larger run).
 const QUEUE_BYTES: usize = 4 << 20;
+/// A run ends with the revision that brings it to this many bytes.
+const RUN_BYTES: usize = 64 << 10;
 /// One pull from the history returns at most this many revisions...
 const PULL_REVISIONS: usize = 128;
 /// ...or about this many bytes...
@@ -39,7 +42,7 @@ struct Slot {
 
 #[derive(Debug, Default)]
 struct SlotState {
-    queue: VecDeque<Changes>,
+    queue: VecDeque<Run>,
     bytes: usize,
     /// The first revision that did not fit; the hub has let go of the watcher.
     overflow: Option<i64>,
@@ -49,19 +52,75 @@ struct SlotState {
     stopped: bool,
 }
 
-/// A revision's events for one group.
+/// The events of one or more whole revisions, in order.
 #[derive(Debug, Clone)]
-struct Changes {
-    revision: i64,
+struct Run {
+    first: i64,
+    last: i64,
     events: Arc<[Event]>,
     /// What they take of a queue, in bytes.
     size: usize,
 }
 
-impl Changes {
-    fn new(revision: i64, events: Vec<Event>) -> Self {
-        Self { revision, size: size_of_events(&events), events: events.into() }
+impl Run {
+    /// The same without what is older than `start`.
+    fn since(&self, start: i64) -> Self {
+        let newer = self.events.iter().filter(|event| event.kv.mod_revision >= start);
+        let events: Arc<[Event]> = newer.cloned().collect();
+        let first = events.first().map_or(start, |event| event.kv.mod_revision);
+        Self { first, last: self.last, size: size_of_events(&events), events }
     }
+
+    /// One item for each revision.
+    fn split(&self) -> impl Iterator<Item = WatchEvent> {
+        self.events.chunk_by(|a, b| a.kv.mod_revision == b.kv.mod_revision).map(|events| {
+            WatchEvent::Events { revision: events[0].kv.mod_revision, events: events.into() }
+        })
+    }
+}
+
+/// A revision that is about to be published: its events, looked up when somebody wants some of them.
+struct Written<'a> {
+    mvcc: &'a Mvcc,
+    revision: i64,
+    keys: &'a [Bytes],
+    /// Without and with previous values.
+    events: [OnceCell<Vec<Event>>; 2],
+}
+
+impl Written<'_> {
+    fn events(&self, prev_kv: bool) -> &[Event] {
+        self.events[usize::from(prev_kv)]
+            .get_or_init(|| self.mvcc.events(self.revision, prev_kv, None))
+    }
+}
+
+/// Makes runs of what a batch of revisions changed in `span` (everywhere, without one).
+fn runs(batch: &[&Written<'_>], prev_kv: bool, span: Option<&Span>) -> Vec<Run> {
+    let mut runs = Vec::new();
+    let (mut events, mut size) = (Vec::<Event>::new(), 0);
+    let mut end = |events: &mut Vec<Event>, size: &mut usize| {
+        let (Some(first), Some(last)) = (events.first(), events.last()) else { return };
+        let (first, last) = (first.kv.mod_revision, last.kv.mod_revision);
+        let events = std::mem::take(events).into();
+        runs.push(Run { first, last, events, size: std::mem::take(size) });
+    };
+    for written in batch {
+        let before = events.len();
+        match span {
+            None => events.extend(written.mvcc.events(written.revision, prev_kv, None)),
+            Some(span) => {
+                let all = written.events(prev_kv).iter();
+                events.extend(all.filter(|event| span.contains(&event.kv.key)).cloned());
+            }
+        }
+        size += size_of_events(&events[before..]);
+        if size >= RUN_BYTES {
+            end(&mut events, &mut size);
+        }
+    }
+    end(&mut events, &mut size);
+    runs
 }
 
 #[derive(Debug)]
@@ -129,41 +188,52 @@ impl Hub {
         if state.keys.is_empty() && state.spans.is_empty() {
             return;
         }
-        for revision in from..=revision {
-            let keys = mvcc.keys_written(revision);
-            // Groups that match every key of the revision share one list per kind.
-            let mut whole: [Option<Changes>; 2] = [None, None];
-            let mut deliver = |group: &mut Group| {
-                let matched = keys.iter().filter(|key| group.span.contains(key)).count();
-                let changes =
-                    |span| Changes::new(revision, mvcc.events(revision, group.prev_kv, span));
-                let some;
-                let changes = if matched == 0 {
-                    return true;
-                } else if matched == keys.len() {
-                    &*whole[usize::from(group.prev_kv)].get_or_insert_with(|| changes(None))
-                } else {
-                    some = changes(Some(&group.span));
-                    &some
-                };
-                group.members.retain(|slot| push(slot, changes));
-                !group.members.is_empty()
+        let written = |revision| Written {
+            mvcc,
+            revision,
+            keys: mvcc.keys_written(revision),
+            events: Default::default(),
+        };
+        let batch: Vec<Written<'_>> = (from..=revision).map(written).collect();
+        // Groups that match every key share their runs.
+        let mut whole: [Option<Vec<Run>>; 2] = [None, None];
+        let mut deliver = |group: &mut Group, part: &[&Written<'_>]| {
+            let Group { span, prev_kv, .. } = &*group;
+            let all = part.len() == batch.len()
+                && part.iter().all(|written| written.keys.iter().all(|key| span.contains(key)));
+            let some;
+            let runs = if all {
+                whole[usize::from(*prev_kv)].get_or_insert_with(|| runs(part, *prev_kv, None))
+            } else {
+                some = runs(part, *prev_kv, Some(span));
+                &some
             };
-            state.spans.retain_mut(&mut deliver);
-            if state.keys.is_empty() {
-                continue;
+            group.push(runs)
+        };
+        state.spans.retain_mut(|group| {
+            let matches = |w: &&Written<'_>| w.keys.iter().any(|key| group.span.contains(key));
+            let part: Vec<_> = batch.iter().filter(matches).collect();
+            deliver(group, &part)
+        });
+        if state.keys.is_empty() {
+            return;
+        }
+        // Most keys have no watch of their own.
+        let mut watched: BTreeMap<&Bytes, Vec<&Written<'_>>> = BTreeMap::new();
+        for written in &batch {
+            for key in written.keys.iter().filter(|key| state.keys.contains_key(*key)) {
+                let part = watched.entry(key).or_default();
+                // A key that a revision writes twice is delivered once, with both events.
+                if part.last().is_none_or(|last| last.revision != written.revision) {
+                    part.push(written);
+                }
             }
-            for (at, key) in keys.iter().enumerate() {
-                let Some(groups) = state.keys.get_mut(key) else { continue };
-                // A key that a revision writes twice is delivered once, with both events. Looked
-                // for only here: most keys have no watch of their own.
-                if keys[..at].contains(key) {
-                    continue;
-                }
-                groups.retain_mut(&mut deliver);
-                if groups.is_empty() {
-                    state.keys.remove(key);
-                }
+        }
+        for (key, part) in watched {
+            let Some(groups) = state.keys.get_mut(key) else { continue };
+            groups.retain_mut(|group| deliver(group, &part));
+            if groups.is_empty() {
+                state.keys.remove(key);
             }
         }
     }
@@ -245,25 +315,37 @@ fn join(state: &mut State, slot: &Arc<Slot>, request: &WatchRequest) {
     }
 }
 
-/// Hands events to a watcher. Returns whether it stays among the synced.
-fn push(slot: &Slot, changes: &Changes) -> bool {
-    let mut slot = lock(&slot.state);
-    let Changes { revision, size, .. } = *changes;
-    if revision < slot.start {
-        return true;
+impl Group {
+    /// Hands runs to the watchers. Returns whether any stay among the synced.
+    fn push(&mut self, runs: &[Run]) -> bool {
+        if !runs.is_empty() {
+            self.members.retain(|slot| push(slot, runs));
+        }
+        !self.members.is_empty()
     }
-    let fits = slot.queue.len() < QUEUE_REVISIONS
-        && (slot.bytes + size <= QUEUE_BYTES || slot.queue.is_empty());
-    if fits {
-        slot.queue.push_back(changes.clone());
-        slot.bytes += size;
-    } else {
-        slot.overflow = Some(revision);
+}
+
+/// Hands runs to a watcher. Returns whether it stays among the synced.
+fn push(slot: &Slot, runs: &[Run]) -> bool {
+    let mut slot = lock(&slot.state);
+    for run in runs {
+        if run.last < slot.start {
+            continue;
+        }
+        let run = if run.first < slot.start { run.since(slot.start) } else { run.clone() };
+        let fits = slot.queue.len() < QUEUE_RUNS
+            && (slot.bytes + run.size <= QUEUE_BYTES || slot.queue.is_empty());
+        if !fits {
+            slot.overflow = Some(run.first);
+            break;
+        }
+        slot.bytes += run.size;
+        slot.queue.push_back(run);
     }
     if let Some(waker) = slot.waker.take() {
         waker.wake();
     }
-    fits
+    slot.overflow.is_none()
 }
 
 fn size_of_events(events: &[Event]) -> usize {
@@ -310,7 +392,8 @@ impl StoreWatcher {
         Self { shared, slot, request, mode, pulled: VecDeque::new(), progress: false }
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
+    /// The next item. `runs` tells whether it may be of several revisions.
+    fn poll(&mut self, context: &mut Context<'_>, runs: bool) -> Poll<Option<WatchEvent>> {
         loop {
             if let Some(item) = self.pulled.pop_front() {
                 return Poll::Ready(Some(item));
@@ -325,7 +408,7 @@ impl StoreWatcher {
                     }
                 }
                 Mode::Synced => {
-                    if let Some(ready) = self.poll_queue(context) {
+                    if let Some(ready) = self.poll_queue(context, runs) {
                         return ready;
                     }
                 }
@@ -333,13 +416,22 @@ impl StoreWatcher {
         }
     }
 
-    /// Takes from the queue; `None` when the mode has changed.
-    fn poll_queue(&mut self, context: &mut Context<'_>) -> Option<Poll<Option<WatchEvent>>> {
+    /// Takes from the queue; `None` when the mode has changed or there are items to hand out.
+    fn poll_queue(
+        &mut self,
+        context: &mut Context<'_>,
+        runs: bool,
+    ) -> Option<Poll<Option<WatchEvent>>> {
         // A progress answer must not overtake events, so nobody may publish meanwhile.
         let hub = self.progress.then(|| lock(&self.shared.hub.state));
         let mut slot = lock(&self.slot.state);
-        if let Some(Changes { revision, events, size }) = slot.queue.pop_front() {
-            slot.bytes -= size;
+        if let Some(run) = slot.queue.pop_front() {
+            slot.bytes -= run.size;
+            if !runs && run.first < run.last {
+                self.pulled.extend(run.split());
+                return None;
+            }
+            let Run { last: revision, events, .. } = run;
             return Some(Poll::Ready(Some(WatchEvent::Events { revision, events })));
         }
         if slot.queue.capacity() > 64 {
@@ -399,11 +491,15 @@ impl StoreWatcher {
 
 impl Watcher for StoreWatcher {
     fn next(&mut self) -> BoxFuture<'_, Option<WatchEvent>> {
-        Box::pin(std::future::poll_fn(|context| self.poll(context)))
+        Box::pin(std::future::poll_fn(|context| self.poll(context, false)))
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
-        self.poll(context)
+        self.poll(context, false)
+    }
+
+    fn poll_run(&mut self, context: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
+        self.poll(context, true)
     }
 
     fn request_progress(&mut self) {
@@ -418,3 +514,6 @@ impl Drop for StoreWatcher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -329,7 +329,7 @@ impl Session {
             let Some(watch) = self.watches.get_mut(&token) else { return };
             watch.bell.answer();
             let mut context = Context::from_waker(&watch.waker);
-            let Poll::Ready(item) = watch.watcher.poll_next(&mut context) else { break };
+            let Poll::Ready(item) = watch.watcher.poll_run(&mut context) else { break };
             match item {
                 Some(WatchEvent::Events { revision, events }) => {
                     self.collect(token, revision, &events);
@@ -374,7 +374,7 @@ impl Session {
         });
     }
 
-    /// Adds events of one revision to the batch.
+    /// Adds events to the batch, of one or more revisions of which `revision` is the last.
     fn collect(&mut self, token: u64, revision: i64, events: &Arc<[Event]>) {
         let Some(watch) = self.watches.get_mut(&token) else { return };
         let wanted = events.iter().filter(|e| watch.wants(e)).count();
@@ -401,7 +401,7 @@ impl Session {
         self.batch.parts.push(bytes);
     }
 
-    /// Sends one large revision in answers that are smaller than `most` bytes.
+    /// Sends large revisions in answers that are smaller than `most` bytes.
     fn fragments(&mut self, token: u64, revision: i64, events: &[Event], most: usize) {
         // What stands around the events is shorter than this.
         let room = most.saturating_sub(64);
