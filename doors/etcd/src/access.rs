@@ -4,7 +4,7 @@ use crate::error::status;
 use crate::{Inner, Tokens};
 use bytes::Bytes;
 use dhow_kv::admin::{Caller, Need};
-use dhow_kv::{Error, Op, Range, RangeResult, Span, Txn, TxnResult};
+use dhow_kv::{Error, KeyValueRef, Op, Range, RangeResult, Span, Txn, TxnResult};
 use http::HeaderMap;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -178,6 +178,24 @@ impl Inner {
             access => {
                 self.allow(&access, &[Need::Read(range.span.clone())])?;
                 let found = self.kv.range(range).await?;
+                self.unchanged(&access)?;
+                Ok(found)
+            }
+        }
+    }
+
+    /// The same, whose key-values go to `each`.
+    pub(crate) async fn read_each(
+        &self,
+        call: &Call,
+        range: Range,
+        each: &mut (dyn FnMut(KeyValueRef<'_>) + Send),
+    ) -> Result<RangeResult, Error> {
+        match self.access(call)? {
+            Access::Open => self.kv.range_each(range, each).await,
+            access => {
+                self.allow(&access, &[Need::Read(range.span.clone())])?;
+                let found = self.kv.range_each(range, each).await?;
                 self.unchanged(&access)?;
                 Ok(found)
             }

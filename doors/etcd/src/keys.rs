@@ -8,7 +8,7 @@ use crate::error::status;
 use crate::method::Method;
 use crate::wire;
 use bytes::Bytes;
-use dhow_kv::{Error, KeyValue, OpResult, Range, RangeResult, Span, Txn};
+use dhow_kv::{Error, KeyValue, KeyValueRef, OpResult, Range, RangeResult, Span, Txn};
 use dhow_rpc::etcdserverpb::{self as pb, range_request};
 use futures::stream;
 use std::sync::Arc;
@@ -32,8 +32,10 @@ impl Inner {
             return Err(status(&Error::NotForLearner));
         }
         let range = convert::range(request)?;
-        let found = self.read(call, range).await.map_err(|e| status(&e))?;
-        Ok(wire::range(&self.header_at(found.revision), &found))
+        let mut frame = wire::RangeFrame::new(range.limit);
+        let mut each = |kv: KeyValueRef<'_>| frame.push(kv);
+        let found = self.read_each(call, range, &mut each).await.map_err(|e| status(&e))?;
+        Ok(frame.finish(&self.header_at(found.revision), &found))
     }
 
     pub(crate) async fn put(&self, call: &Call, request: pb::PutRequest) -> Result<Bytes, Status> {

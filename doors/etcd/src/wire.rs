@@ -4,8 +4,8 @@
 //! of converted key-values, and lengths are computed once. The rest is encoded by prost. Field
 //! numbers are those of `store/rpc/proto`.
 
-use bytes::{BufMut as _, Bytes, BytesMut};
-use dhow_kv::{Event, KeyValue, RangeResult};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use dhow_kv::{Event, KeyValue, KeyValueRef, RangeResult};
 use dhow_rpc::etcdserverpb::ResponseHeader;
 use prost::Message;
 
@@ -77,7 +77,7 @@ fn put_header(out: &mut BytesMut, header: &ResponseHeader) {
     });
 }
 
-fn kv_len(kv: &KeyValue) -> usize {
+fn kv_len(kv: KeyValueRef<'_>) -> usize {
     bytes_len(kv.key.len())
         + number_len(kv.create_revision as u64)
         + number_len(kv.mod_revision as u64)
@@ -86,21 +86,21 @@ fn kv_len(kv: &KeyValue) -> usize {
         + number_len(kv.lease as u64)
 }
 
-fn put_kv(out: &mut BytesMut, field: u8, kv: &KeyValue) {
+fn put_kv(out: &mut BytesMut, field: u8, kv: KeyValueRef<'_>) {
     put_message(out, field, kv_len(kv), |out| {
-        put_bytes(out, 1, &kv.key);
+        put_bytes(out, 1, kv.key);
         put_number(out, 2, kv.create_revision as u64);
         put_number(out, 3, kv.mod_revision as u64);
         put_number(out, 4, kv.version as u64);
-        put_bytes(out, 5, &kv.value);
+        put_bytes(out, 5, kv.value);
         put_number(out, 6, kv.lease as u64);
     });
 }
 
 fn event_len(event: &Event) -> usize {
     number_len(event.deleted.into())
-        + message_len(kv_len(&event.kv))
-        + event.prev_kv.as_ref().map_or(0, |kv| message_len(kv_len(kv)))
+        + message_len(kv_len(event.kv.by_ref()))
+        + event.prev_kv.as_ref().map_or(0, |kv| message_len(kv_len(kv.by_ref())))
 }
 
 /// Events as the field `events` of a `WatchResponse`, without anything around them.
@@ -116,9 +116,9 @@ pub(crate) fn events<'a>(events: impl Iterator<Item = &'a Event> + Clone) -> Byt
 fn put_event(out: &mut BytesMut, event: &Event) {
     put_message(out, 11, event_len(event), |out| {
         put_number(out, 1, event.deleted.into());
-        put_kv(out, 2, &event.kv);
+        put_kv(out, 2, event.kv.by_ref());
         if let Some(kv) = &event.prev_kv {
-            put_kv(out, 3, kv);
+            put_kv(out, 3, kv.by_ref());
         }
     });
 }
@@ -147,39 +147,75 @@ pub(crate) fn message(message: &impl Message) -> Bytes {
     frame.finish()
 }
 
-/// A `RangeResponse`.
-pub(crate) fn range(header: &ResponseHeader, found: &RangeResult) -> Bytes {
-    let kvs: usize = found.kvs.iter().map(|kv| message_len(kv_len(kv))).sum();
-    let mut frame = Frame::new(64 + kvs);
-    let out = &mut frame.0;
-    put_header(out, header);
-    for kv in &found.kvs {
-        put_kv(out, 2, kv);
+/// A `RangeResponse`, written while its key-values are read.
+pub(crate) struct RangeFrame {
+    out: BytesMut,
+    /// How many key-values there may be at most, if that is known.
+    most: usize,
+}
+
+impl RangeFrame {
+    /// Room for the prefix and the header, which is known last.
+    const HEAD: usize = PREFIX + 64;
+    /// No more than this is taken on the word of the first key-value, in bytes.
+    const GUESS: usize = 1 << 20;
+
+    pub(crate) fn new(most: usize) -> Self {
+        Self { out: BytesMut::new(), most }
     }
-    put_number(out, 3, found.more.into());
-    put_number(out, 4, found.count as u64);
-    frame.finish()
+
+    /// Adds a key-value.
+    pub(crate) fn push(&mut self, kv: KeyValueRef<'_>) {
+        if self.out.is_empty() {
+            // The others may be about as long.
+            let size = message_len(kv_len(kv));
+            self.out.reserve(
+                Self::HEAD + 16 + size.max(size.saturating_mul(self.most).min(Self::GUESS)),
+            );
+            self.out.put_bytes(0, Self::HEAD);
+        }
+        put_kv(&mut self.out, 2, kv);
+    }
+
+    /// The frame, with what was found beside the key-values.
+    pub(crate) fn finish(self, header: &ResponseHeader, found: &RangeResult) -> Bytes {
+        let mut out = self.out;
+        if out.is_empty() {
+            out.put_bytes(0, Self::HEAD);
+        }
+        put_number(&mut out, 3, found.more.into());
+        put_number(&mut out, 4, found.count as u64);
+        let mut head = BytesMut::with_capacity(Self::HEAD);
+        put_header(&mut head, header);
+        // Right before the key-values.
+        let start = Self::HEAD - PREFIX - head.len();
+        let len = (out.len() - start - PREFIX) as u32;
+        out[start + 1..start + PREFIX].copy_from_slice(&len.to_be_bytes());
+        out[start + PREFIX..Self::HEAD].copy_from_slice(&head);
+        out.advance(start);
+        out.freeze()
+    }
 }
 
 /// A `PutResponse`.
 pub(crate) fn put(header: &ResponseHeader, prev_kv: Option<&KeyValue>) -> Bytes {
-    let mut frame = Frame::new(64 + prev_kv.map_or(0, |kv| message_len(kv_len(kv))));
+    let mut frame = Frame::new(64 + prev_kv.map_or(0, |kv| message_len(kv_len(kv.by_ref()))));
     put_header(&mut frame.0, header);
     if let Some(kv) = prev_kv {
-        put_kv(&mut frame.0, 2, kv);
+        put_kv(&mut frame.0, 2, kv.by_ref());
     }
     frame.finish()
 }
 
 /// A `DeleteRangeResponse`.
 pub(crate) fn delete(header: &ResponseHeader, deleted: i64, prev_kvs: &[KeyValue]) -> Bytes {
-    let kvs: usize = prev_kvs.iter().map(|kv| message_len(kv_len(kv))).sum();
+    let kvs: usize = prev_kvs.iter().map(|kv| message_len(kv_len(kv.by_ref()))).sum();
     let mut frame = Frame::new(64 + kvs);
     let out = &mut frame.0;
     put_header(out, header);
     put_number(out, 2, deleted as u64);
     for kv in prev_kvs {
-        put_kv(out, 3, kv);
+        put_kv(out, 3, kv.by_ref());
     }
     frame.finish()
 }
@@ -265,7 +301,12 @@ mod tests {
             more: true,
             count: 12,
         };
-        assert_eq!(range(&header(), &found), message(&expected));
+        let mut frame = RangeFrame::new(2);
+        found.kvs.iter().for_each(|kv| frame.push(kv.by_ref()));
+        assert_eq!(frame.finish(&header(), &found), message(&expected));
+        let empty = RangeResult { revision: 9, ..RangeResult::default() };
+        let expected = pb::RangeResponse { header: Some(header()), ..Default::default() };
+        assert_eq!(RangeFrame::new(0).finish(&header(), &empty), message(&expected));
         let old = kv("k", 3);
         let expected = pb::PutResponse { header: Some(header()), prev_kv: Some(pb_kv(&old)) };
         assert_eq!(put(&header(), Some(&old)), message(&expected));

@@ -6,7 +6,7 @@
 //! beats a deeper tree in memory and in cache misses.
 
 use bytes::Bytes;
-use dhow_kv::{KeyValue, Span};
+use dhow_kv::{KeyValue, KeyValueRef, Span};
 use std::cmp::Ordering;
 
 /// The most entries in one leaf.
@@ -37,6 +37,17 @@ impl Version {
 
     pub(crate) fn is_live(&self) -> bool {
         self.value.is_some()
+    }
+
+    pub(crate) fn by_ref<'a>(&'a self, key: &'a [u8], keys_only: bool) -> KeyValueRef<'a> {
+        KeyValueRef {
+            key,
+            value: self.value.as_deref().filter(|_| !keys_only).unwrap_or_default(),
+            create_revision: self.create_revision,
+            mod_revision: self.mod_revision,
+            version: self.version,
+            lease: self.lease,
+        }
     }
 
     pub(crate) fn to_kv(&self, key: &Bytes, keys_only: bool) -> KeyValue {
@@ -442,13 +453,29 @@ impl Index {
         leaf.align();
     }
 
-    /// The entries from `span`'s start on, dead ones included, while they are in the span.
-    pub(crate) fn span<'a>(&'a self, span: &'a Span) -> impl Iterator<Item = &'a Entry> {
+    /// Where a span begins, and where it ends: before that place.
+    fn places(&self, span: &Span) -> (Place, Place) {
         let (start, end) = bounds(span);
-        self.from(start).take_while(move |entry| match &end {
-            End::None => true,
-            End::Before(end) => entry.key.as_ref() < *end,
-            End::Only => entry.key.as_ref() == start,
+        let (first, found) = self.find(start);
+        let last = match end {
+            End::Only => Place { slot: first.slot + usize::from(found), ..first },
+            End::Before(end) => self.lower(end),
+            End::None => Place { leaf: self.leaves.len(), slot: 0 },
+        };
+        (self.settle(first), last)
+    }
+
+    /// The entries of a span, dead ones included. Its end is looked for once, so that going through it
+    /// compares no keys.
+    pub(crate) fn span(&self, span: &Span) -> impl Iterator<Item = &Entry> {
+        let (from, to) = self.places(span);
+        let leaves = from.leaf..(to.leaf + 1).min(self.leaves.len());
+        leaves.flat_map(move |leaf| {
+            let entries = &self.leaves[leaf].entries;
+            let start = if leaf == from.leaf { from.slot } else { 0 };
+            let end = if leaf == to.leaf { to.slot } else { entries.len() };
+            // Nothing if the span ends before it begins.
+            entries.get(start..end).unwrap_or_default()
         })
     }
 
@@ -462,13 +489,10 @@ impl Index {
 
     /// How many keys of the span are alive now.
     pub(crate) fn count(&self, span: &Span) -> usize {
-        let (start, end) = bounds(span);
-        let from = self.lower(start);
-        let to = match end {
-            End::Only => return usize::from(self.get(start).is_some_and(|e| e.newest.is_live())),
-            End::Before(end) => self.lower(end),
-            End::None => Place { leaf: self.leaves.len(), slot: 0 },
-        };
+        if let Span::Key(key) = span {
+            return usize::from(self.get(key).is_some_and(|e| e.newest.is_live()));
+        }
+        let (from, to) = self.places(span);
         if (from.leaf, from.slot) >= (to.leaf, to.slot) {
             return 0;
         }

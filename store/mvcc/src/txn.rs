@@ -4,8 +4,8 @@ use crate::index::{Entry, Version};
 use crate::{History, Mvcc};
 use bytes::Bytes;
 use dhow_kv::{
-    Compare, Error, KeyValue, Op, OpResult, Order, Range, RangeResult, Select, SortBy, Span,
-    Target, Txn, TxnResult,
+    Compare, Error, KeyValue, KeyValueRef, Op, OpResult, Order, Range, RangeResult, Select, SortBy,
+    Span, Target, Txn, TxnResult,
 };
 
 /// A revision that is newer than all.
@@ -45,31 +45,57 @@ impl Mvcc {
         Ok(revision)
     }
 
+    /// The same in the order of the keys and without bounds on revisions: the key-values go to `each`
+    /// as they lie here, and the result has none.
+    ///
+    /// # Errors
+    /// As [`Mvcc::range`].
+    pub fn range_each(
+        &self,
+        range: &Range,
+        now: i64,
+        each: &mut dyn FnMut(KeyValueRef<'_>),
+    ) -> Result<RangeResult, Error> {
+        let at = self.check_revision(range.revision, now)?;
+        Ok(self.walk(range, at, now, |key, version| each(version.by_ref(key, range.keys_only))))
+    }
+
     fn range_at(&self, range: &Range, at: i64, now: i64) -> RangeResult {
-        let mut result = RangeResult { revision: now, ..RangeResult::default() };
         if range.count_only {
-            result.count = self.count(&range.span, at, now) as i64;
-            return result;
+            let count = self.count(&range.span, at, now) as i64;
+            return RangeResult { revision: now, count, ..RangeResult::default() };
         }
         if !range.select.is_default() {
             return self.selected(range, at, now);
         }
+        let mut kvs = Vec::new();
+        let found = self.walk(range, at, now, |key, version| {
+            kvs.push(version.to_kv(key, range.keys_only));
+        });
+        RangeResult { kvs, ..found }
+    }
+
+    /// Hands the live versions of the span to `each`, up to the limit.
+    fn walk(
+        &self,
+        range: &Range,
+        at: i64,
+        now: i64,
+        mut each: impl FnMut(&Bytes, &Version),
+    ) -> RangeResult {
         let limit = if range.limit == 0 { usize::MAX } else { range.limit };
-        let mut entries =
-            self.index.span(&range.span).filter_map(|e| e.live_at(at).map(|v| (&e.key, v)));
-        for (key, version) in entries.by_ref() {
-            if result.kvs.len() == limit {
-                result.more = true;
+        let (mut passed, mut more) = (0, false);
+        for entry in self.index.span(&range.span) {
+            let Some(version) = entry.live_at(at) else { continue };
+            if passed == limit {
+                more = true;
                 break;
             }
-            result.kvs.push(version.to_kv(key, range.keys_only));
+            each(&entry.key, version);
+            passed += 1;
         }
-        result.count = if result.more {
-            self.count(&range.span, at, now) as i64
-        } else {
-            result.kvs.len() as i64
-        };
-        result
+        let count = if more { self.count(&range.span, at, now) } else { passed };
+        RangeResult { revision: now, kvs: Vec::new(), more, count: count as i64 }
     }
 
     /// A read with bounds on revisions or another order than the keys': it looks at all keys of the

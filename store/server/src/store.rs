@@ -15,7 +15,10 @@ use bytes::Bytes;
 use dhow_clock::disk::{Disk, Real};
 use dhow_clock::{BoxFuture, SharedClock};
 use dhow_kv::admin::Identity;
-use dhow_kv::{Backend, Error, Lease, Range, RangeResult, Txn, TxnResult, WatchRequest, Watcher};
+use dhow_kv::{
+    Backend, Error, KeyValueRef, Lease, Range, RangeResult, Span, Txn, TxnResult, WatchRequest,
+    Watcher,
+};
 use dhow_mvcc::{Command, MAX_TTL, Outcome, check_range, check_txn, is_read_only};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -256,7 +259,7 @@ impl Store {
     fn read_range(&self, range: &Range) -> Result<RangeResult, Error> {
         check_range(range)?;
         let whole = range.count_only || !range.select.is_default();
-        if whole || (range.limit > 0 && range.limit <= SCAN) {
+        if whole || is_short(range) {
             let state = self.shared.read();
             state.machine.alarms().check_read()?;
             return state.machine.mvcc.range(range, self.shared.hub.published());
@@ -268,6 +271,23 @@ impl Store {
                 answer => return answer,
             }
         }
+    }
+
+    fn read_each(
+        &self,
+        range: &Range,
+        each: &mut (dyn FnMut(KeyValueRef<'_>) + Send),
+    ) -> Result<RangeResult, Error> {
+        if is_short(range) && !range.count_only && range.select.is_default() {
+            check_range(range)?;
+            let state = self.shared.read();
+            state.machine.alarms().check_read()?;
+            return state.machine.mvcc.range_each(range, self.shared.hub.published(), each);
+        }
+        // A long one may have to begin again, or is in another order than the keys'.
+        let mut found = self.read_range(range)?;
+        std::mem::take(&mut found.kvs).iter().for_each(|kv| each(kv.by_ref()));
+        Ok(found)
     }
 
     /// A long read, in pieces, so that the writer need not wait for all of it.
@@ -334,6 +354,11 @@ impl Store {
     }
 }
 
+/// Whether a read is done before the writer misses the lock.
+fn is_short(range: &Range) -> bool {
+    matches!(range.span, Span::Key(_)) || (range.limit > 0 && range.limit <= SCAN)
+}
+
 /// Whether a read-only transaction is content with what this member knows: as in etcd, when all its
 /// ranges are.
 fn reads_serializable(txn: &Txn) -> bool {
@@ -379,6 +404,19 @@ impl Backend for Store {
                 self.shared.catch_up().await?;
             }
             self.read_range(&range)
+        })
+    }
+
+    fn range_each<'a>(
+        &'a self,
+        range: Range,
+        each: &'a mut (dyn FnMut(KeyValueRef<'_>) + Send),
+    ) -> BoxFuture<'a, Result<RangeResult, Error>> {
+        Box::pin(async move {
+            if !range.serializable {
+                self.shared.catch_up().await?;
+            }
+            self.read_each(&range, each)
         })
     }
 
