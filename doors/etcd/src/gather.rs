@@ -1,35 +1,61 @@
-//! A socket that gathers small writes, so that the answers of many calls leave with one system call.
+//! A socket that gathers writes, so that what a connection says in one turn leaves with few system
+//! calls.
 //!
-//! Over a socket that says it can write several buffers at once, the HTTP/2 layer hands every piece
-//! of 256 bytes or more on by itself, with a system call for each. This one says that it cannot;
-//! then pieces below 1 KiB are gathered there, and what is larger is written here together with
-//! what was gathered before it.
+//! The HTTP/2 layer writes and flushes each frame of data by itself. This socket takes pieces of
+//! the usual size of a frame as if they were written, and flushes when its owner says so: whoever
+//! holds a connection ([`crate::turn::Turns`]) does at the end of each turn.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Pieces below this are copied, in bytes.
-const SMALL: usize = 4 << 10;
+/// Pieces below this are copied, in bytes: a frame of data has at most 16 KiB for nearly all clients.
+const SMALL: usize = 32 << 10;
 /// No more than this is gathered, in bytes.
-const MOST: usize = 32 << 10;
+const MOST: usize = 64 << 10;
+/// Room for more than this is kept only by those who use it, in bytes.
+const KEPT: usize = 16 << 10;
 
-/// See the module.
+/// See the module. Copies are handles to one socket.
 #[derive(Debug)]
-pub(crate) struct Gather<S> {
+pub(crate) struct Gather<S>(Arc<Mutex<Gathering<S>>>);
+
+impl<S> Clone for Gather<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+#[derive(Debug)]
+struct Gathering<S> {
     socket: S,
     gathered: Vec<u8>,
     /// How much of it is written.
     written: usize,
 }
 
-impl<S: AsyncWrite + Unpin> Gather<S> {
+impl<S> Gather<S> {
     pub(crate) fn new(socket: S) -> Self {
-        Self { socket, gathered: Vec::new(), written: 0 }
+        Self(Arc::new(Mutex::new(Gathering { socket, gathered: Vec::new(), written: 0 })))
     }
 
-    /// Writes what was gathered.
+    fn lock(&self) -> MutexGuard<'_, Gathering<S>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Gather<S> {
+    /// Writes what was gathered, and has the socket do the same.
+    pub(crate) fn poll_gathered(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut this = self.lock();
+        ready!(this.poll_gathered(context))?;
+        Pin::new(&mut this.socket).poll_flush(context)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Gathering<S> {
     fn poll_gathered(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.gathered.len() {
             let rest = &self.gathered[self.written..];
@@ -43,72 +69,80 @@ impl<S: AsyncWrite + Unpin> Gather<S> {
     }
 
     fn clear(&mut self) {
+        let used = self.gathered.len();
         self.written = 0;
         self.gathered.clear();
-        if self.gathered.capacity() > MOST + SMALL {
+        if self.gathered.capacity() > KEPT && used <= KEPT {
             self.gathered = Vec::new();
         }
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>, piece: &[u8]) -> Poll<io::Result<usize>> {
+        if piece.len() < SMALL {
+            if self.gathered.len() + piece.len() > MOST {
+                ready!(self.poll_gathered(context))?;
+            }
+            if self.gathered.len() + piece.len() > KEPT {
+                self.gathered.reserve_exact(MOST - self.gathered.len());
+            }
+            self.gathered.extend_from_slice(piece);
+            return Poll::Ready(Ok(piece.len()));
+        }
+        if self.gathered.is_empty() {
+            return Pin::new(&mut self.socket).poll_write(context, piece);
+        }
+        if !self.socket.is_write_vectored() {
+            ready!(self.poll_gathered(context))?;
+            return Pin::new(&mut self.socket).poll_write(context, piece);
+        }
+        let rest = self.gathered.len() - self.written;
+        let both = [IoSlice::new(&self.gathered[self.written..]), IoSlice::new(piece)];
+        let n = ready!(Pin::new(&mut self.socket).poll_write_vectored(context, &both))?;
+        if n < rest {
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += n;
+            ready!(self.poll_gathered(context))?;
+            return Pin::new(&mut self.socket).poll_write(context, piece);
+        }
+        self.clear();
+        if n > rest {
+            return Poll::Ready(Ok(n - rest));
+        }
+        // All that was gathered and nothing of the piece: the socket decides what comes next.
+        Pin::new(&mut self.socket).poll_write(context, piece)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         piece: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        if piece.len() < SMALL {
-            if this.gathered.len() >= MOST {
-                ready!(this.poll_gathered(context))?;
-            }
-            this.gathered.extend_from_slice(piece);
-            return Poll::Ready(Ok(piece.len()));
-        }
-        if this.gathered.is_empty() {
-            return Pin::new(&mut this.socket).poll_write(context, piece);
-        }
-        if !this.socket.is_write_vectored() {
-            ready!(this.poll_gathered(context))?;
-            return Pin::new(&mut this.socket).poll_write(context, piece);
-        }
-        let rest = this.gathered.len() - this.written;
-        let both = [IoSlice::new(&this.gathered[this.written..]), IoSlice::new(piece)];
-        let n = ready!(Pin::new(&mut this.socket).poll_write_vectored(context, &both))?;
-        if n < rest {
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            this.written += n;
-            ready!(this.poll_gathered(context))?;
-            return Pin::new(&mut this.socket).poll_write(context, piece);
-        }
-        this.clear();
-        if n > rest {
-            return Poll::Ready(Ok(n - rest));
-        }
-        // All that was gathered and nothing of the piece: the socket decides what comes next.
-        Pin::new(&mut this.socket).poll_write(context, piece)
+        self.lock().poll_write(context, piece)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_gathered(context))?;
-        Pin::new(&mut self.socket).poll_flush(context)
+    /// Does nothing: see [`Gather::poll_gathered`].
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_gathered(context))?;
-        Pin::new(&mut self.socket).poll_shutdown(context)
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut this = self.lock();
+        ready!(this.poll_gathered(context))?;
+        Pin::new(&mut this.socket).poll_shutdown(context)
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Gather<S> {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(context, buffer)
+        Pin::new(&mut self.lock().socket).poll_read(context, buffer)
     }
 }
 

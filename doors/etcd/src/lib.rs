@@ -28,6 +28,7 @@ mod maintenance;
 mod method;
 mod metrics;
 mod serve;
+mod turn;
 mod watch;
 mod wire;
 

@@ -2,11 +2,12 @@
 
 use crate::access::{Call, Connection};
 use crate::gather::Gather;
+use crate::turn::{Arrivals, Turns};
 use crate::{Door, Inner, grpc, http1};
 use dhow_clock::BoxFuture;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use std::convert::Infallible;
@@ -263,7 +264,8 @@ impl Inner {
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let mut builder = auto::Builder::new(TokioExecutor::new());
+        let arrivals = Arrivals::default();
+        let mut builder = auto::Builder::new(arrivals.clone());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER).pipeline_flush(true);
         builder
             .http2()
@@ -288,10 +290,9 @@ impl Inner {
                 Ok::<_, Infallible>(response)
             }
         });
-        let serving = watcher.watch(
-            builder.serve_connection(TokioIo::new(Gather::new(socket)), service).into_owned(),
-        );
-        if let Err(error) = serving.await {
+        let socket = Gather::new(socket);
+        let serving = builder.serve_connection(TokioIo::new(socket.clone()), service).into_owned();
+        if let Err(error) = Turns::new(watcher.watch(serving), arrivals, socket).await {
             tracing::debug!(%error, "a connection ended early");
         }
     }
