@@ -1,6 +1,7 @@
 //! Load of one kind on one server, in a closed loop (each client sends its next request when it
 //! has its answer) or an open one (requests start at their times, answers or not).
 
+mod answer;
 mod request;
 mod watch;
 
@@ -20,6 +21,8 @@ use tonic::transport::{Channel, Endpoint};
 pub const KEYS_START: &[u8] = b"bench/";
 /// Behind the last of them.
 pub const KEYS_END: &[u8] = b"bench0";
+/// What a server may send on one stream before it is read, in bytes.
+const WINDOW: u32 = 1 << 20;
 /// Bytes of a value.
 const VALUE: usize = 256;
 
@@ -211,7 +214,11 @@ fn summary(
 pub async fn connect(endpoint: &str, connections: usize) -> Result<Vec<Channel>> {
     let mut channels = Vec::with_capacity(connections);
     for _ in 0..connections {
-        let endpoint = Endpoint::from_shared(endpoint.to_owned())?.tcp_nodelay(true);
+        // Windows as those that etcd's Go client comes to by itself under load.
+        let endpoint = Endpoint::from_shared(endpoint.to_owned())?
+            .tcp_nodelay(true)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(4 * WINDOW);
         channels.push(endpoint.connect().await.context("the server does not answer")?);
     }
     Ok(channels)

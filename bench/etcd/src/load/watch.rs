@@ -1,14 +1,14 @@
 //! Watch fan-out: writers put, all watchers must see all puts, in order, none twice.
 
-use super::{Options, Window, connect, outgoing, summary, used};
+use super::{Options, Window, answer, connect, outgoing, summary, used};
 use crate::histogram::Histogram;
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use dhow_rpc::etcdserverpb::kv_client::KvClient;
-use dhow_rpc::etcdserverpb::watch_client::WatchClient;
 use dhow_rpc::etcdserverpb::{
     PutRequest, WatchCreateRequest, WatchRequest, WatchResponse, watch_request::RequestUnion,
 };
+use prost::Message as _;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tonic::Streaming;
@@ -104,7 +104,7 @@ async fn write(
 
 /// The watchers of one stream.
 struct Watchers {
-    answers: Streaming<WatchResponse>,
+    answers: Streaming<Bytes>,
     /// Each one's last revision.
     last: Vec<i64>,
     _requests: mpsc::Sender<WatchRequest>,
@@ -123,10 +123,10 @@ impl Watchers {
             let request_union = Some(RequestUnion::CreateRequest(create.clone()));
             requests.send(WatchRequest { request_union }).await?;
         }
-        let mut client = WatchClient::new(channel).max_decoding_message_size(usize::MAX);
-        let mut answers = client.watch(outgoing(queue)).await?.into_inner();
+        let mut answers = answer::watch(channel, outgoing(queue)).await?;
         for _ in 0..count {
             let answer = answers.message().await?.context("the server ended the stream")?;
+            let answer = WatchResponse::decode(answer)?;
             ensure!(answer.created && !answer.canceled, "no watcher: {}", answer.cancel_reason);
         }
         Ok(Self { answers, last: vec![0; count], _requests: requests })
@@ -154,24 +154,22 @@ impl Watchers {
                 Ok(()) = goal.changed() => continue,
             };
             let answer = answer.context("the server ended the stream")?;
-            if answer.canceled {
-                bail!("the server cancelled a watcher: {}", answer.cancel_reason);
-            }
             let now = Instant::now();
-            let id = usize::try_from(answer.watch_id).unwrap_or(usize::MAX);
-            let last = self.last.get_mut(id).with_context(|| format!("watcher {id} is nobody"))?;
-            for event in &answer.events {
-                let kv = event.kv.as_ref().context("an event without a key")?;
-                ensure!(kv.mod_revision > *last, "{} after {last}", kv.mod_revision);
-                *last = kv.mod_revision;
-                let sent = kv.value.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+            let last = &mut self.last;
+            let watch = answer::events(&answer, |watch, revision, value| {
+                let last = last.get_mut(watch).with_context(|| format!("{watch} is nobody"))?;
+                ensure!(revision > *last, "{revision} after {last}");
+                *last = revision;
+                let sent = value.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
                 let sent = begin + Duration::from_nanos(sent.context("a foreign value")?);
                 if window.holds(now) {
                     latency.record(now.saturating_duration_since(sent));
                     counted += 1;
                 }
                 all += 1;
-            }
+                Ok(())
+            });
+            watch?.context("the server cancelled a watcher")?;
         }
     }
 }
