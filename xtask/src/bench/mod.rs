@@ -3,6 +3,7 @@
 //! Every bench makes its own platform in a temporary data directory and removes it. Values of one
 //! bench come from rounds in which all cases take turns, so that a busy moment hits all of them.
 
+mod embedded;
 mod enclosure;
 pub mod etcd;
 mod idle;
@@ -46,6 +47,8 @@ enum Which {
     Service,
     /// The store against etcd and against a bare server of the same protocol
     Etcd,
+    /// A put and its event inside the store's process
+    Embedded,
     /// All of them
     All,
 }
@@ -59,8 +62,8 @@ pub fn run(options: &Options) -> Result<()> {
     if options.rounds < FEWEST && !options.etcd.quick {
         bail!("--rounds {} is too few for a median: at least {FEWEST}", options.rounds);
     }
-    // The store's bench builds what it needs itself: it can do without the platform.
-    if options.which != Which::Etcd {
+    // The store's benches build what they need themselves: they can do without the platform.
+    if !matches!(options.which, Which::Etcd | Which::Embedded) {
         dist::build_for_tasks()?;
     }
     let wanted = |which| options.which == which || options.which == Which::All;
@@ -78,6 +81,9 @@ pub fn run(options: &Options) -> Result<()> {
     }
     if wanted(Which::Etcd) {
         etcd::run(options.rounds, &options.etcd)?;
+    }
+    if wanted(Which::Embedded) {
+        embedded::run(options.rounds)?;
     }
     Ok(())
 }

@@ -39,6 +39,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("ops", &["base", "model", "state"]),
     // The parts at the top may use everything, and nothing may use them.
     ("bin", &["base", "model", "store", "state", "control", "node", "doors", "ops"]),
+    ("bench/embedded", &["base/clock", "store/kv", "store/server"]),
     ("bench", &["store/rpc"]),
     ("fuzz", &["base", "model", "store", "state", "doors"]),
     // Real crashes are judged by the simulation's checkers.

@@ -294,25 +294,30 @@ fn starts(
                 programs.bench(&args)?;
                 server.stop()?;
             }
-            all.push((Series::new(format!("start with {keys} keys: {}", kind.name()), "ms"), dir));
+            let name = format!("start with {keys} keys: {}", kind.name());
+            let cpu = Series::new(format!("{name}: its CPU"), "ms");
+            all.push((Series::new(name, "ms"), cpu, dir));
         }
         for round in 0..rounds.min(if keys == MANY { 3 } else { rounds }) as usize {
             for turn in 0..kinds.len() {
                 let nth = (round + turn) % kinds.len();
-                let (series, dir) = &mut all[nth];
+                let (series, cpu, dir) = &mut all[nth];
                 if keys == 0 && dir.exists() {
                     std::fs::remove_dir_all(&*dir)?;
                 }
                 std::fs::create_dir_all(&*dir)?;
-                series.push(programs.start_time(kinds[nth], dir)?);
+                let (elapsed, used) = programs.start_time(kinds[nth], dir)?;
+                series.push(elapsed);
+                cpu.push(used);
             }
         }
-        for (kind, (series, dir)) in kinds.iter().zip(all) {
+        for (kind, (series, cpu, dir)) in kinds.iter().zip(all) {
             if *kind == Kind::Dhow && bar > 0.0 {
                 let (what, value) = (format!("start with {keys} keys: dhow, ms"), series.median());
                 report.verdict(what, value, &format!("{bar} or less"), value <= bar);
             }
             report.add(series);
+            report.add(cpu);
             std::fs::remove_dir_all(dir)?;
         }
     }

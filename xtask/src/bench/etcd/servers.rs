@@ -105,11 +105,12 @@ impl Programs {
         serde_json::from_str(&told).with_context(|| format!("not JSON: {told}"))
     }
 
-    /// Milliseconds from a server's start to its first answered put, with what lies in `dir`.
+    /// Milliseconds from a server's start to its first answered put, with what lies in `dir`; and
+    /// those of its processor time.
     ///
     /// # Errors
     /// When it does not answer or does not end.
-    pub fn start_time(&self, kind: Kind, dir: &Path) -> Result<f64> {
+    pub fn start_time(&self, kind: Kind, dir: &Path) -> Result<(f64, f64)> {
         let ports = ports()?;
         let endpoint = format!("http://127.0.0.1:{}", ports.0);
         let server = self.command(kind, dir, ports);
@@ -117,7 +118,8 @@ impl Programs {
         measure.args(["start", "--endpoint", &endpoint, "--"]);
         measure.arg(server.get_program()).args(server.get_args());
         let told: serde_json::Value = serde_json::from_str(&sh::output(&mut measure)?)?;
-        told["ms"].as_f64().context("no time was told")
+        let time = |field: &str| told[field].as_f64().context("no time was told");
+        Ok((time("ms")?, time("cpu_ms")?))
     }
 }
 
