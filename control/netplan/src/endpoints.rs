@@ -60,12 +60,16 @@ fn is_family_wanted(address: IpAddr, spec: &ServiceSpec) -> bool {
     spec.ip_families.as_ref().is_none_or(|f| f.is_empty() || f.iter().any(|f| f == name))
 }
 
-/// The ready endpoints; when there is none and `fall_back`, those that stop but still answer.
-pub(crate) fn targets(
+/// The ready endpoints.
+pub(crate) fn ready(spec: &ServiceSpec, slices: &[Arc<EndpointSlice>]) -> Targets {
+    ready_and_leaving(spec, slices).0
+}
+
+/// The ready endpoints, and those that stop but still answer.
+pub(crate) fn ready_and_leaving(
     spec: &ServiceSpec,
     slices: &[Arc<EndpointSlice>],
-    fall_back: bool,
-) -> Targets {
+) -> (Targets, Targets) {
     let publish_all = spec.publish_not_ready_addresses.unwrap_or(false);
     let mut grades: BTreeMap<IpAddr, (Grade, Target)> = BTreeMap::new();
     for slice in slices {
@@ -109,13 +113,13 @@ pub(crate) fn targets(
     }
     let pick = |wanted: Grade| -> Targets {
         let of_grade = grades.iter().filter(|(_, (grade, _))| *grade == wanted);
-        of_grade.map(|(address, (_, target))| (*address, target.clone())).collect()
+        let mut picked: Targets =
+            of_grade.map(|(address, (_, target))| (*address, target.clone())).collect();
+        for target in picked.values_mut() {
+            target.ports.sort();
+            target.ports.dedup();
+        }
+        picked
     };
-    let ready = pick(Grade::Ready);
-    let mut chosen = if ready.is_empty() && fall_back { pick(Grade::Leaving) } else { ready };
-    for target in chosen.values_mut() {
-        target.ports.sort();
-        target.ports.dedup();
-    }
-    chosen
+    (pick(Grade::Ready), pick(Grade::Leaving))
 }

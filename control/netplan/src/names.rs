@@ -113,7 +113,7 @@ fn clustered(records: &mut Records, base: &str, spec: &ServiceSpec) {
 }
 
 fn headless(records: &mut Records, base: &str, spec: &ServiceSpec, slices: &[Arc<EndpointSlice>]) {
-    for (address, target) in endpoints::targets(spec, slices, false) {
+    for (address, target) in endpoints::ready(spec, slices) {
         let label = target.hostname.map_or_else(|| dashed(address), |h| h.to_ascii_lowercase());
         let own = format!("{label}.{base}");
         add(records, base.to_owned(), NameRecord::Address(address));

@@ -25,7 +25,8 @@ pub(crate) fn cluster_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
 
 /// Compiles a service with its endpoint slices (all of them; the order does not matter).
 ///
-/// Ready endpoints take traffic; when there is none, those that terminate but still serve do.
+/// Ready endpoints take traffic; when there is none, those that terminate but still serve do. Under a
+/// local policy each machine judges this for its own endpoints, so the intent has both.
 /// Headless and external-name services give an intent without addresses, which holds no rules.
 pub fn compile_service(
     service: &Service,
@@ -64,10 +65,18 @@ pub fn compile_service(
         _ => 0,
     };
     let reachable = !cluster_ips.is_empty() || !external_ips.is_empty() || takes_node_ports;
+    let external_local = is_local(&spec.external_traffic_policy);
+    let internal_local = is_local(&spec.internal_traffic_policy);
     let ports = if reachable && kind != "ExternalName" {
-        let targets = endpoints::targets(spec, slices, true);
+        let (mut ready, mut leaving) = endpoints::ready_and_leaving(spec, slices);
+        if ready.is_empty() {
+            ready = std::mem::take(&mut leaving);
+        }
+        if !external_local && !internal_local {
+            leaving.clear();
+        }
         let listed = spec.ports.iter().flatten();
-        listed.filter_map(|p| port(p, &targets, takes_node_ports)).collect()
+        listed.filter_map(|p| port(p, &ready, &leaving, takes_node_ports)).collect()
     } else {
         Vec::new()
     };
@@ -76,30 +85,40 @@ pub fn compile_service(
         cluster_ips,
         external_ips,
         affinity_seconds,
-        external_local: is_local(&spec.external_traffic_policy),
-        internal_local: is_local(&spec.internal_traffic_policy),
+        external_local,
+        internal_local,
         ports,
     }
 }
 
-fn port(port: &SpecPort, targets: &Targets, takes_node_ports: bool) -> Option<ServicePort> {
+fn port(
+    port: &SpecPort,
+    ready: &Targets,
+    leaving: &Targets,
+    takes_node_ports: bool,
+) -> Option<ServicePort> {
     let protocol = endpoints::protocol(port.protocol.as_deref())?;
     let name = port.name.clone().unwrap_or_default();
-    let mut backends = Vec::new();
-    for (address, target) in targets {
-        // Endpoint slices carry resolved numbers under the names of the service's ports.
-        let same = target.ports.iter().filter(|p| p.name == name && p.protocol == protocol);
-        backends.extend(same.map(|p| Backend {
-            address: SocketAddr::new(*address, p.number),
-            node: target.node.clone(),
-        }));
-    }
+    let backends = |targets: &Targets| {
+        let mut backends = Vec::new();
+        for (address, target) in targets {
+            // Endpoint slices carry resolved numbers under the names of the service's ports.
+            let same = target.ports.iter().filter(|p| p.name == name && p.protocol == protocol);
+            backends.extend(same.map(|p| Backend {
+                address: SocketAddr::new(*address, p.number),
+                node: target.node.clone(),
+            }));
+        }
+        backends
+    };
     let node_port = port.node_port.filter(|_| takes_node_ports);
+    let (backends, leaving) = (backends(ready), backends(leaving));
     Some(ServicePort {
         name,
         protocol,
         port: u16::try_from(port.port).ok().filter(|n| *n != 0)?,
         node_port: node_port.and_then(|n| u16::try_from(n).ok()).unwrap_or(0),
         backends,
+        leaving,
     })
 }

@@ -87,6 +87,23 @@ fn those_that_leave_but_serve_stand_in_only_when_nobody_is_ready() {
 }
 
 #[test]
+fn under_a_local_policy_machines_are_told_of_those_that_leave_as_well() {
+    let of = |name: &str, address: &str, ready: bool| {
+        json!({"addresses": [address], "nodeName": name,
+            "conditions": {"ready": ready, "serving": true, "terminating": !ready}})
+    };
+    let slices = [slice(json!([of("n1", "10.1.0.2", true), of("n2", "10.2.0.2", false)]))];
+    for policy in ["internalTrafficPolicy", "externalTrafficPolicy"] {
+        let intent = compile_service(&web(json!({policy: "Local"})), &slices, 1);
+        assert_eq!(backends(&intent, 0), ["10.1.0.2:8080"]);
+        let leaving = &intent.ports[0].leaving;
+        assert_eq!((leaving.len(), leaving[0].node.as_str()), (1, "n2"));
+        assert_eq!(leaving[0].address.to_string(), "10.2.0.2:8080");
+    }
+    assert!(compile_service(&web(json!({})), &slices, 1).ports[0].leaving.is_empty());
+}
+
+#[test]
 fn unready_addresses_are_published_on_demand() {
     let slices = [slice(json!([{"addresses": ["10.1.0.3"], "conditions": {"ready": false}}]))];
     let all = json!({"publishNotReadyAddresses": true});

@@ -59,8 +59,13 @@ pub struct ServicePort {
     pub port: u16,
     /// Port on every machine's addresses, 0 for none.
     pub node_port: u16,
-    /// Ready backends in a stable order; empty means connections are refused.
+    /// Ready backends in a stable order (when there is none, those that stop but still answer);
+    /// empty means connections are refused.
     pub backends: Vec<Backend>,
+    /// Backends that stop but still answer, beside ready ones: for machines that have none of
+    /// `backends` when only local ones count. Empty without a local policy.
+    #[serde(default)]
+    pub leaving: Vec<Backend>,
 }
 
 /// A service compiled for a machine's data plane.

@@ -1,7 +1,7 @@
 //! One service as the kernel will hold it: its chains and the map elements that lead to them.
 
 use crate::Config;
-use dhow_intents::{Owner, Protocol, ServiceIntent, ServicePort};
+use dhow_intents::{Backend, Owner, Protocol, ServiceIntent, ServicePort};
 use dhow_kernel::net::nft;
 use dhow_objects::hash::{Stable, stable};
 use std::collections::BTreeMap;
@@ -150,14 +150,19 @@ fn compile_port(
     let Owner { namespace, name, .. } = &intent.owner;
     let protocol = number(port.protocol);
     let tail = format!("{namespace}/{name}/{}/{}", word(port.protocol), port.port);
-    let (mut all, mut local) = (Vec::new(), Vec::new());
-    for backend in &port.backends {
-        if let SocketAddr::V4(target) = backend.address {
-            all.push(target);
-            if backend.node == config.node_name {
-                local.push(target);
-            }
-        }
+    let pick = |backends: &[Backend], only_here: bool| -> Vec<SocketAddrV4> {
+        let here = |b: &&Backend| !only_here || b.node == config.node_name;
+        let v4 = |b: &Backend| match b.address {
+            SocketAddr::V4(target) => Some(target),
+            SocketAddr::V6(_) => None,
+        };
+        backends.iter().filter(here).filter_map(v4).collect()
+    };
+    let all = pick(&port.backends, false);
+    let mut local = pick(&port.backends, true);
+    if local.is_empty() {
+        // Better one that stops than silence, while others are told to send their clients elsewhere.
+        local = pick(&port.leaving, true);
     }
     // The address of the machine's own DNS server is never translated: it answers itself.
     let own = |a: &Ipv4Addr| *a != config.dns_ip;

@@ -272,8 +272,17 @@ fn local_policies_use_only_backends_of_this_machine() {
         for _ in 0..10 {
             assert_eq!(pods[1].connect(at(1, 80)).unwrap().server, "x");
         }
+        // None is ready here: those that stop but still answer stand in, those of others do not.
+        let leaving = intent.ports[0].backends.remove(0);
+        let elsewhere = intent.ports[0].backends[0].clone();
+        intent.ports[0].leaving = vec![leaving, elsewhere];
+        set(&plane, intent.clone()).await;
+        for _ in 0..10 {
+            assert_eq!(pods[1].connect(at(1, 80)).unwrap().server, "x");
+            assert_eq!(stranger.connect(node_port).unwrap().server, "x");
+        }
         // None here: silence rather than a refusal, so that a balancer tries another machine.
-        intent.ports[0].backends.remove(0);
+        intent.ports[0].leaving.remove(0);
         set(&plane, intent).await;
         let dropped = pods[0].within(|| {
             std::net::TcpStream::connect_timeout(&at(1, 80).into(), Duration::from_millis(300))

@@ -203,6 +203,7 @@ pub fn service(
             port,
             node_port: 0,
             backends: backends.iter().map(backend).collect(),
+            leaving: vec![],
         }],
     }
 }
