@@ -12,6 +12,7 @@ mod simulate;
 mod test;
 mod tidy;
 mod tools;
+mod vm;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -55,6 +56,9 @@ enum Task {
     /// Try the store under simulated crashes and partitions, by seed
     #[command(subcommand)]
     Simulate(simulate::Simulate),
+    /// Check limits of containers on a virtual machine with pure cgroup v2 (needs root and Debian)
+    #[command(after_help = "Example: cargo xtask vm")]
+    Vm,
     /// Derive the table of API types from the published Go modules (needs Go)
     #[command(after_help = "Example: cargo xtask gen-kinds")]
     GenKinds {
@@ -83,6 +87,7 @@ fn main() -> ExitCode {
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Simulate(what) => simulate::run(&what),
         Task::Conformance(options) => conformance::run(&options),
+        Task::Vm => vm::run(),
         Task::GenKinds { goldens: _ } => gen_kinds::run(),
         Task::Measure { times, command } => bench::measure(times, &command),
     };

@@ -18,7 +18,7 @@ pub enum Version {
 pub struct Hierarchy {
     /// Its interface.
     pub version: Version,
-    /// The directory of this process's own group.
+    /// The directory below which groups are made: this process's own group; on version 2 the root.
     pub own: PathBuf,
     /// The controllers that it holds.
     pub controllers: Vec<String>,
@@ -42,13 +42,20 @@ impl Layout {
     pub fn detect() -> io::Result<Self> {
         let groups = std::fs::read_to_string("/proc/self/cgroup")?;
         let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-        Ok(Self::parse(&groups, &mounts, |dir| {
+        let available = |dir: &Path| {
             std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default()
-        }))
+        };
+        Ok(Self::parse(&groups, &mounts, available, |dir, file| dir.join(file).exists()))
     }
 
-    /// The layout of these texts; `available` reads a version 2 group's `cgroup.controllers`.
-    pub fn parse(groups: &str, mounts: &str, available: impl Fn(&Path) -> String) -> Self {
+    /// The layout of these texts; `available` reads a version 2 group's `cgroup.controllers`, and
+    /// `has` tells whether a group has a file.
+    pub fn parse(
+        groups: &str,
+        mounts: &str,
+        available: impl Fn(&Path) -> String,
+        has: impl Fn(&Path, &str) -> bool,
+    ) -> Self {
         let mounts = parse_table(mounts);
         let mut hierarchies = Vec::new();
         let mut unified = None;
@@ -79,7 +86,13 @@ impl Layout {
         }
         let mount = mounts.iter().find(|entry| entry.kind == "cgroup2");
         if let (Some(path), Some(mount)) = (unified, mount) {
-            let own = below(mount, path);
+            let mut own = below(mount, path);
+            // A group that holds processes, as our own does, cannot hand controllers down: groups
+            // with limits are made at the root, which can. What is no root (the view of a container)
+            // has this file; there our own group is tried.
+            if own != mount.target && !has(&mount.target, "cgroup.type") {
+                own.clone_from(&mount.target);
+            }
             let controllers: Vec<String> = available(&own)
                 .split_whitespace()
                 .filter(|name| USED.contains(name))
@@ -126,7 +139,8 @@ mod tests {
     #[test]
     fn a_hybrid_machine_gives_each_controller_from_its_hierarchy() {
         let groups = "9:name=systemd:/\n8:pids:/\n4:memory:/a/b\n1:cpu,cpuacct:/\n0::/\n";
-        let layout = Layout::parse(groups, &format!("{V1}{V2}"), |_| "hugetlb".to_owned());
+        let layout =
+            Layout::parse(groups, &format!("{V1}{V2}"), |_| "hugetlb".to_owned(), |_, _| false);
         let own: Vec<_> = layout.hierarchies.iter().map(|h| h.own.to_str().unwrap()).collect();
         assert_eq!(own, ["/sys/fs/cgroup/pids", "/sys/fs/cgroup/memory/a/b", "/sys/fs/cgroup/cpu"]);
         assert!(layout.hierarchies.iter().all(|h| h.version == Version::V1));
@@ -134,22 +148,30 @@ mod tests {
     }
 
     #[test]
-    fn a_unified_machine_has_one_hierarchy() {
+    fn a_unified_machine_has_one_hierarchy_and_groups_are_made_at_its_root() {
         let mounts = "41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
-        let layout = Layout::parse("0::/system.slice/dhow.service\n", mounts, |dir| {
-            assert_eq!(dir, Path::new("/sys/fs/cgroup/system.slice/dhow.service"));
-            "cpuset cpu io memory pids".to_owned()
-        });
+        let groups = "0::/system.slice/dhow.service\n";
+        let all = |_: &Path| "cpuset cpu io memory pids".to_owned();
+        let layout = Layout::parse(groups, mounts, all, |_, _| false);
         assert_eq!(layout.hierarchies.len(), 1);
         assert_eq!(layout.hierarchies[0].controllers, ["cpu", "memory", "pids"]);
+        assert_eq!(layout.hierarchies[0].own, Path::new("/sys/fs/cgroup"));
+        // In a container the top is not the root: there the own group is what we have.
+        let layout = Layout::parse(groups, mounts, all, |dir, file| {
+            assert_eq!((dir, file), (Path::new("/sys/fs/cgroup"), "cgroup.type"));
+            true
+        });
+        let own = Path::new("/sys/fs/cgroup/system.slice/dhow.service");
+        assert_eq!(layout.hierarchies[0].own, own);
     }
 
     #[test]
     fn a_mount_of_a_part_is_followed() {
         let mounts = "35 31 0:32 /docker/x /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
-        let inside = Layout::parse("4:memory:/docker/x/y\n", mounts, |_| String::new());
+        let inside =
+            Layout::parse("4:memory:/docker/x/y\n", mounts, |_| String::new(), |_, _| false);
         assert_eq!(inside.hierarchies[0].own, Path::new("/sys/fs/cgroup/memory/y"));
-        let top = Layout::parse("4:memory:/docker/x\n", mounts, |_| String::new());
+        let top = Layout::parse("4:memory:/docker/x\n", mounts, |_| String::new(), |_, _| false);
         assert_eq!(top.hierarchies[0].own, Path::new("/sys/fs/cgroup/memory"));
     }
 }

@@ -5,6 +5,7 @@
 //! version 2 it is one directory. A hybrid machine gives each controller from wherever it is
 //! mounted.
 
+mod devices;
 mod layout;
 mod recorder;
 mod system;
@@ -128,12 +129,15 @@ pub trait Cgroups: Debug {
     /// When the name is bad or a directory or limit of a usable controller is refused.
     fn create(&self, name: &str, limits: &Limits) -> Result<Group, Error>;
     /// Makes a group that allows only the usual devices: null, zero, full, random, urandom, tty,
-    /// terminals. `None` where that cannot be done (version 2 needs a BPF program, which is not
-    /// built yet: there, missing `mknod` and the container's own /dev are what protects devices).
+    /// terminals. `None` on version 2, where each group is told by [`Cgroups::guard_devices`].
     ///
     /// # Errors
     /// When the group cannot be made.
     fn create_device_guard(&self, name: &str) -> Result<Option<Group>, Error>;
+    /// Lets a group use only the same devices, on version 2; does nothing on version 1. Where the
+    /// kernel takes no such program, there is one warning, and missing `mknod` and the container's
+    /// own /dev are what protects devices.
+    fn guard_devices(&self, group: &Group);
     /// Changes the limits of a group.
     ///
     /// # Errors

@@ -11,6 +11,8 @@ pub enum Call {
     Create(String, Limits),
     /// A device guard was made.
     DeviceGuard(String),
+    /// A group was kept from devices.
+    GuardDevices(String),
     /// Limits were changed.
     SetLimits(String, Limits),
     /// A signal was sent.
@@ -55,6 +57,10 @@ impl Cgroups for Recorder {
         check_name(name)?;
         self.record(Call::DeviceGuard(name.to_owned()));
         Ok(None)
+    }
+
+    fn guard_devices(&self, group: &Group) {
+        self.record(Call::GuardDevices(group.name.clone()));
     }
 
     fn set_limits(&self, group: &Group, limits: &Limits) -> Result<(), Error> {

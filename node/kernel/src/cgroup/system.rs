@@ -1,11 +1,12 @@
 //! Control groups through the kernel's file system.
 
+use super::devices::Program;
 use super::layout::{Hierarchy, Layout, Version};
 use super::{Cgroups, Error, Group, Limits, Part, check_name, quota, shares, weight};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 /// The machine's own control groups.
 #[derive(Debug)]
@@ -13,6 +14,8 @@ pub struct System {
     layout: Layout,
     /// Hierarchies about which a warning was given.
     warned: Mutex<BTreeSet<String>>,
+    /// The program that version 2 asks about devices; `None` when the kernel does not take it.
+    devices: OnceLock<Option<Program>>,
 }
 
 impl System {
@@ -26,7 +29,7 @@ impl System {
 
     /// Works on this layout.
     pub fn of(layout: Layout) -> Self {
-        Self { layout, warned: Mutex::new(BTreeSet::new()) }
+        Self { layout, warned: Mutex::new(BTreeSet::new()), devices: OnceLock::new() }
     }
 
     /// The layout that it works on.
@@ -247,6 +250,24 @@ impl Cgroups for System {
                 Ok(None)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    fn guard_devices(&self, group: &Group) {
+        // Where version 1 has the controller, its group for all does this.
+        if self.layout.has("devices") {
+            return;
+        }
+        let consequence = "containers are not kept from devices by it";
+        for part in group.parts.iter().filter(|part| part.version == Version::V2) {
+            let load = || {
+                let loaded = Program::load();
+                loaded.map_err(|error| self.warn_once("devices", &error, consequence)).ok()
+            };
+            let Some(program) = self.devices.get_or_init(load) else { return };
+            if let Err(error) = program.attach(&part.dir) {
+                self.warn_once("devices", &error, consequence);
+            }
         }
     }
 
