@@ -141,6 +141,7 @@ fn spec(job: Job) -> ContainerSpec {
         privileged: false,
         host_pid: false,
         pid_of: None,
+        sandbox_pid: false,
         stdin: false,
         stdin_once: false,
         log: None,

@@ -3,7 +3,7 @@
 use crate::spec::{
     ContainerSpec, ContainerState, Exit, Limits, ProcessSpec, SandboxSpec, SandboxState,
 };
-use crate::wire::{self, Body, Inbox, Message, Op, Request, VERSION};
+use crate::wire::{self, Body, Inbox, Message, OLDEST, Op, Request, VERSION};
 use crate::{Attached, Config, Error};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
 /// Exits that a slow subscriber may lag behind.
 const EXITS: usize = 1024;
@@ -49,12 +49,18 @@ struct Inner {
 struct Link {
     frames: mpsc::UnboundedSender<Vec<u8>>,
     shared: Arc<Shared>,
+    /// The version that the launcher speaks.
+    version: u32,
+    /// This side has no use for the connection: its end is no loss.
+    abandoned: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     next: AtomicU64,
     table: Mutex<Table>,
+    /// Told when the connection is gone.
+    over: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -96,10 +102,12 @@ fn unexpected(body: &Body) -> Error {
 }
 
 impl Runtime {
-    /// Connects to the launcher of `config.dir`, starting it if none answers.
+    /// Connects to the launcher of `config.dir`, starting it if none answers. One of an earlier
+    /// version goes on with its containers and is spoken to in its own words; once it has none (and
+    /// no sandbox) it is replaced by the next call of this.
     ///
     /// # Errors
-    /// When it cannot be started, or one of another version serves the directory.
+    /// When it cannot be started, or one that speaks no version of ours serves the directory.
     pub async fn open(config: Config) -> Result<Self, Error> {
         let (exits, _) = broadcast::channel(EXITS);
         let inner = Arc::new(Inner {
@@ -258,9 +266,11 @@ impl Runtime {
 
     /// Connects to a running container's own standard streams. Output from the moment of the call
     /// on; several may be attached at once; none slows the container down for long: one that takes
-    /// nothing for 10 seconds is disconnected. A container that has ended can be attached to as
-    /// well: what was held for the first attachment comes, then the end. The descriptors are
-    /// non-blocking; dropping them detaches.
+    /// nothing for 10 seconds is disconnected. The first attachment to a container with `stdin_once`
+    /// also gets what came before it (the newest 64 KiB of each stream). A container that has ended
+    /// can be attached to as well: what was held or kept for the first attachment comes, then the
+    /// end; without any of that there are no streams. The descriptors are non-blocking; dropping
+    /// them detaches.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -357,34 +367,63 @@ impl Inner {
         {
             return Ok(link.clone());
         }
-        let stream = match connect(&self.config.dir).await {
+        let mut link = self.greet().await?;
+        if link.version < VERSION && link.is_idle().await? {
+            tracing::info!(
+                "the launcher of {} is of an earlier version and has no container: it is replaced",
+                self.config.dir.display()
+            );
+            link.abandoned.store(true, Ordering::Relaxed);
+            link.request(Op::Shutdown, None).await?;
+            link.gone().await;
+            link = self.greet().await?;
+        }
+        *slot = Some(link.clone());
+        Ok(link)
+    }
+
+    /// Connects to the launcher, starting one if none answers, and agrees on a version.
+    async fn greet(self: &Arc<Self>) -> Result<Link, Error> {
+        let dir = &self.config.dir;
+        let stream = match connect(dir).await {
             Ok(stream) => stream,
             Err(_) if self.closing.load(Ordering::Relaxed) => {
                 return Err(Error::Launcher("it was shut down".to_owned()));
             }
             Err(_) => {
                 start(&self.config).await?;
-                connect_soon(&self.config.dir).await?
+                connect_soon(dir).await?
             }
         };
-        let link = Link::new(stream, Arc::downgrade(self), self.exits.clone());
+        let mut link = Link::new(stream, Arc::downgrade(self), self.exits.clone());
         let hello = link.request(Op::Hello { version: VERSION }, None);
         let answer = tokio::time::timeout(HELLO, hello)
             .await
             .map_err(|_| Error::Launcher(format!("no answer in {} seconds", HELLO.as_secs())))??;
-        match answer.body {
-            Body::Hello { version: VERSION, .. } => {}
-            Body::Hello { version, pid, .. } => {
-                return Err(Error::Launcher(format!(
-                    "process {pid} serves {} with version {version} of the protocol, this program \
-                     speaks version {VERSION}: stop it with the dhow that started it (dhow down \
-                     --purge), or use that dhow",
-                    self.config.dir.display()
-                )));
-            }
-            body => return Err(unexpected(&body)),
+        let Body::Hello { version, pid, oldest, .. } = answer.body else {
+            return Err(unexpected(&answer.body));
+        };
+        if version < OLDEST || (version > VERSION && !(1..=VERSION).contains(&oldest)) {
+            link.abandoned.store(true, Ordering::Relaxed);
+            let spoken = match oldest {
+                0 => version.to_string(),
+                oldest => format!("{oldest} to {version}"),
+            };
+            return Err(Error::Launcher(format!(
+                "process {pid} serves {} with version {spoken} of the protocol, this program speaks \
+                 {OLDEST} to {VERSION}: end its containers with the dhow that started it (dhow down), \
+                 or use that dhow",
+                dir.display()
+            )));
         }
-        *slot = Some(link.clone());
+        if version < VERSION {
+            tracing::info!(
+                "launcher {pid} of {} speaks version {version} of the protocol, this program \
+                 {VERSION}: its containers go on",
+                dir.display()
+            );
+        }
+        link.version = version;
         Ok(link)
     }
 
@@ -476,17 +515,20 @@ impl Link {
     ) -> Self {
         let (frames, outgoing) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared { next: AtomicU64::new(1), ..Shared::default() });
+        let abandoned = Arc::new(AtomicBool::new(false));
         let stream = Arc::new(stream);
         tokio::spawn(write(stream.clone(), outgoing));
-        let table = shared.clone();
+        let (table, wanted) = (shared.clone(), abandoned.clone());
         tokio::spawn(async move {
             let error = read(&stream, &table, &exits).await;
             {
-                let mut table = table.table();
+                let mut inner = table.table();
                 // Dropping the senders tells everybody who waits.
-                *table = Table { over: true, ..Table::default() };
+                *inner = Table { over: true, ..Table::default() };
             }
+            table.over.notify_waiters();
             if let Some(error) = error
+                && !wanted.load(Ordering::Relaxed)
                 && let Some(running) = inner.upgrade()
                 && !running.closing.load(Ordering::Relaxed)
             {
@@ -495,10 +537,37 @@ impl Link {
                 Inner::recover(inner).await;
             }
         });
-        Self { frames, shared }
+        Self { frames, shared, version: VERSION, abandoned }
+    }
+
+    /// Whether the launcher has neither containers nor sandboxes.
+    async fn is_idle(&self) -> Result<bool, Error> {
+        let containers = self.request(Op::Containers, None).await?.body;
+        let sandboxes = self.request(Op::Sandboxes, None).await?.body;
+        Ok(matches!(containers, Body::Containers(all) if all.is_empty())
+            && matches!(sandboxes, Body::Sandboxes(all) if all.is_empty()))
+    }
+
+    /// Returns when the launcher has closed the connection, which is the last that it does.
+    async fn gone(&self) {
+        let over = self.shared.over.notified();
+        tokio::pin!(over);
+        over.as_mut().enable();
+        if !self.shared.table().over {
+            over.await;
+        }
     }
 
     async fn request(&self, op: Op, container: Option<&str>) -> Result<Answer, Error> {
+        if op.since() > self.version {
+            return Err(Error::Launcher(format!(
+                "a process namespace for all containers of a pod needs version {} of the protocol, \
+                 and the launcher that runs since before an upgrade speaks version {}: it is replaced \
+                 after dhow down and dhow up",
+                op.since(),
+                self.version
+            )));
+        }
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let frame = wire::encode(&Request { id, op })
             .map_err(|source| Error::Io { what: "encoding a request".to_owned(), source })?;

@@ -179,9 +179,14 @@ pub struct ContainerSpec {
     pub host_pid: bool,
     /// Join the process namespace of this container.
     pub pid_of: Option<String>,
+    /// Join the process namespace of the sandbox, whose first process is an init of the launcher's
+    /// that only reaps; made for the first container that asks for it.
+    #[serde(default)]
+    pub sandbox_pid: bool,
     /// Keep standard input open for attach.
     pub stdin: bool,
-    /// Close standard input when the first attach that wrote to it ends.
+    /// Close standard input when the first attach that wrote to it ends, and keep output for the
+    /// first attach.
     pub stdin_once: bool,
     /// Where output goes; `None` discards it (attach still sees it).
     pub log: Option<LogSpec>,

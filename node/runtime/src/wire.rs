@@ -18,8 +18,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 
-/// Version of these words. A launcher of another version is refused, with its version named.
-pub(crate) const VERSION: u32 = 2;
+/// Version of these words.
+///
+/// A launcher lives for as long as its containers do, so it meets programs that are newer than it.
+/// Words are therefore only ever added: a field with a default, which the other side skips if it does
+/// not know it, or an operation, which [`Op::since`] keeps from launchers that would not understand.
+/// 3 added [`ContainerSpec::sandbox_pid`] and output that is kept for the first attachment.
+pub(crate) const VERSION: u32 = 3;
+
+/// The oldest version that this side still speaks.
+pub(crate) const OLDEST: u32 = 2;
 
 /// Longest frame in bytes; more is a broken peer.
 const MAX_FRAME: usize = 64 << 20;
@@ -52,6 +60,16 @@ pub(crate) enum Op {
     Limit(Box<Relimit>),
     KillExec { exec: u64 },
     Shutdown,
+}
+
+impl Op {
+    /// The version whose launchers can do this.
+    pub fn since(&self) -> u32 {
+        match self {
+            Self::Start(spec) if spec.sandbox_pid => 3,
+            _ => OLDEST,
+        }
+    }
 }
 
 /// New limits of a pod, and of one of its containers.
@@ -88,6 +106,9 @@ pub(crate) enum Body {
         version: u32,
         pid: u32,
         dropped_log_bytes: u64,
+        /// The oldest version that the launcher still speaks; those before 3 do not say.
+        #[serde(default)]
+        oldest: u32,
     },
     Sandbox(Box<SandboxState>),
     Sandboxes(Vec<SandboxState>),

@@ -241,6 +241,11 @@ async fn run(wanted: &Wanted, mut remote: Remote, clock: &SharedClock) {
         () = sizes => return,
     };
     let status = match exit {
+        // As upstream: an attachment that saw the end has succeeded, whatever the code; kubectl
+        // takes a failure for a reason to print the log once more.
+        Ok(SessionExit::Code(_)) if matches!(wanted.ask, Ask::Attach(_)) => {
+            json!({"metadata": {}, "status": "Success"})
+        }
         Ok(SessionExit::Code(0)) => json!({"metadata": {}, "status": "Success"}),
         Ok(SessionExit::Code(code)) => json!({
             "metadata": {},

@@ -162,6 +162,7 @@ pub fn spec(
         privileged: identity.privileged,
         host_pid: pod_spec.host_pid.unwrap_or(false),
         pid_of: start.pid_of.clone(),
+        sandbox_pid: pod_spec.share_process_namespace.unwrap_or(false),
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),
         log: Some(LogSpec {

@@ -13,6 +13,9 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use std::borrow::Cow;
 use std::time::Duration;
 
+/// How long the client of a container's streams may take to attach after the container's end.
+const CLIENT: Duration = Duration::from_secs(5);
+
 /// One step to take now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -397,6 +400,14 @@ fn kill_when_due(name: &str, killed: bool, deadline: Duration, now: Duration, pl
     }
 }
 
+/// Until when an ended container is kept for the one client of its streams, which may still be on
+/// its way (`kubectl run -i`): its output waits for that client.
+fn awaited(pod: &Pod, seen: &Observed) -> Duration {
+    let once = containers(pod).into_iter().filter(|(_, c)| c.stdin_once == Some(true));
+    let ended = |name: &str| seen.track(name).and_then(Track::last).and_then(|i| i.ended.as_ref());
+    once.filter_map(|(_, c)| Some(ended(&c.name)?.at + CLIENT)).max().unwrap_or_default()
+}
+
 fn end(pod: &Pod, seen: &Observed, now: Duration, ending: Ending, plan: &mut Plan) {
     let deadline = match ending {
         Ending::Deleted(at) => at,
@@ -448,10 +459,12 @@ fn end(pod: &Pod, seen: &Observed, now: Duration, ending: Ending, plan: &mut Pla
         return;
     }
     let deleted = matches!(ending, Ending::Deleted(_));
+    let awaited = awaited(pod, seen);
     if !seen.torn {
         match &seen.tear_failure {
             _ if seen.tearing => {}
             Some(failure) if now < failure.retry_at => plan.at(failure.retry_at),
+            _ if !deleted && now < awaited => plan.at(awaited),
             // Until the final status is stored, the records are the only trace of how it ended.
             _ if deleted || seen.reported => plan.push(Action::TearDown),
             _ => {}

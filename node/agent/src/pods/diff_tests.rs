@@ -206,6 +206,20 @@ fn a_failed_init_container_ends_a_pod_that_never_restarts() {
 }
 
 #[test]
+fn a_container_is_kept_for_a_while_for_the_one_client_of_its_streams() {
+    let mut pod = pod(json!({"restartPolicy": "Never",
+        "containers": [{"name": "a", "stdin": true, "stdinOnce": true}]}));
+    let seen = with(ready(), "a", vec![ended(0, 0, Duration::ZERO)]);
+    let at = seen.containers["a"].last().unwrap().ended.as_ref().unwrap().at;
+    let seen = Observed { reported: true, ..seen };
+    assert_eq!(plan(&pod, &seen, at), Plan { actions: vec![], due: Some(at + 5 * S) });
+    assert_eq!(plan(&pod, &seen, at + 5 * S).actions, [Action::TearDown]);
+    // Nobody comes for one that is deleted.
+    delete(&mut pod, NOW);
+    assert_eq!(plan(&pod, &seen, at).actions, [Action::TearDown]);
+}
+
+#[test]
 fn a_deleted_pod_is_stopped_killed_removed_and_finished() {
     let mut pod = one("Always");
     delete(&mut pod, NOW + 5 * S);
@@ -350,7 +364,7 @@ fn a_restart_of_the_agent_keeps_what_probes_found() {
                 "id": id, "sandbox": null, "rootfs": {"Directory": "/"}, "read_only_rootfs": false,
                 "process": dhow_runtime::ProcessSpec::default(), "hostname": "", "mounts": [],
                 "limits": dhow_runtime::Limits::default(), "oom_score_adj": 0, "privileged": false,
-                "host_pid": false, "pid_of": null, "stdin": false, "stdin_once": false,
+                "host_pid": false, "pid_of": null, "sandbox_pid": false, "stdin": false, "stdin_once": false,
                 "log": null, "labels": labels, "wait_for_attach": false,
             },
             "phase": "Running", "pid": 1, "started_at": 0, "exit": null,

@@ -114,15 +114,17 @@ fn until_exit(live: &Live) -> watch::Receiver<bool> {
     receiver
 }
 
+fn not_running(pod: &PodRef, container: &str) -> StreamError {
+    StreamError::BadRequest(format!(
+        "container {container} of pod {}/{} is not running",
+        pod.namespace, pod.name
+    ))
+}
+
 fn running(world: &World, pod: &PodRef, container: &str) -> Result<Arc<Live>> {
     let Found { uid, container, .. } = find(world, pod, container)?;
     let live = world.registry.newest(&uid, &container);
-    live.filter(|l| l.exit.borrow().is_none()).ok_or_else(|| {
-        StreamError::BadRequest(format!(
-            "container {container} of pod {}/{} is not running",
-            pod.namespace, pod.name
-        ))
-    })
+    live.filter(|l| l.exit.borrow().is_none()).ok_or_else(|| not_running(pod, &container))
 }
 
 /// Runs a command in a container.
@@ -144,11 +146,23 @@ pub(crate) async fn exec(world: &World, pod: &PodRef, request: ExecRequest) -> R
     session(attached.map_err(|e| StreamError::Failed(e.to_string()))?, true, true)
 }
 
-/// Connects to a container's own process.
+/// Connects to a container's own process. One that has ended can be connected to while its output
+/// waits for its first client: that client (`kubectl run -i`) was on its way when it ended.
 pub(crate) async fn attach(world: &World, pod: &PodRef, request: AttachRequest) -> Result<Session> {
-    let live = running(world, pod, &request.container)?;
+    let Found { uid, container, .. } = find(world, pod, &request.container)?;
+    let refused = || not_running(pod, &container);
+    let live = world.registry.newest(&uid, &container).ok_or_else(refused)?;
+    let has_ended = || live.exit.borrow().is_some();
+    if has_ended() && !live.stdin {
+        return Err(refused());
+    }
     let attached = world.runtime.attach(&live.id, request.stdin && live.stdin).await;
-    let attached = attached.map_err(|e| StreamError::Failed(e.to_string()))?;
+    let attached = match attached {
+        // Somebody else has seen the output, or nobody knows it any more.
+        Ok(attached) if attached.stdout.is_none() && has_ended() => return Err(refused()),
+        Err(_) if has_ended() => return Err(refused()),
+        attached => attached.map_err(|e| StreamError::Failed(e.to_string()))?,
+    };
     session(attached, request.stdout, request.stderr)
 }
 

@@ -260,6 +260,18 @@ async fn containers_may_share_their_processes_and_be_looked_into(lab: Arc<Lab>) 
     lab.feed.until_ready("shared").await;
     let find = "grep -l 4321 /proc/[0-9]*/cmdline | grep -vc self";
     assert_ne!(lab.exec("shared", "main", find).await.1, "0\n");
+    // One that is restarted is among the others again, which do not notice.
+    let one = "head -c 9 /proc/1/cmdline; for p in $(busybox pidof sleep); do \
+               grep -q 4321 /proc/$p/cmdline && kill -9 $p; done; exit 0";
+    assert_eq!(lab.exec("shared", "main", one).await.1, "dhow-init");
+    let again =
+        |s: &PodStatus| container(s, "second").restart_count == 1 && container(s, "second").ready;
+    lab.feed.until_pod("shared", "a restart", again).await;
+    assert_eq!(
+        container(&lab.feed.pod("shared").unwrap().status.unwrap(), "main").restart_count,
+        0
+    );
+    assert_ne!(lab.exec("shared", "main", find).await.1, "0\n");
     lab.feed.change("shared", |pod| {
         let debug = json!([{"name": "debug", "image": "busybox", "targetContainerName": "main",
             "command": ["sleep", "1000"]}]);

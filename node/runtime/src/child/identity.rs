@@ -245,6 +245,44 @@ pub(super) fn set_capabilities(mask: u64) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })
 }
 
+/// Gives up everything that a pod's init has no use for, and closes it to those who share its
+/// process namespace: only whoever may trace every process may look into one that is not dumpable.
+pub(super) fn become_init() -> io::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, 0)?;
+    set_no_new_privileges()?;
+    limit_bounding_set(0)?;
+    set_capabilities(0)
+}
+
+/// Shows this text in place of the command line, as far as there is room.
+pub(super) fn rename(text: &str) -> io::Result<()> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // The second field, a name in parentheses, may hold anything; arg_start is the 48th.
+    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let mut fields = rest.split_ascii_whitespace().skip(45).map(str::parse::<usize>);
+    let (Some(Ok(start)), Some(Ok(end))) = (fields.next(), fields.next()) else {
+        return Err(io::Error::other("/proc/self/stat does not tell where the arguments are"));
+    };
+    if start == 0 || end <= start {
+        return Ok(());
+    }
+    let room = end - start;
+    let shown = &text.as_bytes()[..text.len().min(room - 1)];
+    // SAFETY: the kernel says that this is where the arguments of this process are; they are
+    // writable, and nothing reads them any more.
+    unsafe {
+        let place = start as *mut u8;
+        std::ptr::write_bytes(place, 0, room);
+        std::ptr::copy_nonoverlapping(shown.as_ptr(), place, shown.len());
+        // Else zeros follow, where this is not allowed.
+        let end = (start + shown.len() + 1) as libc::c_ulong;
+        libc::prctl(libc::PR_SET_MM, libc::PR_SET_MM_ARG_END as libc::c_ulong, end, 0, 0);
+    }
+    let name = std::ffi::CString::new(text)?;
+    // SAFETY: the kernel reads a zero-terminated text of at most 16 bytes, which outlives the call.
+    check(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) }.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

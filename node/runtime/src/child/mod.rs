@@ -167,6 +167,51 @@ pub(crate) fn exec(exec: Exec<'_>, sync: &OwnedFd) -> Result<Infallible, Fault> 
     become_program(exec.process, exec.privileged, exec.stdio, false, sync)
 }
 
+/// The life of a pod's init, the parent of whatever its containers leave behind: waits, and reaps.
+///
+/// It runs as nobody's program: no descriptor, no capability, no file system, and closed to whoever
+/// shares its process namespace. The launcher ends it.
+pub(crate) fn init(namespaces: &Path, staging: &Path, group: &Group) -> ! {
+    let prepare = || -> Result<(), Fault> {
+        rustix::process::setsid().map_err(at("setsid"))?;
+        identity::rename("dhow-init").map_err(at("changing the command line"))?;
+        let groups = open_groups(group, None)?;
+        for name in ["net", "ipc", "uts"] {
+            let path = namespaces.join(name);
+            // One that is the machine's is not kept there.
+            let Ok(file) = std::fs::File::open(&path) else { continue };
+            set_namespace(file.as_fd(), 0).map_err(at(format!("entering {}", path.display())))?;
+        }
+        rootfs::leave(staging)?;
+        groups.join()?;
+        reset_signals();
+        identity::become_init().map_err(at("becoming init"))
+    };
+    let prepared = std::panic::catch_unwind(std::panic::AssertUnwindSafe(prepare));
+    let failed = match prepared {
+        Ok(Ok(())) => None,
+        Ok(Err(fault)) => Some(fault),
+        Err(_) => Some(Fault::new("preparing", "a mistake in dhow: the preparation panicked")),
+    };
+    if let Some(Fault { step, cause }) = failed {
+        // The launcher's log is still the standard error.
+        eprintln!("a pod's init: {step}: {cause}");
+        exit(1);
+    }
+    // SAFETY: the calls work on a local set and integers; nothing of the launcher is touched.
+    unsafe {
+        libc::close_range(0, u32::MAX, 0);
+        let mut children: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut children);
+        libc::sigaddset(&raw mut children, libc::SIGCHLD);
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const children, std::ptr::null_mut());
+        loop {
+            while libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) > 0 {}
+            libc::sigwaitinfo(&raw const children, std::ptr::null_mut());
+        }
+    }
+}
+
 /// Makes a sandbox's namespaces and leaves them bound in `dir`. Runs in a short-lived process that
 /// was born in them.
 pub(crate) fn sandbox(spec: &SandboxSpec, dir: &Path) -> Result<(), Fault> {

@@ -119,6 +119,21 @@ pub(super) fn enter(
     Ok(())
 }
 
+/// Changes to an empty root that cannot be written. `staging` is covered in this namespace only.
+pub(super) fn leave(staging: &Path) -> Result<(), Fault> {
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )
+    .map_err(at("making the mounts private"))?;
+    let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount::tmpfs(staging, "dhow:init", 4096, 0o555, flags).map_err(at("making an empty root"))?;
+    rustix::process::chdir(staging).map_err(at("entering the empty root"))?;
+    rustix::process::pivot_root(".", ".").map_err(at("pivot_root"))?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(at("leaving the machine's root"))?;
+    rustix::process::chdir("/").map_err(at("entering the empty root"))
+}
+
 /// The detached root file system.
 fn root(spec: &ContainerSpec, owner: &str) -> Result<OwnedFd, Fault> {
     match &spec.rootfs {

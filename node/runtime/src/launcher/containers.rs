@@ -54,7 +54,8 @@ impl Container {
 
     /// Whether the end of its first process ends all others.
     fn has_own_processes(&self) -> bool {
-        !self.state.spec.host_pid && self.state.spec.pid_of.is_none()
+        let spec = &self.state.spec;
+        !spec.host_pid && spec.pid_of.is_none() && !spec.sandbox_pid
     }
 }
 
@@ -62,7 +63,12 @@ impl Container {
 #[derive(Debug)]
 pub(super) enum Role {
     Container(String),
-    Exec { connection: u64, exec: u64 },
+    Exec {
+        connection: u64,
+        exec: u64,
+    },
+    /// The init of a sandbox.
+    Init(String),
     Helper,
 }
 
@@ -182,9 +188,12 @@ impl Launcher {
                 _ => return Err(Failure::NotFound(format!("sandbox {sandbox}"))),
             },
         };
-        let pid_namespace = match &spec.pid_of {
-            None => None,
-            Some(other) => Some(self.pid_namespace_of(other)?),
+        let pid_namespace = match (&spec.pid_of, &spec.sandbox) {
+            (Some(other), _) => Some(self.pid_namespace_of(other)?),
+            (None, Some(sandbox)) if spec.sandbox_pid => {
+                Some(self.pid_namespace_of_sandbox(sandbox)?)
+            }
+            (None, _) => None,
         };
         let log = spec.log.clone().map(Log::open).transpose();
         let log = log.map_err(|error| cannot("opening the log", &error))?;
@@ -197,12 +206,15 @@ impl Launcher {
             .cgroups
             .create(&name, &limits(&spec.limits))
             .map_err(|error| cannot("making the cgroup", &error))?;
+        if !spec.privileged {
+            self.cgroups.guard_devices(&group);
+        }
         let tty = spec.process.tty;
         let born = (|| {
             let (stdio, ours) = pipes(if tty { [false; 3] } else { [spec.stdin, true, true] })?;
             let (sync, their_sync) = sync_pair()?;
             let mut namespaces = libc::CLONE_NEWNS;
-            if !spec.host_pid && spec.pid_of.is_none() {
+            if !spec.host_pid && pid_namespace.is_none() {
                 namespaces |= libc::CLONE_NEWPID;
             }
             if sandbox.is_none() {
@@ -604,6 +616,7 @@ impl Launcher {
                 Some(Role::Exec { connection, exec }) => {
                     self.send(connection, None, Body::ExecExited { exec, exit }, Vec::new());
                 }
+                Some(Role::Init(sandbox)) => self.init_ended(&sandbox),
                 // Helpers, and orphans that came here.
                 Some(Role::Helper) | None => {}
             }

@@ -7,6 +7,7 @@
 mod birth;
 mod connection;
 mod containers;
+mod init;
 mod limits;
 mod log;
 mod note;
@@ -17,7 +18,7 @@ mod strays;
 mod streams;
 
 use crate::Error;
-use crate::wire::{Body, Failure, Message, Op, Request, VERSION, encode};
+use crate::wire::{Body, Failure, Message, OLDEST, Op, Request, VERSION, encode};
 use birth::{Womb, bear};
 use connection::Connection;
 use containers::{Birth, Container, Dying, Role};
@@ -342,13 +343,14 @@ impl Launcher {
         let answer = match request.op {
             Op::Hello { version } => {
                 if version != VERSION {
-                    tracing::warn!("a client speaks version {version}, this launcher {VERSION}");
+                    tracing::info!("a client speaks version {version}, this launcher {VERSION}");
                 }
                 let dropped = self.containers.values().map(|c| c.streams.dropped_log_bytes()).sum();
                 Some(Ok(Body::Hello {
                     version: VERSION,
                     pid: std::process::id(),
                     dropped_log_bytes: dropped,
+                    oldest: OLDEST,
                 }))
             }
             _ if self.ending.is_some() => {

@@ -2,6 +2,7 @@
 
 use super::birth::{Womb, bear};
 use super::containers::{Birth, Purpose, sync_pair, usable_name};
+use super::init::Init;
 use super::records::{self, GroupRecord, SandboxRecord};
 use super::{Asker, Launcher};
 use crate::child::{self, Fault, Report};
@@ -22,6 +23,8 @@ pub(super) struct Sandbox {
     pub group: Group,
     /// Its namespaces are being made.
     pub growing: bool,
+    /// The first process of the namespace that containers share, if they do.
+    pub init: Option<Init>,
 }
 
 impl Launcher {
@@ -63,7 +66,8 @@ impl Launcher {
         let dir = self.namespace_dir(&id);
         match bear_sandbox(&spec, &dir) {
             Ok((pid, ours)) => {
-                self.sandboxes.insert(id.clone(), Sandbox { spec, group, growing: true });
+                self.sandboxes
+                    .insert(id.clone(), Sandbox { spec, group, growing: true, init: None });
                 self.expect(pid, Birth::new(ours, asker, Purpose::Sandbox { id }))
             }
             Err((step, error)) => {
@@ -137,10 +141,13 @@ impl Launcher {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fail(&error)),
             _ => {}
         }
-        if let Some(sandbox) = self.sandboxes.remove(id)
-            && self.cgroups.remove(&sandbox.group).is_err()
-        {
-            self.bury_later(sandbox.group, Vec::new());
+        if let Some(sandbox) = self.sandboxes.remove(id) {
+            if let Some(init) = sandbox.init {
+                self.end_init(init);
+            }
+            if self.cgroups.remove(&sandbox.group).is_err() {
+                self.bury_later(sandbox.group, Vec::new());
+            }
         }
         let _ = std::fs::remove_file(self.sandbox_record(id));
         Ok(())
@@ -178,7 +185,8 @@ impl Launcher {
             let id = record.spec.id.clone();
             let group = record.group.group();
             let gone = record.boot != self.boot || !self.holds_namespaces(&id);
-            self.sandboxes.insert(id.clone(), Sandbox { spec: record.spec, group, growing: false });
+            let sandbox = Sandbox { spec: record.spec, group, growing: false, init: None };
+            self.sandboxes.insert(id.clone(), sandbox);
             if gone {
                 tracing::info!(
                     "sandbox {id} ended with its namespaces, most likely with the machine's last boot"

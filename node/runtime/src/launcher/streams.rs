@@ -21,6 +21,10 @@ const SINK_BUFFER: usize = 256 * 1024;
 /// Bytes that may wait for the container's standard input.
 const INPUT_BUFFER: usize = 64 * 1024;
 
+/// Bytes of early output that are kept for the first attachment: what a pipe holds, so that they are
+/// with the client whole even if the container is removed at once.
+const EARLY: usize = 64 * 1024;
+
 /// How long a container waits for an attachment that takes nothing.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -99,6 +103,9 @@ pub(super) struct Streams {
     log: Option<Log>,
     /// Nothing is read before somebody is attached.
     held: bool,
+    /// The newest output of each stream, for the first attachment. Kept for a container whose input
+    /// is one client's (`stdin_once`): that client is on its way, and its output is to be whole.
+    early: Option<[VecDeque<u8>; 2]>,
     attachments: BTreeMap<u64, Attachment>,
     next: u64,
 }
@@ -113,6 +120,7 @@ impl Streams {
             stdin_once,
             log,
             held,
+            early: stdin_once.then(Default::default),
             attachments: BTreeMap::new(),
             next: 1,
         }
@@ -188,23 +196,28 @@ impl Streams {
         }
     }
 
-    /// Connects somebody. Output is seen from now on.
+    /// Connects somebody. Output is seen from now on; the first also sees what was kept for it, even
+    /// after the end of the container.
     pub fn attach(&mut self, poller: &mut Poller, stdin: bool) -> io::Result<Attached> {
         let mut attached = Attached::default();
         let mut attachment = Attachment::default();
         let number = self.next;
         self.next += 1;
+        let mut early = self.early.take();
         for stream in 0..2 {
-            if self.outputs[stream].is_none() {
+            let ending = self.outputs[stream].is_none();
+            // A terminal has one stream for both.
+            if ending && (early.is_none() || (self.terminal && stream == 1)) {
                 continue;
             }
+            let buffer = early.as_mut().map(|all| std::mem::take(&mut all[stream]));
             let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
             rustix::io::ioctl_fionbio(&write, true)?;
             let mut out = Watched { fd: write, token: None };
             // Without interest only the other side's end is reported.
             out.watch(poller, EventFlags::empty(), Source::Sink(self.id.clone(), number, stream));
-            attachment.sinks[stream] =
-                Some(Sink { out, buffer: VecDeque::new(), stalled: None, ending: false });
+            let buffer = buffer.unwrap_or_default();
+            attachment.sinks[stream] = Some(Sink { out, buffer, stalled: None, ending });
             *if stream == 0 { &mut attached.stdout } else { &mut attached.stderr } = Some(read);
         }
         if stdin && self.input.is_some() {
@@ -217,6 +230,9 @@ impl Streams {
         }
         self.attachments.insert(number, attachment);
         self.held = false;
+        for stream in 0..2 {
+            self.flush_sink(poller, number, stream);
+        }
         self.watch_outputs(poller);
         Ok(attached)
     }
@@ -275,6 +291,11 @@ impl Streams {
     fn distribute(&mut self, poller: &mut Poller, stream: usize, bytes: &[u8]) {
         if let Some(log) = &mut self.log {
             log.write(stream, bytes, super::now());
+        }
+        if let Some(early) = &mut self.early {
+            let kept = &mut early[stream];
+            kept.extend(&bytes[bytes.len().saturating_sub(EARLY)..]);
+            kept.drain(..kept.len().saturating_sub(EARLY));
         }
         let numbers: Vec<u64> = self.attachments.keys().copied().collect();
         for number in numbers {

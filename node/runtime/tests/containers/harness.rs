@@ -57,6 +57,7 @@ impl World {
             privileged: false,
             host_pid: false,
             pid_of: None,
+            sandbox_pid: false,
             stdin: false,
             stdin_once: false,
             log: Some(LogSpec { path: self.log_path(id), max_size: 0, max_files: 1 }),

@@ -10,6 +10,7 @@ mod lifecycle;
 mod sandboxes;
 mod security;
 mod streams;
+mod versions;
 
 use harness::Test;
 
@@ -31,7 +32,8 @@ fn main() {
         return;
     }
     let tests: Vec<Test> =
-        [lifecycle::TESTS, streams::TESTS, security::TESTS, sandboxes::TESTS].concat();
+        [lifecycle::TESTS, streams::TESTS, security::TESTS, sandboxes::TESTS, versions::TESTS]
+            .concat();
     let filters: Vec<&String> = args[1..].iter().filter(|arg| !arg.starts_with('-')).collect();
     if args.iter().any(|arg| arg == "--list") {
         for (name, _) in &tests {

@@ -1,6 +1,6 @@
 //! Pods: shared namespaces, sysctls, groups.
 
-use crate::harness::{World, process, read_all, sandbox};
+use crate::harness::{World, exit_of, process, read_all, sandbox};
 use dhow_runtime::{Error, Limits, Runtime};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -12,6 +12,7 @@ crate::tests![
     the_machines_network_can_be_used,
     a_pod_limits_its_containers_together,
     containers_can_share_processes,
+    all_containers_of_a_pod_can_share_processes_under_an_init_that_reaps,
     limits_change_while_a_container_runs,
     removal_wants_an_empty_sandbox,
     code_runs_in_a_pods_network,
@@ -106,6 +107,37 @@ async fn containers_can_share_processes(world: Rc<World>) {
     // Later containers are not born there.
     let (_, text) = world.output(world.shell("third", "echo $$")).await;
     assert_eq!(text, "1\n");
+}
+
+async fn all_containers_of_a_pod_can_share_processes_under_an_init_that_reaps(world: Rc<World>) {
+    let mut exits = world.runtime.exits();
+    world.runtime.create_sandbox(sandbox("pod")).await.unwrap();
+    // It leaves orphans behind, which nobody but the init can take.
+    let orphans = "for n in 1 2 3; do (sleep 0.01 & exec true); done; exec sleep 4321";
+    for (id, script) in [("first", orphans), ("second", "exec sleep 8765")] {
+        let mut spec = world.shell(id, script);
+        (spec.sandbox, spec.sandbox_pid) = (Some("pod".to_owned()), true);
+        world.runtime.start(spec).await.unwrap();
+    }
+    let script = "head -c 9 /proc/1/cmdline; ls /proc/1/root 2>/dev/null; kill -9 1; \
+                  until busybox pidof sleep | wc -w | grep -qx 2; do usleep 1000; done; \
+                  while grep -q 'State:.Z' /proc/[0-9]*/status; do usleep 1000; done; \
+                  echo; busybox pidof sleep | wc -w";
+    let exec = world.runtime.exec("second", process(&["sh", "-c", script]), false, true, false);
+    let mut attached = exec.await.unwrap();
+    assert_eq!(read_all(attached.stdout.take()).await, "dhow-init\n2\n");
+    // Each ends alone, and is alone among those that come later.
+    world.runtime.kill("first", 9, false).await.unwrap();
+    assert_eq!(exit_of(&mut exits, "first").await.signal, 9);
+    let exec =
+        world.runtime.exec("second", process(&["busybox", "pidof", "sleep"]), false, true, false);
+    assert_eq!(read_all(exec.await.unwrap().stdout.take()).await.split_whitespace().count(), 1);
+    let (_, text) = world.output(world.shell("third", "echo $$")).await;
+    assert_eq!(text, "1\n");
+    for id in ["first", "second", "third"] {
+        world.runtime.remove(id).await.unwrap();
+    }
+    world.runtime.remove_sandbox("pod").await.unwrap();
 }
 
 async fn removal_wants_an_empty_sandbox(world: Rc<World>) {

@@ -17,6 +17,8 @@ crate::tests![
     a_terminal_is_shared_and_resized,
     output_is_held_for_the_first_attachment,
     output_is_held_even_after_the_end,
+    early_output_is_kept_for_the_one_client_that_is_on_its_way,
+    early_output_outlives_the_container_and_is_given_once,
     a_full_disk_does_not_stop_a_container,
     logs_are_rotated,
 ];
@@ -198,6 +200,42 @@ async fn output_is_held_even_after_the_end(world: Rc<World>) {
     let mut attached = world.runtime.attach("a", false).await.unwrap();
     assert_eq!(read_all(attached.stdout.take()).await, "quick\n");
     assert_eq!(ended(attached).await.code, 8);
+}
+
+async fn early_output_is_kept_for_the_one_client_that_is_on_its_way(world: Rc<World>) {
+    let mut spec = world.shell("a", "echo early; echo odd >&2; read x; echo late; exit 4");
+    (spec.stdin, spec.stdin_once) = (true, true);
+    world.runtime.start(spec).await.unwrap();
+    let mut first = world.runtime.attach("a", true).await.unwrap();
+    let early = read_until(first.stdout.as_ref().unwrap(), "\n").await;
+    let odd = read_until(first.stderr.as_ref().unwrap(), "\n").await;
+    assert_eq!((early.as_str(), odd.as_str()), ("early\n", "odd\n"));
+    let mut second = world.runtime.attach("a", false).await.unwrap();
+    put(first.stdin.as_ref().unwrap(), "\n");
+    assert_eq!(read_all(first.stdout.take()).await, "late\n");
+    assert_eq!(read_all(second.stdout.take()).await, "late\n");
+    assert_eq!(ended(first).await.code, 4);
+}
+
+async fn early_output_outlives_the_container_and_is_given_once(world: Rc<World>) {
+    let mut spec = world.shell("a", "seq 1 30000; exit 5");
+    (spec.stdin, spec.stdin_once) = (true, true);
+    assert_eq!(world.run(spec).await.code, 5);
+    let mut first = world.runtime.attach("a", true).await.unwrap();
+    // What an attached client has been given is not lost with the container.
+    world.runtime.remove("a").await.unwrap();
+    let text = read_all(first.stdout.take()).await;
+    assert_eq!(text.len(), 64 * 1024);
+    assert!(text.ends_with("\n29999\n30000\n"));
+    assert_eq!(ended(first).await.code, 5);
+
+    let mut silent = world.shell("b", "exit 0");
+    (silent.stdin, silent.stdin_once) = (true, true);
+    world.run(silent).await;
+    let mut first = world.runtime.attach("b", false).await.unwrap();
+    assert_eq!(read_all(first.stdout.take()).await, "");
+    let second = world.runtime.attach("b", false).await.unwrap();
+    assert!(second.stdout.is_none() && second.stderr.is_none());
 }
 
 async fn a_full_disk_does_not_stop_a_container(world: Rc<World>) {
