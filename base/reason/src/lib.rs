@@ -55,6 +55,8 @@ codes! {
     ImageNameInvalid,
     /// A ConfigMap, Secret or key that a container needs does not exist.
     ConfigMissing,
+    /// What a container asks for contradicts itself or its image, or is not supported.
+    ConfigInvalid,
     /// A volume cannot be prepared.
     VolumeFailed,
     /// The pod's network namespace or address cannot be made.
@@ -71,10 +73,20 @@ codes! {
     ProbeFailed,
     /// A readiness probe has not succeeded.
     NotReady,
+    /// A container's postStart or preStop hook failed.
+    HookFailed,
+    /// The pod was active for longer than it may be.
+    DeadlineExceeded,
+    /// Something of a pod cannot be ended or removed.
+    CannotRemove,
     /// A service's selector matches no ready pod.
     NoEndpoints,
     /// The kernel's rules differ from the compiled ones.
     RuleDrift,
+    /// The kernel did not take the rules of services.
+    RulesRefused,
+    /// The control plane does not answer a machine.
+    ControlPlaneUnreachable,
     /// A write was based on a revision that is no longer the newest.
     Conflict,
     /// A kernel feature that is needed is missing.
@@ -90,6 +102,9 @@ impl std::fmt::Display for Code {
         f.write_str(self.name())
     }
 }
+
+/// The annotation of an event that holds its reason as JSON.
+pub const ANNOTATION: &str = "dhow.dev/reason";
 
 /// A reason: a code, what was seen, and what stands behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,6 +132,12 @@ impl Reason {
     pub fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.evidence.insert(name.to_owned(), value.to_string());
         self
+    }
+
+    /// The reason as the value of [`ANNOTATION`].
+    pub fn to_json(&self) -> String {
+        // Texts and maps of texts: nothing that JSON cannot hold.
+        serde_json::to_string(self).unwrap_or_default()
     }
 
     /// Adds a cause.
@@ -165,6 +186,14 @@ mod tests {
             reason.to_string(),
             "Unschedulable: pod shop/cart; because InsufficientCpu: node n2: free 0, requested 200m"
         );
+    }
+
+    #[test]
+    fn a_reason_comes_back_from_its_annotation() {
+        let reason = Reason::new(Code::CrashLoop, "container web")
+            .with("backoff", "10s")
+            .because(Reason::new(Code::Exited, "container web").with("code", 3));
+        assert_eq!(serde_json::from_str::<Reason>(&reason.to_json()).unwrap(), reason);
     }
 
     #[test]

@@ -227,7 +227,8 @@ async fn bind(
                     tracing::debug!(%key, %refusal, "condition not written");
                 }
                 let note = Note { kind: "Warning", reason: "FailedScheduling", message: text };
-                context.note(NAME, &kinds::POD, &pod.metadata, &note).await;
+                let because = Some(&*reason);
+                context.note_because(NAME, &kinds::POD, &pod.metadata, &note, because).await;
             }
             Ok(false)
         }

@@ -3,6 +3,7 @@
 use crate::time;
 use dhow_clock::SharedClock;
 use dhow_intents::Feed;
+use dhow_reason::Reason;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::sync::Arc;
@@ -58,7 +59,8 @@ impl Recorder {
         (Self { sender, clock, node: node.into() }, deliver)
     }
 
-    /// Says something about a pod; `field` is the path of the container it is about, or empty.
+    /// Says something about a pod; `field` is the path of the container it is about, or empty. What
+    /// is refused, waits or has failed carries its reason as data.
     pub fn pod(
         &self,
         pod: &Pod,
@@ -66,6 +68,7 @@ impl Recorder {
         level: Level,
         reason: &str,
         message: impl Into<String>,
+        because: Option<&Reason>,
     ) {
         let meta = &pod.metadata;
         let about = ObjectReference {
@@ -77,21 +80,34 @@ impl Recorder {
             resource_version: meta.resource_version.clone(),
             field_path: (!field.is_empty()).then(|| field.to_owned()),
         };
-        self.send(about, level, reason, message.into());
+        self.send(about, level, reason, message.into(), because);
     }
 
     /// Says something about this node.
-    pub fn node(&self, level: Level, reason: &str, message: impl Into<String>) {
+    pub fn node(
+        &self,
+        level: Level,
+        reason: &str,
+        message: impl Into<String>,
+        because: Option<&Reason>,
+    ) {
         let about = ObjectReference {
             kind: Some("Node".into()),
             name: Some(self.node.to_string()),
             uid: Some(self.node.to_string()),
             ..ObjectReference::default()
         };
-        self.send(about, level, reason, message.into());
+        self.send(about, level, reason, message.into(), because);
     }
 
-    fn send(&self, about: ObjectReference, level: Level, reason: &str, mut message: String) {
+    fn send(
+        &self,
+        about: ObjectReference,
+        level: Level,
+        reason: &str,
+        mut message: String,
+        because: Option<&Reason>,
+    ) {
         let now = self.clock.now();
         let level = match level {
             Level::Normal => "Normal",
@@ -119,6 +135,8 @@ impl Recorder {
                     self.clock.random()
                 )),
                 namespace: Some(about.namespace.clone().unwrap_or_else(|| "default".into())),
+                annotations: because
+                    .map(|reason| [(dhow_reason::ANNOTATION.to_owned(), reason.to_json())].into()),
                 ..ObjectMeta::default()
             },
             involved_object: about,

@@ -18,6 +18,9 @@ pub enum Trouble {
     /// that.
     #[error("{0}")]
     Config(String),
+    /// The pod refers to a ConfigMap, a Secret or a key that does not exist.
+    #[error("{0}")]
+    Missing(String),
     /// The control plane could not be asked.
     #[error("{0}")]
     Unreachable(String),
@@ -72,7 +75,7 @@ impl Sources {
         match self.config_maps.get(name) {
             Some(Some(found)) => Ok(Some(found)),
             _ if optional => Ok(None),
-            _ => Err(Trouble::Config(format!("configmap {name:?} not found"))),
+            _ => Err(Trouble::Missing(format!("configmap {name:?} not found"))),
         }
     }
 
@@ -80,7 +83,7 @@ impl Sources {
         match self.secrets.get(name) {
             Some(Some(found)) => Ok(Some(found)),
             _ if optional => Ok(None),
-            _ => Err(Trouble::Config(format!("secret {name:?} not found"))),
+            _ => Err(Trouble::Missing(format!("secret {name:?} not found"))),
         }
     }
 }
@@ -178,7 +181,7 @@ fn from_source(
         return match value {
             Some(value) => Ok(Some(value.clone())),
             None if optional => Ok(None),
-            None => Err(Trouble::Config(format!(
+            None => Err(Trouble::Missing(format!(
                 "couldn't find key {} in ConfigMap {namespace}/{}",
                 key.key, key.name
             ))),
@@ -191,7 +194,7 @@ fn from_source(
         return match value {
             Some(value) => Ok(Some(String::from_utf8_lossy(&value.0).into_owned())),
             None if optional => Ok(None),
-            None => Err(Trouble::Config(format!(
+            None => Err(Trouble::Missing(format!(
                 "couldn't find key {} in Secret {namespace}/{}",
                 key.key, key.name
             ))),

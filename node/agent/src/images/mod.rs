@@ -79,7 +79,7 @@ mod tests {
                 Container { image_pull_policy: Some(policy.into()), ..Container::default() };
             match waiting(&container, "x", missed, &Error::NotFound("x".into())) {
                 StartFailure::Waiting(reason, message) => (reason, message),
-                StartFailure::CannotStart(..) => unreachable!(),
+                StartFailure::Missing(_) | StartFailure::CannotStart(..) => unreachable!(),
             }
         };
         assert_eq!(reason("Never", false).0, "ErrImageNeverPull");

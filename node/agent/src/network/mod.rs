@@ -6,6 +6,7 @@ pub mod files;
 use crate::events::Level;
 use crate::world::World;
 use dhow_intents::{MachineIntent, NameIntent, Owner, ServiceIntent};
+use dhow_reason::{Code, Reason};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -158,7 +159,10 @@ pub async fn run(world: Arc<World>, mut news: mpsc::UnboundedReceiver<News>) {
                 Err(error) => {
                     tracing::error!(%error, services = set.len(), gone = gone.len(), "service rules not applied");
                     if !failed {
-                        world.events.node(Level::Warning, "FailedServiceRules", error.to_string());
+                        let object = format!("node {}", world.config.node_name);
+                        let reason = Reason::new(Code::RulesRefused, object).with("said", &error);
+                        let (event, message) = ("FailedServiceRules", error.to_string());
+                        world.events.node(Level::Warning, event, message, Some(&reason));
                     }
                     failed = true;
                 }

@@ -24,11 +24,12 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// Registers the node and keeps its status and lease true. `images_changed` asks for a new look.
 pub async fn run(world: Arc<World>, images_changed: Arc<Notify>) {
     let mut stored = register(&world).await;
-    world.events.node(Level::Normal, "Starting", "Starting dhow's agent.");
+    world.events.node(Level::Normal, "Starting", "Starting dhow's agent.", None);
     world.events.node(
         Level::Normal,
         "NodeReady",
         format!("Node {} status is now: NodeReady", world.config.node_name),
+        None,
     );
     let mut looked_at = world.clock.monotonic();
     loop {

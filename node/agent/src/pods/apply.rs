@@ -114,11 +114,16 @@ pub struct Order {
     pub missed: bool,
 }
 
+/// Upstream's waiting reason for what is wrong with a container's settings.
+pub const CONFIG_ERROR: &str = "CreateContainerConfigError";
+
 /// How a start failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StartFailure {
     /// Nothing was started: a reason and message for the waiting state.
     Waiting(&'static str, String),
+    /// Nothing was started: a ConfigMap, Secret or key is missing. Waits with [`CONFIG_ERROR`].
+    Missing(String),
     /// The program could not be executed; the image's identifier and the cause.
     CannotStart(String, String),
 }
@@ -130,7 +135,8 @@ pub enum StartFailure {
 pub async fn start(world: &Arc<World>, order: Order) -> Result<Instance, StartFailure> {
     let container = &order.container;
     let wait = |trouble: Trouble| match trouble {
-        Trouble::Config(why) => StartFailure::Waiting("CreateContainerConfigError", why),
+        Trouble::Config(why) => StartFailure::Waiting(CONFIG_ERROR, why),
+        Trouble::Missing(why) => StartFailure::Missing(why),
         Trouble::Unreachable(why) => StartFailure::Waiting("CreateContainerError", why),
     };
     let sources = Sources::gather(world, &order.pod, container).await.map_err(wait)?;

@@ -7,6 +7,7 @@ pub mod apply;
 pub mod container;
 pub mod diff;
 pub mod observe;
+pub mod reasons;
 pub mod resources;
 pub mod security;
 pub mod status;

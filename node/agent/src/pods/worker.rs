@@ -10,7 +10,7 @@ use super::observe::{
     self, Ended, Failure, Hook, Instance, Net, Observed, Role, Step, Stopping, containers,
     field_path,
 };
-use super::status;
+use super::{reasons, status};
 use crate::env::{self, Trouble};
 use crate::events::Level;
 use crate::images;
@@ -19,6 +19,7 @@ use crate::registry::PodEntry;
 use crate::volumes;
 use crate::world::World;
 use dhow_intents::FeedError;
+use dhow_reason::{Code, Reason};
 use dhow_runtime::Exit;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -332,10 +333,26 @@ impl Worker {
         all.into_iter().find(|(_, c)| c.name == name).map(|(role, c)| (role, c.into_owned()))
     }
 
-    fn event(&self, name: &str, level: Level, reason: &str, message: impl Into<String>) {
+    fn event(&self, name: &str, level: Level, event: &str, message: impl Into<String>) {
+        self.tell(name, level, event, message, None);
+    }
+
+    /// Says what is wrong, with the reason as data.
+    fn warn(&self, name: &str, event: &str, message: impl Into<String>, reason: &Reason) {
+        self.tell(name, Level::Warning, event, message, Some(reason));
+    }
+
+    fn tell(
+        &self,
+        name: &str,
+        level: Level,
+        event: &str,
+        message: impl Into<String>,
+        reason: Option<&Reason>,
+    ) {
         let field =
             self.container(name).map_or(String::new(), |(role, c)| field_path(role, &c.name));
-        self.world.events.pod(&self.pod, &field, level, reason, message);
+        self.world.events.pod(&self.pod, &field, level, event, message, reason);
     }
 
     fn push(&mut self, step: impl Future<Output = Done> + Send + 'static) {
@@ -369,7 +386,9 @@ impl Worker {
                 let id = self.uid().to_owned();
                 let whole = format!("{}_{}({id})", self.name(), self.namespace());
                 let message = format!("Back-off restarting failed container {name} in pod {whole}");
-                self.event(&name, Level::Warning, "BackOff", message);
+                let last = self.seen.track(&name).and_then(|t| t.last());
+                let reason = last.map(|last| reasons::crash_loop(&pod, &name, last));
+                self.tell(&name, Level::Warning, "BackOff", message, reason.as_ref());
                 return true;
             }
             Action::PostStart { name } => {
@@ -415,7 +434,8 @@ impl Worker {
             Action::Expire => {
                 let message = "Pod was active on the node longer than the specified deadline";
                 self.seen.verdict = Some(("DeadlineExceeded".into(), message.into()));
-                self.event("", Level::Normal, "DeadlineExceeded", message);
+                let reason = reasons::of_pod(Code::DeadlineExceeded, &pod, message);
+                self.tell("", Level::Normal, "DeadlineExceeded", message, Some(&reason));
                 return true;
             }
             Action::TearDown => {
@@ -456,7 +476,7 @@ impl Worker {
         else {
             return;
         };
-        let pid_of = self.shares_processes_of(role, name);
+        let pid_of = self.looks_into(role, name);
         let track = self.seen.containers.entry(name.to_owned()).or_default();
         track.starting = true;
         let missed = track.failure.as_ref().is_some_and(|f| images::is_about_image(&f.reason));
@@ -480,25 +500,15 @@ impl Worker {
         });
     }
 
-    /// The container whose process namespace a new one joins.
-    fn shares_processes_of(&self, role: Role, name: &str) -> Option<String> {
+    /// The container whose process namespace a new one joins: that of `kubectl debug --target`.
+    fn looks_into(&self, role: Role, name: &str) -> Option<String> {
         let spec = self.pod.spec.as_ref()?;
-        let target = spec
-            .ephemeral_containers
-            .iter()
-            .flatten()
-            .find(|c| role == Role::Ephemeral && c.name == name)
-            .and_then(|c| c.target_container_name.clone())
-            .filter(|t| !t.is_empty());
-        let running =
-            |name: &str| self.seen.track(name).and_then(|t| t.running()).map(|i| i.id.clone());
-        if let Some(target) = target {
-            return running(&target);
-        }
-        if spec.share_process_namespace != Some(true) {
-            return None;
-        }
-        containers(&self.pod).iter().find_map(|(_, c)| running(&c.name))
+        let ephemeral = spec.ephemeral_containers.iter().flatten();
+        let target = ephemeral
+            .filter(|c| role == Role::Ephemeral && c.name == name)
+            .find_map(|c| c.target_container_name.clone())
+            .filter(|t| !t.is_empty())?;
+        self.seen.track(&target).and_then(|t| t.running()).map(|i| i.id.clone())
     }
 
     fn stop(&mut self, name: String, grace: Duration, message: String, now: Duration) {
@@ -589,7 +599,8 @@ impl Worker {
             }
             Done::Sandbox(Err(why)) => {
                 let message = format!("Failed to create pod sandbox: {why}");
-                self.event("", Level::Warning, "FailedCreatePodSandBox", message.clone());
+                let reason = reasons::of_pod(Code::SandboxFailed, &self.pod, &why);
+                self.warn("", "FailedCreatePodSandBox", message.clone(), &reason);
                 self.seen.sandbox.fail("FailedCreatePodSandBox", message, now);
             }
             Done::Volumes(Ok(prepared)) => {
@@ -603,12 +614,9 @@ impl Worker {
             }
             Done::Hooked { name, id, result } => {
                 if let Err(why) = &result {
-                    self.event(
-                        &name,
-                        Level::Warning,
-                        "FailedPostStartHook",
-                        format!("PostStartHook failed: {why}"),
-                    );
+                    let reason = reasons::of_container(Code::HookFailed, &self.pod, &name, why);
+                    let message = format!("PostStartHook failed: {why}");
+                    self.warn(&name, "FailedPostStartHook", message, &reason);
                 }
                 if let Some(instance) = self.seen.instance_mut(&id) {
                     instance.hook = Hook::Done;
@@ -619,8 +627,12 @@ impl Worker {
             }
             Done::Stopped { name, id, hooked, result } => {
                 if let Err(why) = result {
-                    let reason = if hooked { "FailedPreStopHook" } else { "FailedKillPod" };
-                    self.event(&name, Level::Warning, reason, why);
+                    let (event, code) = match hooked {
+                        true => ("FailedPreStopHook", Code::HookFailed),
+                        false => ("FailedKillPod", Code::CannotRemove),
+                    };
+                    let reason = reasons::of_container(code, &self.pod, &name, &why);
+                    self.warn(&name, event, why, &reason);
                 }
                 let stopping = self.seen.instance_mut(&id).and_then(|i| i.stopping.as_mut());
                 if let Some(stopping) = stopping.filter(|_| hooked) {
@@ -666,12 +678,8 @@ impl Worker {
             }
             Done::Torn(Err(why)) => {
                 self.seen.tearing = false;
-                self.event(
-                    "",
-                    Level::Warning,
-                    "FailedKillPod",
-                    format!("error killing pod: {why}"),
-                );
+                let reason = reasons::of_pod(Code::CannotRemove, &self.pod, &why);
+                self.warn("", "FailedKillPod", format!("error killing pod: {why}"), &reason);
                 let times = self.seen.tear_failure.as_ref().map_or(0, |f| f.times) + 1;
                 let retry_at = now + observe::pause(times);
                 self.seen.tear_failure =
@@ -708,7 +716,8 @@ impl Worker {
     }
 
     fn volumes_failed(&mut self, trouble: &Trouble, now: Duration) {
-        self.event("", Level::Warning, "FailedMount", trouble.to_string());
+        let reason = reasons::volumes(&self.pod, trouble);
+        self.warn("", "FailedMount", trouble.to_string(), &reason);
         if std::mem::take(&mut self.refreshing) {
             // The containers run on with what they have.
             self.refresh_at = Some(now + observe::BACKOFF_FIRST);
@@ -752,19 +761,24 @@ impl Worker {
                     "ErrImageNeverPull" => (Level::Warning, "ErrImageNeverPull"),
                     _ => (Level::Warning, "Failed"),
                 };
-                let text = if *reason == "CreateContainerConfigError" {
+                let text = if *reason == apply::CONFIG_ERROR {
                     format!("Error: {message}")
                 } else {
                     message.clone()
                 };
                 vec![(event.0, event.1, text)]
             }
+            Err(StartFailure::Missing(why)) => {
+                vec![(Level::Warning, "Failed", format!("Error: {why}"))]
+            }
             Err(StartFailure::CannotStart(_, why)) => {
                 vec![(Level::Warning, "Failed", format!("Error: {why}"))]
             }
         };
-        for (level, reason, message) in events {
-            self.event(name, level, reason, message);
+        let failed = result.as_ref().err().zip(self.container(name));
+        let reason = failed.map(|(failure, (_, c))| reasons::start(&self.pod, &c, failure));
+        for (level, event, message) in events {
+            self.tell(name, level, event, message, reason.as_ref());
         }
         let hash = self.container(name).map(|(_, c)| diff::hash(&c)).unwrap_or_default();
         let track = self.seen.containers.entry(name.to_owned()).or_default();
@@ -781,7 +795,13 @@ impl Worker {
                     "container started"
                 );
             }
-            Err(StartFailure::Waiting(reason, message)) => {
+            Err(failure @ (StartFailure::Waiting(..) | StartFailure::Missing(_))) => {
+                let (reason, message) = match failure {
+                    StartFailure::Waiting(reason, message) => (reason, message),
+                    StartFailure::Missing(why) | StartFailure::CannotStart(_, why) => {
+                        (apply::CONFIG_ERROR, why)
+                    }
+                };
                 let times = track.failure.as_ref().map_or(0, |f| f.times) + 1;
                 let retry_at = if nudged { now } else { now + observe::pause(times) };
                 track.failure = Some(Failure { reason: reason.into(), message, retry_at, times });
@@ -847,12 +867,8 @@ impl Worker {
             }
         }
         if let (Outcome::Failure(why), true) = (outcome, counted) {
-            self.event(
-                name,
-                Level::Warning,
-                "Unhealthy",
-                format!("{} probe failed: {}", kind.title(), why.trim_end()),
-            );
+            let message = format!("{} probe failed: {}", kind.title(), why.trim_end());
+            self.warn(name, "Unhealthy", message, &reasons::probe(&self.pod, name, kind, &why));
         }
     }
 

@@ -49,11 +49,11 @@ pub async fn prepare(world: &Arc<World>, pod: &Arc<Pod>) -> Result<Prepared, Tro
     let mut prepared = Prepared::default();
     let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
     for volume in volumes.into_iter().flatten() {
+        let named =
+            |why: String| format!("MountVolume.SetUp failed for volume {:?} : {why}", volume.name);
         let named = |error: Trouble| match error {
-            Trouble::Config(why) => Trouble::Config(format!(
-                "MountVolume.SetUp failed for volume {:?} : {why}",
-                volume.name
-            )),
+            Trouble::Config(why) => Trouble::Config(named(why)),
+            Trouble::Missing(why) => Trouble::Missing(named(why)),
             other => other,
         };
         let at = one(world, pod, volume).await.map_err(named)?;

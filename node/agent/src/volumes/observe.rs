@@ -101,7 +101,7 @@ impl<'a> Reader<'a> {
             Some(map) => diff::config_map(&map, selection, &mut self.content.payload)
                 .map_err(Trouble::Config),
             None if optional => Ok(()),
-            None => Err(Trouble::Config(format!("configmap {name:?} not found"))),
+            None => Err(Trouble::Missing(format!("configmap {name:?} not found"))),
         }
     }
 
@@ -118,7 +118,7 @@ impl<'a> Reader<'a> {
                 diff::secret(&secret, selection, &mut self.content.payload).map_err(Trouble::Config)
             }
             None if optional => Ok(()),
-            None => Err(Trouble::Config(format!("secret {name:?} not found"))),
+            None => Err(Trouble::Missing(format!("secret {name:?} not found"))),
         }
     }
 

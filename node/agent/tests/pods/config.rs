@@ -71,6 +71,8 @@ async fn a_missing_setting_is_told_and_the_pod_starts_when_it_comes(lab: Arc<Lab
     pod["spec"]["volumes"] = json!([{"name": "v", "secret": {"secretName": "later"}}]);
     lab.feed.create(pod);
     lab.feed.until_event("FailedMount", "secret \"later\" not found").await;
+    lab.feed.until_reason(r#"{"code":"VolumeFailed","object":"pod "#).await;
+    lab.feed.until_reason(r#""causes":[{"code":"ConfigMissing""#).await;
     lab.feed.secret("later", &[("a", "1")]);
     lab.feed.until_ready("mounts").await;
 }

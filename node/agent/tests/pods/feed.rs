@@ -155,6 +155,15 @@ impl Memory {
         };
         self.until(&format!("event {reason} {text}"), |s| s.events.iter().any(matches)).await;
     }
+
+    /// Waits for an event whose reason as data holds this text.
+    pub async fn until_reason(&self, text: &str) {
+        let matches = |e: &Event| {
+            let data = e.metadata.annotations.as_ref().and_then(|a| a.get("dhow.dev/reason"));
+            data.is_some_and(|data| data.contains(text))
+        };
+        self.until(&format!("reason {text}"), |s| s.events.iter().any(matches)).await;
+    }
 }
 
 pub fn condition(status: &PodStatus, kind: &str) -> String {
