@@ -83,7 +83,7 @@ impl Caller {
     /// # Errors
     /// When the certificates cannot be read.
     pub fn with_certificate(pki: &pki::Pki, identity: &pki::Identity) -> Result<Self> {
-        Ok(Self { tls: pki.client_tls(identity)?, bearer: None })
+        Ok(Self { tls: pki.client_tls(pki::Shown::new(pki, identity)?)?, bearer: None })
     }
 
     /// Sends a request to the server at `url` (scheme, host and port) and reads its answer.

@@ -1,6 +1,7 @@
 //! The dhow program: flags, configuration and the wiring of roles; no logic.
 
 mod call;
+mod chronicle;
 mod cli;
 mod client;
 mod commands;
@@ -12,6 +13,7 @@ mod join;
 mod member;
 mod pki;
 mod print;
+mod renewal;
 mod roles;
 mod runtime;
 mod servers;

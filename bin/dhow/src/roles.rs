@@ -3,9 +3,9 @@
 use crate::commands::images::images_dir;
 use crate::config::Config;
 use crate::member::{self, Member};
-use crate::pki::{Identity, Pki, ServerNames};
+use crate::pki::{Identity, Pki, SERVER, ServerNames, Shown};
 use crate::servers::{self, Server, Servers};
-use crate::{client, datastore, etcd, files, runtime, token};
+use crate::{chronicle, client, datastore, etcd, files, renewal, runtime, token};
 use anyhow::{Context, Result, bail};
 use dhow_agent::Agent;
 use dhow_clock::SharedClock;
@@ -32,6 +32,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Ports that NodePort services may take.
 const NODE_PORTS: (u16, u16) = (30_000, 32_767);
+
+/// The files of the administrator's identity.
+pub const ADMIN: &str = "admin";
 
 /// A platform that answers.
 pub struct Platform {
@@ -65,7 +68,9 @@ impl Platform {
         let node_ip = node_ip(&config);
         let pki = Pki::open(&data.join("pki"), clock.now())?;
         let identity = pki.server(&server_names(&config, node_ip), clock.now())?;
-        let admin = pki.client("admin", "kubernetes-admin", "system:masters", clock.now())?;
+        let shown = Shown::new(&pki, &identity)?;
+        let admin = pki.client(ADMIN, "kubernetes-admin", "system:masters", clock.now())?;
+        let shown_to_others = Shown::new(&pki, &admin)?;
 
         let place = member::Place {
             data,
@@ -77,6 +82,7 @@ impl Platform {
             force_new,
         };
         let datastore::Opened { kv, member } = datastore::open(place, &clock).await?;
+        let settings = kv.clone();
         // Before anything that only the configuration finds again; and not before it is known that the
         // store may be used.
         config.keep(data)?;
@@ -126,11 +132,11 @@ impl Platform {
         let door = Door::new(
             state.clone(),
             dhow_door_kube::Config {
-                tls: pki.server_tls(&identity)?,
+                tls: pki.server_tls(shown.clone())?,
                 version: Version::default(),
                 streams: streams.resolver(),
                 relay: match &servers {
-                    Some(servers) => Some(relay(servers, &pki, &admin)?),
+                    Some(servers) => Some(relay(servers, &pki, shown_to_others.clone())?),
                     None => None,
                 },
                 servers: servers.map(|servers| servers as Arc<dyn dhow_door_kube::Servers>),
@@ -151,7 +157,16 @@ impl Platform {
             serving.spawn(etcd::serve(listener, store, data, &pki, clock.now(), stop.clone())?);
         }
         watch_images(images_dir(data), agent.clone()).context("cannot follow the image store")?;
-        write_client_files(data, &config, &pki, &admin, &exports)?;
+        write_client_files(data, &config, &pki.authority()?, &admin, &exports)?;
+        let (place, of, authority) = (data.to_path_buf(), config.clone(), pki.authority()?);
+        let client_files =
+            move |admin: &Identity| write_client_files(&place, &of, &authority, admin, &exports);
+        let shown = vec![(SERVER, shown), (ADMIN, shown_to_others)];
+        let renewed = renewal::run(pki, shown, client_files, clock.clone());
+        let chronicle = chronicle::keep(settings, clock.clone());
+        let background = async { tokio::join!(renewed, chronicle) };
+        let stopped = stop.clone();
+        serving.spawn(async move { _ = stopped.run_until_cancelled(background).await });
         tracing::info!(node = config.name, address = %node_ip, api = %config.listen, "platform is up");
         Ok(Self { member, loops, among_servers, agent, serving, stop, clock, _claim: claim })
     }
@@ -398,12 +413,12 @@ pub async fn publish_kubernetes(
 fn relay(
     servers: &Arc<Servers>,
     pki: &Pki,
-    admin: &Identity,
+    shown: Arc<Shown>,
 ) -> Result<dhow_door_kube::stream::Relay> {
     let servers = servers.clone();
     Ok(dhow_door_kube::stream::Relay {
         server: Arc::new(move |node| servers.present.borrow().get(node).map(|server| server.api)),
-        tls: pki.client_tls(admin)?,
+        tls: pki.client_tls(shown)?,
     })
 }
 
@@ -484,7 +499,7 @@ fn watch_images(dir: std::path::PathBuf, agent: Arc<Agent>) -> std::io::Result<(
 fn write_client_files(
     data: &Path,
     config: &Config,
-    pki: &Pki,
+    authority: &str,
     admin: &Identity,
     exports: &str,
 ) -> Result<()> {
@@ -498,7 +513,7 @@ fn write_client_files(
     let kubeconfig = json!({
         "apiVersion": "v1", "kind": "Config",
         "clusters": [{"name": "dhow", "cluster": {
-            "server": server, "certificate-authority-data": encode(&pki.authority()?)}}],
+            "server": server, "certificate-authority-data": encode(authority)}}],
         "users": [{"name": "kubernetes-admin", "user": {
             "client-certificate-data": encode(&admin.certificate), "client-key-data": encode(&admin.key)}}],
         "contexts": [{"name": "dhow", "context": {"cluster": "dhow", "user": "kubernetes-admin"}}],

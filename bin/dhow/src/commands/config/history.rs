@@ -2,6 +2,7 @@
 
 use super::store::{Store, normal, text};
 use super::values::line;
+use crate::chronicle;
 use crate::cli::Output;
 use crate::print;
 use anyhow::{Context, Result, bail};
@@ -28,8 +29,52 @@ struct History {
     forgotten: i64,
 }
 
-/// Reads a key's history by a watch that starts at the beginning.
+/// A key's history: what the store remembers, and before that what the platform wrote down.
 async fn history(store: &Store, path: &str) -> Result<History> {
+    let mut history = remembered(store, path).await?;
+    let first = history.states.first().map_or(i64::MAX, |state| state.revision);
+    let past = chronicle::past(store.remote.as_ref(), &store.key(path)?).await?;
+    let older = past.into_iter().filter(|past| past.revision < first);
+    let older: Vec<State> = older
+        .map(|past| State { revision: past.revision, version: past.version, value: past.value })
+        .collect();
+    if let Some(oldest) = older.first() {
+        // Whether there was more before is known only of what was not the first of its life.
+        history.forgotten = if oldest.version > 1 { oldest.revision } else { 0 };
+        history.states.splice(0..0, older);
+    }
+    Ok(history)
+}
+
+/// A key at a revision, also at one that the store has forgotten.
+///
+/// # Errors
+/// As [`Store::get`].
+pub async fn at(store: &Store, path: &str, revision: i64) -> Result<Option<KeyValue>> {
+    match store.get(path, revision).await {
+        Ok((found, _)) => Ok(found),
+        Err(error) if revision > 0 => {
+            let history = history(store, path).await?;
+            let Some(state) = history.states.iter().rev().find(|s| s.revision <= revision) else {
+                return Err(error);
+            };
+            let key = store.key(path)?;
+            Ok(state.value.clone().map(|value| KeyValue {
+                key,
+                value,
+                // Not written down.
+                create_revision: 0,
+                mod_revision: state.revision,
+                version: state.version,
+                lease: 0,
+            }))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads what the store itself remembers by a watch that starts at the beginning.
+async fn remembered(store: &Store, path: &str) -> Result<History> {
     let key = store.key(path)?;
     let (_, now) = store.get(path, 0).await?;
     let mut history = History { states: Vec::new(), forgotten: 0 };
@@ -109,19 +154,20 @@ pub async fn log(store: &Store, path: &str, output: Output) -> Result<()> {
     }
     print::table(&rows);
     if forgotten > 0 {
-        eprintln!(
-            "what was before revision {forgotten} is forgotten: the store was compacted there"
-        );
+        eprintln!("what was before revision {forgotten} is forgotten");
     }
     Ok(())
 }
 
 /// `dhow config diff`.
 pub async fn diff(store: &Store, path: &str, from: Option<i64>, to: Option<i64>) -> Result<()> {
-    let (new, now) = store.get(path, to.unwrap_or(0)).await?;
-    let at = to.unwrap_or(now);
+    let (newest, now) = store.get(path, 0).await?;
+    let (new, until) = match to {
+        Some(revision) => (at(store, path, revision).await?, revision),
+        None => (newest, now),
+    };
     let old = match from {
-        Some(revision) => (store.get(path, revision).await?.0, revision),
+        Some(revision) => (at(store, path, revision).await?, revision),
         None => {
             let last = match &new {
                 Some(kv) => kv.mod_revision,
@@ -140,7 +186,7 @@ pub async fn diff(store: &Store, path: &str, from: Option<i64>, to: Option<i64>)
         Some(kv) => format!("{path} revision {}", kv.mod_revision),
         None => format!("{path} revision {at} (absent)"),
     };
-    let (old_name, new_name) = (name(&old.0, old.1), name(&new, at));
+    let (old_name, new_name) = (name(&old.0, old.1), name(&new, until));
     print!("{}", unified(value(&old.0), value(&new), &old_name, &new_name));
     Ok(())
 }
@@ -166,7 +212,7 @@ async fn before(store: &Store, path: &str, revision: i64) -> Result<Option<KeyVa
     // The store's first revision is 1, and it is empty.
     match revision {
         ..=2 => Ok(None),
-        revision => Ok(store.get(path, revision - 1).await?.0),
+        revision => at(store, path, revision - 1).await,
     }
 }
 
@@ -175,7 +221,7 @@ pub async fn undo(store: &Store, path: &str, to: Option<i64>) -> Result<()> {
     let key = store.key(path)?;
     let (now, _) = store.get(path, 0).await?;
     let old = match to {
-        Some(revision) => store.get(path, revision).await?.0,
+        Some(revision) => at(store, path, revision).await?,
         None => {
             let last = match &now {
                 Some(kv) => kv.mod_revision,

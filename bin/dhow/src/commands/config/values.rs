@@ -52,7 +52,7 @@ pub async fn put(
 
 /// `dhow config get`.
 pub async fn get(store: &Store, path: &str, revision: i64, output: Output) -> Result<()> {
-    let (found, _) = store.get(path, revision).await?;
+    let found = super::history::at(store, path, revision).await?;
     let Some(kv) = found else {
         let (below, _) = store.tree(path, revision).await?;
         if below.is_empty() {
