@@ -253,7 +253,7 @@ impl Streams for Agent {
         pod: PodRef,
         request: LogRequest,
     ) -> BoxFuture<'_, Result<mpsc::Receiver<Bytes>, StreamError>> {
-        Box::pin(async move { streams::open_logs(&self.world, &pod, request) })
+        Box::pin(async move { streams::open_logs(&self.world, &pod, request).await })
     }
 
     fn exec(

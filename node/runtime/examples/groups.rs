@@ -42,7 +42,7 @@ async fn run(dir: &Path) {
         std::fs::create_dir_all(root.join(name)).expect("a directory");
     }
     std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("a static busybox");
-    for name in ["sh", "sleep", "cat", "true", "mknod", "head"] {
+    for name in ["sh", "sleep", "cat", "true", "mknod", "head", "rm"] {
         let _ = std::os::unix::fs::symlink("busybox", root.join("bin").join(name));
     }
     let cgroup = format!("dhow-check-{}", std::process::id());
@@ -253,7 +253,7 @@ async fn all_end(world: &World) {
 
 async fn devices(world: &World) {
     // The machine's kernel log and memory: readable by root where nothing forbids it.
-    let script = "mknod /tmp/mem c 1 1 && head -c 1 /tmp/mem >/dev/null 2>&1 && echo read; \
+    let script = "rm -f /tmp/mem /tmp/kmsg; mknod /tmp/mem c 1 1 && head -c 1 /tmp/mem >/dev/null 2>&1 && echo read; \
                   mknod /tmp/kmsg c 1 11 && head -c 1 /tmp/kmsg >/dev/null 2>&1 && echo read; \
                   head -c 1 /dev/zero >/dev/null && echo fine; exit 0";
     let exit = world.run(world.shell("devices", script, limits())).await;

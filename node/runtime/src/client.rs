@@ -279,6 +279,19 @@ impl Runtime {
         self.attached(id, answer)
     }
 
+    /// Says that somebody reads a container's log, as a client does before it attaches: the first
+    /// attachment will get what came after it. Returns up to which length the log is to be read, in
+    /// bytes of its current file; `None` when no output is kept for a first attachment.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or when the launcher is of a version that keeps nothing.
+    pub async fn log_seen(&self, id: &str) -> Result<Option<u64>, Error> {
+        match self.ask(Op::LogSeen { id: id.to_owned() }).await? {
+            Body::LogSeen(size) => Ok(size),
+            body => Err(unexpected(&body)),
+        }
+    }
+
     fn attached(&self, id: &str, answer: Answer) -> Result<Attached, Error> {
         let Body::Streams(streams) = answer.body else { return Err(unexpected(&answer.body)) };
         let exit = answer.exit.ok_or_else(lost)?;
@@ -561,9 +574,12 @@ impl Link {
     async fn request(&self, op: Op, container: Option<&str>) -> Result<Answer, Error> {
         if op.since() > self.version {
             return Err(Error::Launcher(format!(
-                "a process namespace for all containers of a pod needs version {} of the protocol, \
-                 and the launcher that runs since before an upgrade speaks version {}: it is replaced \
-                 after dhow down and dhow up",
+                "{} needs version {} of the protocol, and the launcher that runs since before an \
+                 upgrade speaks version {}: it is replaced after dhow down and dhow up",
+                match op {
+                    Op::Start(_) => "a process namespace for all containers of a pod",
+                    _ => "output that is kept for a first client",
+                },
                 op.since(),
                 self.version
             )));

@@ -56,6 +56,7 @@ pub(crate) enum Op {
     Remove { id: String },
     Exec { id: String, process: Box<ProcessSpec>, stdin: bool, stdout: bool, stderr: bool },
     Attach { id: String, stdin: bool },
+    LogSeen { id: String },
     Resize { id: String, columns: u16, rows: u16 },
     Limit(Box<Relimit>),
     KillExec { exec: u64 },
@@ -67,6 +68,7 @@ impl Op {
     pub fn since(&self) -> u32 {
         match self {
             Self::Start(spec) if spec.sandbox_pid => 3,
+            Self::LogSeen { .. } => 3,
             _ => OLDEST,
         }
     }
@@ -116,6 +118,8 @@ pub(crate) enum Body {
     Containers(Vec<ContainerState>),
     /// Descriptors in the order stdin, stdout, stderr, terminal; absent ones are left out.
     Streams(Streams),
+    /// How long the log was, in bytes, if output was kept for the first attachment.
+    LogSeen(Option<u64>),
     Failed(Failure),
     /// News: a container ended.
     Exited {

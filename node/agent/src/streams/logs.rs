@@ -151,7 +151,8 @@ impl Filter {
     }
 }
 
-/// Delivers a log into a channel. `running` holds true until the instance has ended.
+/// Delivers a log into a channel. `running` holds true until the instance has ended; with `end` only so
+/// many bytes of the newest file are read.
 ///
 /// # Errors
 /// When the log does not exist or cannot be read.
@@ -159,6 +160,7 @@ pub fn read(
     path: PathBuf,
     request: LogRequest,
     running: watch::Receiver<bool>,
+    end: Option<u64>,
 ) -> Result<mpsc::Receiver<Bytes>, StreamError> {
     let fail = |e: io::Error| StreamError::Failed(format!("read log {}: {e}", path.display()));
     // Before the files are opened, so that nothing that is written meanwhile is missed. An instance
@@ -175,7 +177,7 @@ pub fn read(
     }
     let (sender, receiver) = mpsc::channel(16);
     tokio::spawn(async move {
-        let mut reader = Reader { path, filter: Filter::new(request), sender, running };
+        let mut reader = Reader { path, filter: Filter::new(request), sender, running, end };
         if let Err(error) = reader.run(opened, watched).await {
             tracing::debug!(path = %reader.path.display(), %error, "log reading ended");
         }
@@ -188,6 +190,8 @@ struct Reader {
     filter: Filter,
     sender: mpsc::Sender<Bytes>,
     running: watch::Receiver<bool>,
+    /// How much of the newest file is read.
+    end: Option<u64>,
 }
 
 impl Reader {
@@ -200,8 +204,10 @@ impl Reader {
             }
         }
         let mut current = None;
-        for mut file in files {
-            if !self.drain(&mut file).await? {
+        let newest = files.len().saturating_sub(1);
+        for (number, mut file) in files.into_iter().enumerate() {
+            let end = self.end.filter(|_| number == newest);
+            if !self.drain(&mut file, end).await? {
                 return Ok(());
             }
             current = Some(file);
@@ -217,7 +223,7 @@ impl Reader {
                 current = File::open(&self.path).ok();
             }
             if let Some(file) = &mut current {
-                if !self.drain(file).await? {
+                if !self.drain(file, None).await? {
                     return Ok(());
                 }
                 // Rotated: the rest of the old file is read, the new one begins.
@@ -235,7 +241,7 @@ impl Reader {
                 // An error says that the instance was forgotten: it has ended.
                 ended = self.running.changed() => if ended.is_err() {
                     if let Some(file) = &mut current {
-                        self.drain(file).await?;
+                        self.drain(file, None).await?;
                     }
                     return Ok(());
                 },
@@ -245,8 +251,9 @@ impl Reader {
     }
 
     /// Sends what a file holds from its position on. Returns whether more is wanted.
-    async fn drain(&mut self, file: &mut File) -> io::Result<bool> {
+    async fn drain(&mut self, file: &mut File, end: Option<u64>) -> io::Result<bool> {
         let mut piece = vec![0; PIECE];
+        let mut file = file.take(end.unwrap_or(u64::MAX));
         loop {
             let count = file.read(&mut piece)?;
             if count == 0 {
@@ -333,7 +340,7 @@ mod tests {
 
     async fn collect(path: &Path, request: LogRequest) -> String {
         let (_alive, running) = watch::channel(false);
-        let mut receiver = read(path.to_owned(), request, running).unwrap();
+        let mut receiver = read(path.to_owned(), request, running, None).unwrap();
         let mut all = Vec::new();
         while let Some(piece) = receiver.recv().await {
             all.extend(piece);
@@ -392,7 +399,7 @@ mod tests {
         log(dir.path(), "0.log", 0..1);
         let (alive, running) = watch::channel(true);
         let request = LogRequest { follow: true, ..LogRequest::default() };
-        let mut receiver = read(path.clone(), request, running).unwrap();
+        let mut receiver = read(path.clone(), request, running, None).unwrap();
         assert_eq!(&receiver.recv().await.unwrap()[..], b"line 0\n");
         let mut file = File::options().append(true).open(&path).unwrap();
         writeln!(file, "t stdout F more").unwrap();

@@ -67,7 +67,9 @@ fn runs(dir: &std::path::Path) -> Vec<u32> {
 }
 
 /// Opens a container's log.
-pub(crate) fn open_logs(
+///
+/// `kubectl run -i` reads the log as it is and then attaches: together they give everything once.
+pub(crate) async fn open_logs(
     world: &World,
     pod: &PodRef,
     request: LogRequest,
@@ -94,11 +96,22 @@ pub(crate) fn open_logs(
         })?
     };
     let path = world.log_path(&pod.namespace, &pod.name, &uid, &container, attempt);
-    let running = match live.filter(|l| l.attempt == attempt) {
+    let live = live.filter(|l| l.attempt == attempt);
+    let whole = !request.follow
+        && request.tail_lines.is_none()
+        && request.since.is_none()
+        && request.limit_bytes.is_none()
+        && request.stream.is_empty();
+    let end = match &live {
+        // Where nothing is kept for a first client, there is no end.
+        Some(live) if whole && live.stdin => world.runtime.log_seen(&live.id).await.ok().flatten(),
+        _ => None,
+    };
+    let running = match live {
         Some(live) => until_exit(&live),
         None => watch::channel(false).1,
     };
-    logs::read(path, request, running)
+    logs::read(path, request, running, end)
 }
 
 /// Holds true until the instance has ended.

@@ -591,6 +591,12 @@ impl Launcher {
         Ok(())
     }
 
+    pub(super) fn log_seen(&mut self, id: &str) -> Result<Option<u64>, Failure> {
+        let container = self.containers.get_mut(id);
+        let container = container.ok_or_else(|| Failure::NotFound(format!("container {id}")))?;
+        Ok(container.streams.log_seen())
+    }
+
     pub(super) fn resize(&mut self, id: &str, columns: u16, rows: u16) -> Result<(), Failure> {
         let container = self.running(id)?;
         container

@@ -42,6 +42,16 @@ impl Log {
         Ok(log)
     }
 
+    /// Bytes of the current file.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The part of a stream's last line that is not in the file yet.
+    pub fn unfinished(&self, stream: usize) -> &[u8] {
+        &self.open[stream]
+    }
+
     fn reopen(&mut self) -> io::Result<()> {
         let file = File::options().append(true).create(true).open(&self.spec.path)?;
         self.size = file.metadata()?.len();

@@ -367,6 +367,7 @@ impl Launcher {
                 self.exec(asker, &id, *process, [stdin, stdout, stderr]).err().map(Err)
             }
             Op::Attach { id, stdin } => self.attach(asker, &id, stdin).err().map(Err),
+            Op::LogSeen { id } => Some(self.log_seen(&id).map(Body::LogSeen)),
             Op::Resize { id, columns, rows } => {
                 Some(self.resize(&id, columns, rows).map(|()| Body::Done))
             }

@@ -237,6 +237,16 @@ impl Streams {
         Ok(attached)
     }
 
+    /// Somebody has read the log, up to the length that this returns: what was kept for the first
+    /// attachment begins there. `None` when nothing is kept.
+    pub fn log_seen(&mut self) -> Option<u64> {
+        let (early, log) = (self.early.as_mut()?, self.log.as_ref()?);
+        for (stream, kept) in early.iter_mut().enumerate() {
+            *kept = log.unfinished(stream).iter().copied().collect();
+        }
+        Some(log.size())
+    }
+
     /// Reads an output that is ready, once. Returns whether there may be more.
     pub fn read(&mut self, poller: &mut Poller, stream: usize) -> bool {
         let Some(output) = &mut self.outputs[stream] else { return false };

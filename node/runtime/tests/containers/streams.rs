@@ -18,6 +18,7 @@ crate::tests![
     output_is_held_for_the_first_attachment,
     output_is_held_even_after_the_end,
     early_output_is_kept_for_the_one_client_that_is_on_its_way,
+    early_output_begins_where_the_log_was_read_to,
     early_output_outlives_the_container_and_is_given_once,
     a_full_disk_does_not_stop_a_container,
     logs_are_rotated,
@@ -215,6 +216,37 @@ async fn early_output_is_kept_for_the_one_client_that_is_on_its_way(world: Rc<Wo
     assert_eq!(read_all(first.stdout.take()).await, "late\n");
     assert_eq!(read_all(second.stdout.take()).await, "late\n");
     assert_eq!(ended(first).await.code, 4);
+}
+
+async fn early_output_begins_where_the_log_was_read_to(world: Rc<World>) {
+    let script = "echo early; printf half; echo odd >&2; read x; echo ' late'";
+    let mut spec = world.shell("a", script);
+    (spec.stdin, spec.stdin_once) = (true, true);
+    world.runtime.start(spec).await.unwrap();
+    // Whatever has come by now is in the log or comes with the attachment, and never in both.
+    let end = world.runtime.log_seen("a").await.unwrap().unwrap();
+    let log = std::fs::read(world.log_path("a")).unwrap();
+    let seen = String::from_utf8_lossy(&log[..end as usize]).into_owned();
+    let mut first = world.runtime.attach("a", true).await.unwrap();
+    put(first.stdin.as_ref().unwrap(), "\n");
+    let all = |stream: &str, rest: &str| {
+        let lines = seen.lines().filter_map(|line| line.splitn(4, ' ').nth(3).zip(Some(line)));
+        let of = lines.filter(|(_, line)| line.split(' ').nth(1) == Some(stream));
+        of.map(|(text, _)| format!("{text}\n")).collect::<String>() + rest
+    };
+    assert_eq!(all("stdout", &read_all(first.stdout.take()).await), "early\nhalf late\n");
+    assert_eq!(all("stderr", &read_all(first.stderr.take()).await), "odd\n");
+    // Nothing is kept any more.
+    assert_eq!(world.runtime.log_seen("a").await.unwrap(), None);
+
+    let mut spec = world.shell("b", "echo all; exit 5");
+    (spec.stdin, spec.stdin_once) = (true, true);
+    assert_eq!(world.run(spec).await.code, 5);
+    let end = world.runtime.log_seen("b").await.unwrap().unwrap();
+    assert_eq!(end, std::fs::metadata(world.log_path("b")).unwrap().len());
+    let mut first = world.runtime.attach("b", true).await.unwrap();
+    assert_eq!(read_all(first.stdout.take()).await, "");
+    assert_eq!(ended(first).await.code, 5);
 }
 
 async fn early_output_outlives_the_container_and_is_given_once(world: Rc<World>) {
