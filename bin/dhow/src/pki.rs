@@ -440,7 +440,7 @@ pub fn end_of(pem: &str) -> Option<Duration> {
 fn is_fresh(pem: &str, names: Option<&ServerNames>, now: Duration) -> bool {
     let Ok(der) = CertificateDer::from_pem_slice(pem.as_bytes()) else { return false };
     let Ok((_, certificate)) = x509_parser::parse_x509_certificate(&der) else { return false };
-    if end_of(pem).is_none_or(|end| end.saturating_sub(now) < FRESH) {
+    if end_of(pem).is_none_or(|end| end.saturating_sub(now) <= FRESH) {
         return false;
     }
     let Some(names) = names else { return true };

@@ -33,6 +33,10 @@ pub async fn run(
             tracing::warn!("certificates cannot be renewed: {error:#}; trying again in an hour");
             clock.sleep(AGAIN).await;
         }
+        if pki.due().is_some_and(|due| due <= clock.now()) {
+            // What cannot be read back would be due for ever.
+            clock.sleep(AGAIN).await;
+        }
     }
 }
 

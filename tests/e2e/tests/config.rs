@@ -210,6 +210,22 @@ fn a_platform_keeps_configuration_in_its_own_store() {
     watching.wait_for("put shop/name matey");
     shell.tells("dhow config diff shop/name", &["-ahoy", "+matey"]);
     shell.tells("dhow config undo shop/name", &["again"]);
+    // The store forgets, the platform does not.
+    let etcdctl = "eval \"$(dhow env)\" && ETCDCTL_API=3 etcdctl";
+    let written = format!(
+        "{etcdctl} get --prefix --keys-only /dhow/history/config/shop/name | grep -c shop/name"
+    );
+    shell.until(&written, "2");
+    let newest = "$(dhow config log shop/name | sed -n 2p | cut -d' ' -f1)";
+    shell.ok(&format!("{etcdctl} compact {newest}"));
+    shell.tells(
+        "dhow config log shop/name",
+        &["written   ahoy", "written   matey", "created   ahoy"],
+    );
+    shell.tells("dhow config diff shop/name", &["-matey", "+ahoy"]);
+    shell.tells("dhow config undo shop/name", &["again"]);
+    shell.is("dhow config get shop/name", "matey");
+    shell.ok("dhow config put shop/name ahoy");
     shell.file("name.j2", "{{ get('shop/name') }}\n");
     shell.ok("dhow config render name.j2 name.conf");
     shell.is("cat name.conf", "ahoy");
