@@ -164,7 +164,7 @@ mod tests {
                 assert!(end_of(certificate).unwrap() > now + YEAR / 2, "{now:?}");
             }
             // A handshake for every month will do.
-            if looks.fetch_add(1, Ordering::Relaxed) % 30 == 0 {
+            if looks.fetch_add(1, Ordering::Relaxed).is_multiple_of(30) {
                 shake(tls.clone(), &authority, now);
             }
         };

@@ -224,7 +224,8 @@ async fn limits_change(world: &World) {
     };
     world.runtime.create_sandbox(spec).await.expect("a sandbox");
     let mut spec = world.shell("inner", "exec sleep 1000", limits());
-    spec.sandbox = Some("pod".into());
+    // The init of its processes has a group beside it.
+    (spec.sandbox, spec.sandbox_pid) = (Some("pod".into()), true);
     let pid = world.start(spec).await.pid;
     let more = Limits { memory_limit: 96 * MIB, cpu_limit_millis: 700, ..limits() };
     let inner = Some(("inner", more.clone(), BTreeMap::new()));
