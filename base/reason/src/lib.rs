@@ -85,6 +85,8 @@ codes! {
     RuleDrift,
     /// The kernel did not take the rules of services.
     RulesRefused,
+    /// There is no way to the pods of another machine.
+    MachineUnreachable,
     /// The control plane does not answer a machine.
     ControlPlaneUnreachable,
     /// A write was based on a revision that is no longer the newest.

@@ -178,7 +178,11 @@ pub async fn run(world: Arc<World>, mut news: mpsc::UnboundedReceiver<News>) {
                     let error = error.to_string();
                     if error != no_way {
                         tracing::warn!(error, "pods of another machine cannot be reached");
-                        world.events.node(Level::Warning, "NoRoute", error.clone());
+                        let object = format!("node {}", world.config.node_name);
+                        let reason =
+                            Reason::new(Code::MachineUnreachable, object).with("said", &error);
+                        let (event, message) = ("NoRoute", error.clone());
+                        world.events.node(Level::Warning, event, message, Some(&reason));
                     }
                     no_way = error;
                 }
