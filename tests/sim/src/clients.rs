@@ -69,6 +69,17 @@ impl Recorder {
         self.len() == 0
     }
 
+    /// Writes an operation down.
+    pub fn note(&self, operation: Operation) {
+        match &operation.output {
+            Output::Range(found) => self.learn(found.revision),
+            Output::Txn(result) => self.learn(result.revision),
+            Output::Revision(revision) => self.learn(*revision),
+            _ => {}
+        }
+        self.history.borrow_mut().operations.push(operation);
+    }
+
     fn learn(&self, revision: i64) {
         self.newest.set(self.newest.get().max(revision));
     }
@@ -109,12 +120,6 @@ pub async fn ask(
         Some(Err(_)) => Output::Unknown,
         Some(Ok(output)) => output,
     };
-    match &output {
-        Output::Range(found) => recorder.learn(found.revision),
-        Output::Txn(result) => recorder.learn(result.revision),
-        Output::Revision(revision) => recorder.learn(*revision),
-        _ => {}
-    }
     let operation = Operation {
         client,
         member: at as u64,
@@ -123,7 +128,7 @@ pub async fn ask(
         input,
         output: output.clone(),
     };
-    recorder.history.borrow_mut().operations.push(operation);
+    recorder.note(operation);
     output
 }
 
@@ -157,7 +162,7 @@ impl Client {
         mut random: Random,
         rest: Duration,
     ) -> Self {
-        let member = random.below(world.members() as u64) as usize;
+        let member = random.below(world.places() as u64) as usize;
         Self {
             number,
             world,
@@ -338,7 +343,7 @@ impl Client {
                 Output::Unknown | Output::Refused(Error::NoSpace | Error::TooManyRequests)
             );
             if troubled || self.random.chance(1, 10) {
-                self.member = self.random.below(self.world.members() as u64) as usize;
+                self.member = self.random.below(self.world.places() as u64) as usize;
             }
             if troubled && output == Output::Unknown {
                 tokio::time::sleep(Duration::from_millis(self.random.between(20, 500))).await;
@@ -394,7 +399,7 @@ impl WatchClient {
     pub async fn run(mut self) {
         let mut resume: Option<(Span, bool, i64)> = None;
         while !self.recorder.stopped.get() {
-            let at = self.random.below(self.world.members() as u64) as usize;
+            let at = self.random.below(self.world.places() as u64) as usize;
             let (span, prev_kv, start) = resume.take().unwrap_or_else(|| self.choose());
             let called = self.recorder.now();
             let Some(store) = self.world.store(at).filter(|_| self.world.speaks(at)) else {

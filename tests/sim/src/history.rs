@@ -150,6 +150,8 @@ pub fn is_refusal(error: &Error) -> bool {
             | Error::Corrupt
             | Error::TooManyRequests
             | Error::NotForLearner
+            | Error::PermissionDenied
+            | Error::AuthOldRevision
     )
 }
 

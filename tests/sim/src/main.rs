@@ -1,6 +1,7 @@
 //! `simulate`: runs simulations by seed and prints what came of them.
 
 use clap::Parser;
+use dhow_sim::nemesis::Tally;
 use dhow_sim::run::{Plan, Report, run};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -74,11 +75,15 @@ fn tell(report: &Report, real: Duration) {
         if report.violation.is_some() { ": FAILED" } else { "" },
     );
     if let Some(violation) = &report.violation {
-        let troubles: Vec<String> =
-            report.troubles.iter().map(|(what, times)| format!("{what} {times}")).collect();
-        println!("  {}", troubles.join(", "));
         println!("  {violation}");
     }
+}
+
+/// What went wrong and what was done, and how often.
+fn list(troubles: &Tally) -> String {
+    let troubles: Vec<String> =
+        troubles.iter().map(|(what, times)| format!("{what} {times}")).collect();
+    troubles.join(", ")
 }
 
 fn main() -> ExitCode {
@@ -100,7 +105,7 @@ fn main() -> ExitCode {
     };
     let time = Duration::from_secs_f64(cli.hours.max(0.0) * 3600.0);
     let began = Instant::now();
-    let (mut done, mut failed) = (0, Vec::new());
+    let (mut done, mut failed, mut troubles) = (0, Vec::new(), Tally::new());
     for seed in &seeds {
         if cli.budget.is_some_and(|budget| began.elapsed().as_secs() >= budget) {
             break;
@@ -109,6 +114,9 @@ fn main() -> ExitCode {
         let start = Instant::now();
         let report = run(plan);
         tell(&report, start.elapsed());
+        for (what, times) in &report.troubles {
+            *troubles.entry(*what).or_default() += times;
+        }
         let mut fine = report.violation.is_none();
         if cli.twice {
             let dump = cli.dump.as_ref().map(|path| format!("{path}.again"));
@@ -134,6 +142,7 @@ fn main() -> ExitCode {
         began.elapsed().as_secs_f64(),
         failed.len()
     );
+    println!("{}", list(&troubles));
     for seed in &failed {
         println!("again: cargo xtask simulate store --seed {seed} --hours {}", cli.hours);
     }

@@ -16,7 +16,7 @@ pub type Tally = BTreeMap<&'static str, u64>;
 /// When a member refuses to start although nothing is wrong with its disk.
 pub async fn run(world: &World, mut random: Random, until: Instant) -> Result<Tally, String> {
     let mut tally = Tally::new();
-    let members = world.members();
+    let members = world.places();
     // Who is down, and when it comes back.
     let mut down: BTreeMap<usize, Instant> = BTreeMap::new();
     // Whose disk fails: a store that could not write stays so until it is started again.
@@ -72,7 +72,7 @@ fn trouble(
     down: &mut BTreeMap<usize, Instant>,
     doomed: &mut BTreeMap<usize, Instant>,
 ) -> &'static str {
-    let members = world.members();
+    let members = world.places();
     let at = random.below(members as u64) as usize;
     let soon = |random: &mut Random| {
         let most = if random.chance(1, 5) { 40_000 } else { 4000 };

@@ -5,11 +5,18 @@ use crate::check::{self, Promise, Rules, Violation, lease};
 use crate::clients::{Client, Recorder, WatchClient, ask, read_history};
 use crate::history::{Input, Output};
 use crate::nemesis::{self, Tally};
+use crate::operator::Operator;
 use crate::random::Random;
-use crate::world::World;
+use crate::users::{Grants, Keeper, User};
+use crate::world::{Shape, World};
 use bytes::Bytes;
-use dhow_kv::{Backend as _, Op, Range, Span, Txn};
+use dhow_kv::admin::Admin as _;
+use dhow_kv::{Backend as _, Error, Op, Range, Span, Txn};
+use dhow_server::Store;
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// What to simulate.
@@ -72,8 +79,11 @@ async fn simulate(plan: Plan<'_>) -> Report {
         0 => *random.pick(&[1, 3, 3, 3, 5]),
         members => members,
     };
+    // Half of the worlds have an operator who changes the members.
+    let spare = if random.chance(1, 2) { 3 } else { 0 };
     // A drift of up to two thousandths, a hundred times what real clocks have.
-    let world = World::new(members, 2000, random.fork());
+    let shape = Shape { members, spare, strict: random.chance(2, 3), drift: 2000 };
+    let world = World::new(shape, random.fork());
     let rules = Rules { drift_thousandths: 5, ..Rules::default() };
     let recorder = Recorder::default();
     let mut outcome: Result<Tally, Violation> = Ok(Tally::new());
@@ -94,14 +104,50 @@ async fn simulate(plan: Plan<'_>) -> Report {
             WatchClient { number: 100 + number, world, recorder, random, all: number == 0 };
         tokio::task::spawn_local(client.run());
     }
+    let stopped = Rc::new(Cell::new(false));
+    let operator = (spare > 0).then(|| {
+        let operator = Operator::new(world.clone(), random.fork(), stopped.clone());
+        tokio::task::spawn_local(operator.run())
+    });
+    let grants = Grants::default();
+    if random.chance(1, 2) {
+        let (world, recorder) = (world.clone(), recorder.clone());
+        let (grants, stopped) = (grants.clone(), stopped.clone());
+        let keeper = Keeper {
+            world: world.clone(),
+            recorder: recorder.clone(),
+            random: random.fork(),
+            grants: grants.clone(),
+            stopped: stopped.clone(),
+        };
+        tokio::task::spawn_local(keeper.run());
+        for number in 200..202 {
+            let user = User {
+                number,
+                world: world.clone(),
+                recorder: recorder.clone(),
+                random: random.fork(),
+                grants: grants.clone(),
+                stopped: stopped.clone(),
+            };
+            tokio::task::spawn_local(user.run());
+        }
+    }
     if outcome.is_ok() {
         let until = Instant::now() + plan.time;
         outcome = nemesis::run(&world, random.fork(), until)
             .await
             .map_err(|error| Violation::new(Promise::Recovery, error));
     }
+    stopped.set(true);
     let outcome = match outcome {
-        Ok(tally) => settle(&world, &recorder, &rules).await.map(|end| (tally, Some(end))),
+        Ok(mut tally) => {
+            let settled = settle(&world, &recorder, &rules, operator, &mut tally).await;
+            if !grants.is_empty() {
+                tally.insert("permissions given and taken", grants.len() as u64);
+            }
+            settled.map(|end| (tally, Some(end)))
+        }
         Err(violation) => Err(violation),
     };
     recorder.stop();
@@ -110,6 +156,7 @@ async fn simulate(plan: Plan<'_>) -> Report {
     let verdict = outcome.and_then(|(tally, end)| {
         troubles = tally;
         let replay = check::all(&history, &rules)?;
+        grants.check(&history.operations)?;
         let Some(end) = end else { return Ok(()) };
         lease::gone(&history, end.recovered, Duration::from_secs(5), &rules)?;
         members::check(&end.holdings, &replay)
@@ -148,19 +195,32 @@ struct End {
 }
 
 /// Mends everything, and waits until all is well and all leases are gone.
-async fn settle(world: &World, recorder: &Recorder, rules: &Rules) -> Result<End, Violation> {
+async fn settle(
+    world: &World,
+    recorder: &Recorder,
+    rules: &Rules,
+    operator: Option<JoinHandle<Result<Operator, Violation>>>,
+    tally: &mut Tally,
+) -> Result<End, Violation> {
     let failed = |what: String| Violation::new(Promise::Recovery, what);
     world.net().heal();
-    for at in 0..world.members() {
+    for at in 0..world.places() {
         world.disk(at).heal();
     }
     // Those that could not write, too: starting them again is what the store says to do.
-    for at in 0..world.members() {
+    for at in 0..world.places() {
         world.crash(at);
         world.start(at).map_err(|error| failed(format!("member {at} does not start: {error}")))?;
     }
+    if let Some(operator) = operator {
+        let operator = operator.await.map_err(|error| failed(error.to_string()))?;
+        let mut operator = operator?;
+        operator.settle().await?;
+        tally.extend(operator.tally);
+    }
+    let members: Vec<usize> = (0..world.places()).filter(|at| world.is_taken(*at)).collect();
     let deadline = Instant::now() + Duration::from_secs(60);
-    for at in 0..world.members() {
+    for at in members.iter().copied() {
         let mut n = 0;
         loop {
             n += 1;
@@ -184,7 +244,7 @@ async fn settle(world: &World, recorder: &Recorder, rules: &Rules) -> Result<End
         Duration::from_secs(12) + Duration::from_secs_f64(10.0 * drift) + Duration::from_secs(6);
     tokio::time::sleep(wait).await;
     let everything = Range::all(Span::From(Bytes::from_static(&[0])));
-    for at in 0..world.members() {
+    for at in members.iter().copied() {
         let input = Input::Range(everything.clone());
         if !matches!(ask(world, recorder, 0, at, input).await, Output::Range(_)) {
             // A request may be lost even now, but not twice.
@@ -195,10 +255,10 @@ async fn settle(world: &World, recorder: &Recorder, rules: &Rules) -> Result<End
             }
         }
     }
-    let newest = (0..world.members()).filter_map(|at| world.store(at)).map(|s| s.revision()).max();
+    let newest = members.iter().filter_map(|at| world.store(*at)).map(|s| s.revision()).max();
     let newest = newest.unwrap_or(1);
     let mut holdings = Vec::new();
-    for at in 0..world.members() {
+    for at in members.iter().copied() {
         let Some(store) = world.store(at) else { continue };
         let deadline = Instant::now() + Duration::from_secs(30);
         while store.revision() < newest && Instant::now() < deadline {
@@ -217,7 +277,17 @@ async fn settle(world: &World, recorder: &Recorder, rules: &Rules) -> Result<End
             return Err(Violation::new(Promise::LeaseGone, what));
         }
         let (revision, kvs) = (found.revision, found.kvs);
-        holdings.push(Holding { member: at as u64, revision, kvs, leases, hash: None });
+        let rest = rest(&store).await.map_err(|error| failed(error.to_string()))?;
+        holdings.push(Holding { member: at as u64, revision, kvs, leases, rest, hash: None });
     }
     Ok(End { recovered, holdings })
+}
+
+/// The members, users and roles that a member knows.
+async fn rest(store: &Store) -> Result<String, Error> {
+    let members = store.members(true).await?;
+    let (users, roles) = (store.users(), store.roles());
+    let granted: Vec<_> = roles.iter().map(|role| store.role(role)).collect();
+    let rules = store.auth_status();
+    Ok(format!("{members:?} {users:?} {roles:?} {granted:?} {rules:?}"))
 }

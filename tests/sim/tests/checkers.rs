@@ -713,6 +713,7 @@ fn members_that_differ_are_caught() {
         revision: model.revision,
         kvs: model.keys.values().cloned().collect(),
         leases: vec![1],
+        rest: "two users".into(),
         hash: None,
     };
     let same = vec![holding(1), holding(2), holding(3)];
@@ -726,6 +727,7 @@ fn members_that_differ_are_caught() {
     assert_eq!(spoil(|holding| drop(holding.kvs.pop())), Err(Promise::Agreement));
     assert_eq!(spoil(|holding| holding.kvs[0].version += 1), Err(Promise::Agreement));
     assert_eq!(spoil(|holding| holding.leases.clear()), Err(Promise::Agreement));
+    assert_eq!(spoil(|holding| holding.rest.clear()), Err(Promise::Agreement));
     // All alike, and all wrong.
     let mut wrong = same.clone();
     wrong.iter_mut().for_each(|holding| holding.kvs[0].value = "other".into());

@@ -17,6 +17,8 @@ pub struct Holding {
     pub kvs: Vec<KeyValue>,
     /// All its leases, sorted.
     pub leases: Vec<i64>,
+    /// The members, users and roles, as text.
+    pub rest: String,
     /// The checksum of its history, when it tells one.
     pub hash: Option<HashKv>,
 }
@@ -43,6 +45,9 @@ pub fn check(holdings: &[Holding], replay: &Replay) -> Result<(), Violation> {
         }
         if first.leases != other.leases {
             return differ(format!("{pair} have leases {:?} and {:?}", first.leases, other.leases));
+        }
+        if first.rest != other.rest {
+            return differ(format!("{pair} know {} and {}", first.rest, other.rest));
         }
         if let (Some(a), Some(b)) = (first.hash, other.hash)
             && a != b

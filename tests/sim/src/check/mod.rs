@@ -37,6 +37,8 @@ pub enum Promise {
     LeaseKept,
     /// A lease that has ended is gone, and so are its keys.
     LeaseGone,
+    /// What a user may not do any more is not done.
+    Permitted,
     /// All members hold the same.
     Agreement,
     /// The store works again once everything else does.

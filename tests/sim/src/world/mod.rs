@@ -8,7 +8,7 @@ use crate::random::Random;
 use clock::SimClock;
 use dhow_clock::BoxFuture;
 use dhow_kv::Error;
-use dhow_server::{Cluster, Options, Retention, Store};
+use dhow_server::{Cluster, Introduction, Options, Retention, Start, Store};
 use disk::SimDisk;
 use net::{Net, Port, Station};
 use std::cell::{Cell, RefCell};
@@ -57,12 +57,40 @@ impl End {
     }
 }
 
+/// Who stands at a place.
+#[derive(Debug, Clone)]
+struct Member {
+    name: String,
+    urls: Vec<String>,
+    start: Start,
+}
+
 #[derive(Debug)]
 struct Place {
     disk: SimDisk,
+    /// `None` where nobody stands yet, or any more.
+    member: Option<Member>,
+    /// How many have been invited here.
+    invited: u64,
     life: Option<Life>,
-    /// Why it did not start.
-    refused: Option<String>,
+}
+
+/// What kind of a world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// How many members it begins with.
+    pub members: usize,
+    /// How many more places there are, for members to come.
+    pub spare: usize,
+    /// Whether changes of the membership that could cost the quorum are refused.
+    pub strict: bool,
+    /// By how many millionths clocks may run fast or slow.
+    pub drift: u64,
+}
+
+/// Where the first members are reached.
+fn first_urls(at: usize) -> Vec<String> {
+    vec![format!("http://member-{at}:2380")]
 }
 
 /// What all parts of a simulation share. Clones are the same world.
@@ -75,17 +103,26 @@ struct Inner {
     random: RefCell<Random>,
     net: Net,
     options: Options,
-    /// By how many millionths clocks may run fast or slow.
-    drift: u64,
+    shape: Shape,
     crashes: RefCell<u64>,
 }
 
 impl World {
-    /// A world of so many members, none of which runs yet.
-    pub fn new(members: usize, drift: u64, mut random: Random) -> Self {
-        let net = Net::new(members, random.fork());
-        let place = |_| Place { disk: SimDisk::new(random.fork()), life: None, refused: None };
-        let places = RefCell::new((0..members).map(place).collect());
+    /// A world in which nobody runs yet.
+    pub fn new(shape: Shape, mut random: Random) -> Self {
+        let places = shape.members + shape.spare;
+        let net = Net::new(places, random.fork());
+        let place = |at: usize| Place {
+            disk: SimDisk::new(random.fork()),
+            member: (at < shape.members).then(|| Member {
+                name: format!("m{at}"),
+                urls: first_urls(at),
+                start: Start::New,
+            }),
+            invited: 0,
+            life: None,
+        };
+        let places = RefCell::new((0..places).map(place).collect());
         let options = Options {
             // Small files, so that everything happens often.
             segment_bytes: 16 << 10,
@@ -96,12 +133,53 @@ impl World {
             ..Options::default()
         };
         let random = RefCell::new(random);
-        Self(Rc::new(Inner { places, random, net, options, drift, crashes: RefCell::new(0) }))
+        Self(Rc::new(Inner { places, random, net, options, shape, crashes: RefCell::new(0) }))
     }
 
-    /// How many members there are.
-    pub fn members(&self) -> usize {
+    /// How many places there are, taken or not.
+    pub fn places(&self) -> usize {
         self.0.places.borrow().len()
+    }
+
+    /// Whether somebody stands there, running or not.
+    pub fn is_taken(&self, at: usize) -> bool {
+        self.0.places.borrow()[at].member.is_some()
+    }
+
+    /// Where others reach the member at a place.
+    pub fn url(&self, at: usize) -> Option<String> {
+        let places = self.0.places.borrow();
+        places[at].member.as_ref().and_then(|member| member.urls.first().cloned())
+    }
+
+    /// Where others will reach a member that comes to a free place. No two get the same.
+    pub fn invite(&self, at: usize) -> String {
+        let mut places = self.0.places.borrow_mut();
+        places[at].invited += 1;
+        format!("http://member-{at}-{}:2380", places[at].invited)
+    }
+
+    /// A member that was added comes to its place and starts.
+    ///
+    /// # Errors
+    /// Why the store refused to start.
+    pub fn join(&self, at: usize, url: &str, told: Introduction) -> Result<(), String> {
+        let name = url.trim_start_matches("http://").trim_end_matches(":2380").to_owned();
+        let start = Start::Existing(Some(told));
+        let member = Member { name, urls: vec![url.to_owned()], start };
+        // Whatever was wrong with the place, it comes with a disk of its own.
+        let disk = SimDisk::new(self.0.random.borrow_mut().fork());
+        {
+            let mut places = self.0.places.borrow_mut();
+            (places[at].disk, places[at].member) = (disk, Some(member));
+        }
+        self.start(at)
+    }
+
+    /// A member that was removed goes, and its disk with it.
+    pub fn leave(&self, at: usize) {
+        self.end(at);
+        self.0.places.borrow_mut()[at].member = None;
     }
 
     /// The network.
@@ -129,18 +207,18 @@ impl World {
         self.0.places.borrow()[at].life.as_ref().map(|life| life.clock.clone())
     }
 
-    /// Starts a member on what its disk holds.
+    /// Starts the member at a place on what its disk holds, if there is one that does not run.
     ///
     /// # Errors
     /// Why the store refused to start.
     pub fn start(&self, at: usize) -> Result<(), String> {
-        if self.0.places.borrow()[at].life.is_some() {
-            return Ok(());
-        }
-        let disk = self.0.places.borrow()[at].disk.clone();
+        let (disk, member) = match &self.0.places.borrow()[at] {
+            Place { life: None, disk, member: Some(member), .. } => (disk.clone(), member.clone()),
+            _ => return Ok(()),
+        };
         let (random, rate) = {
             let mut random = self.0.random.borrow_mut();
-            let drift = self.0.drift;
+            let drift = self.0.shape.drift;
             (random.fork(), 1_000_000 - drift + random.below(2 * drift + 1))
         };
         let clock = Arc::new(SimClock::new(random, rate));
@@ -153,11 +231,15 @@ impl World {
             ended: AtomicBool::new(false),
         });
         let mut options = self.0.options.clone();
-        let members = self.members();
-        if members > 1 {
-            let urls = |n: usize| vec![format!("http://member-{n}:2380")];
-            let initial = (0..members).map(|n| (format!("m{n}"), urls(n))).collect();
-            options.cluster = Some(Cluster::new(format!("m{at}"), initial, port.clone()));
+        let Shape { members, spare, strict, .. } = self.0.shape;
+        if members + spare > 1 {
+            let initial = (0..members).map(|n| (format!("m{n}"), first_urls(n))).collect();
+            let mut cluster = Cluster::new(member.name, initial, port.clone());
+            cluster.peer_urls = member.urls;
+            cluster.client_urls = vec![format!("http://client-{at}:2379")];
+            cluster.start = member.start;
+            cluster.strict_reconfig_check = strict;
+            options.cluster = Some(cluster);
         }
         let opened =
             Store::open_on(Arc::new(disk.clone()), Path::new(HOME), clock.clone(), options);
@@ -173,26 +255,28 @@ impl World {
                     disk: disk.clone(),
                 };
                 self.0.net.station(at, Some(station));
-                places[at].refused = None;
                 places[at].life = Some(Life { store, clock, disk, port, end: Rc::default() });
                 Ok(())
             }
-            Err(error) => {
-                places[at].refused = Some(error.to_string());
-                Err(error.to_string())
-            }
+            Err(error) => Err(error.to_string()),
         }
     }
 
     /// Takes a member's power away. It does not come back by itself.
     pub fn crash(&self, at: usize) {
+        if self.is_taken(at) {
+            self.end(at);
+            *self.0.crashes.borrow_mut() += 1;
+        }
+    }
+
+    fn end(&self, at: usize) {
         let life = {
             let mut places = self.0.places.borrow_mut();
             let after = places[at].disk.crash();
             places[at].disk = after;
             places[at].life.take()
         };
-        *self.0.crashes.borrow_mut() += 1;
         self.0.net.station(at, None);
         if let Some(life) = life {
             life.port.ended.store(true, Ordering::Relaxed);
@@ -204,9 +288,9 @@ impl World {
     pub fn bury(&self) -> Vec<usize> {
         let dead = |at: &usize| {
             let places = self.0.places.borrow();
-            places[*at].disk.is_dead()
+            places[*at].member.is_some() && places[*at].disk.is_dead()
         };
-        let dead: Vec<usize> = (0..self.members()).filter(dead).collect();
+        let dead: Vec<usize> = (0..self.places()).filter(dead).collect();
         dead.iter().for_each(|at| self.crash(*at));
         dead
     }
