@@ -36,6 +36,14 @@ impl Command {
                 out.push(4);
                 put_number(out, *id);
             }
+            Self::LeaseCheckpoint(remaining) => {
+                out.push(11);
+                put_length(out, remaining.len() as u64);
+                for (id, remaining) in remaining {
+                    put_number(out, *id);
+                    put_number(out, *remaining);
+                }
+            }
             Self::TxnAs { txn, auth_revision } => {
                 out.push(5);
                 put_length(out, *auth_revision);
@@ -71,6 +79,7 @@ impl Command {
     pub fn size_bound(&self) -> usize {
         match self {
             Self::Txn(txn) | Self::TxnAs { txn, .. } => 16 + txn_bound(txn),
+            Self::LeaseCheckpoint(remaining) => 16 + 20 * remaining.len(),
             Self::Auth(change) => STEP + change_size(change),
             Self::TokenIssue { user, prefix, .. } => STEP + user.len() + prefix.len(),
             Self::Compact(_)
@@ -109,6 +118,13 @@ impl Command {
                 auth_revision: reader.length()?,
             },
             10 => Self::Downgrade(read_version(&mut reader)?),
+            11 => {
+                let mut remaining = Vec::new();
+                for _ in 0..reader.count()? {
+                    remaining.push((reader.number()?, reader.number()?));
+                }
+                Self::LeaseCheckpoint(remaining)
+            }
             _ => return Err(Malformed("unknown command: a newer version wrote it")),
         };
         reader.end()?;
@@ -502,6 +518,7 @@ mod tests {
         round(&Command::Compact(i64::MAX));
         round(&Command::LeaseGrant { id: i64::MIN, ttl: 60 });
         round(&Command::LeaseRevoke { id: 7 });
+        round(&Command::LeaseCheckpoint(vec![(7, 0), (i64::MIN, i64::MAX)]));
         round(&Command::TxnAs { txn: Txn::default(), auth_revision: u64::MAX });
         round(&Command::AlarmRaise(Alarm { member: u64::MAX, kind: AlarmKind::Corrupt }));
         round(&Command::Downgrade(Some(Version { major: 3, minor: u32::MAX })));

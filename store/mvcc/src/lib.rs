@@ -71,6 +71,9 @@ pub enum Command {
         /// Its identifier.
         id: i64,
     },
+    /// Note what remains of leases, by their identifiers, in seconds; 0 for the whole time. From
+    /// there a new leader goes on, which does not know when they were renewed last.
+    LeaseCheckpoint(Vec<(i64, i64)>),
     /// Run a transaction if the rules are still those that it was allowed by.
     TxnAs {
         /// The transaction.
@@ -143,7 +146,16 @@ pub struct Applied {
 #[derive(Debug, Clone, Default)]
 struct Lease {
     ttl: i64,
+    /// What remained when it was noted last; 0 for the whole time.
+    remaining: i64,
     keys: BTreeSet<Bytes>,
+}
+
+impl Lease {
+    /// One without keys that has its whole time.
+    fn new(ttl: i64) -> Self {
+        Self { ttl, ..Self::default() }
+    }
 }
 
 /// The state. See the module.
@@ -241,7 +253,7 @@ impl Mvcc {
                 if self.leases.contains_key(id) {
                     return Err(Error::LeaseExists);
                 }
-                self.leases.insert(*id, Lease { ttl: *ttl, keys: BTreeSet::new() });
+                self.leases.insert(*id, Lease::new(*ttl));
                 Ok(self.done(true))
             }
             Command::LeaseRevoke { id } => {
@@ -251,6 +263,15 @@ impl Mvcc {
                     self.delete(&Span::Key(key), false, &mut writes);
                 }
                 self.revision = writes.finish(&mut self.history);
+                Ok(self.done(true))
+            }
+            Command::LeaseCheckpoint(remaining) => {
+                for (id, remaining) in remaining {
+                    // One that has ended meanwhile needs none.
+                    if let Some(lease) = self.leases.get_mut(id) {
+                        lease.remaining = (*remaining).clamp(0, lease.ttl);
+                    }
+                }
                 Ok(self.done(true))
             }
             Command::AlarmRaise(_)
@@ -372,6 +393,13 @@ impl Mvcc {
     /// The leases and what each was granted, in seconds.
     pub fn leases(&self) -> impl Iterator<Item = (i64, i64)> + '_ {
         self.leases.iter().map(|(id, lease)| (*id, lease.ttl))
+    }
+
+    /// What remained of leases when it was noted last, in seconds; those that have their whole time
+    /// are left out.
+    pub fn remaining(&self) -> impl Iterator<Item = (i64, i64)> + '_ {
+        let noted = self.leases.iter().filter(|(_, lease)| lease.remaining > 0);
+        noted.map(|(id, lease)| (*id, lease.remaining))
     }
 
     /// The keys that hang on a lease, in order.

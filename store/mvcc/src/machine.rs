@@ -94,6 +94,7 @@ impl Machine {
             | Command::TxnAs { .. }
             | Command::LeaseGrant { .. }
             | Command::Compact(_)
+            | Command::LeaseCheckpoint(_)
             | Command::LeaseRevoke { .. } => {
                 self.alarms.check_write(command.cost() > 0)?;
                 self.mvcc.apply(command)
@@ -164,6 +165,7 @@ const AUTH: u8 = 1;
 const ALARMS: u8 = 2;
 const APPLIED: u8 = 3;
 const DOWNGRADE: u8 = 4;
+const REMAINING: u8 = 5;
 
 impl MachineHeader {
     /// Appends the header's bytes to `out`.
@@ -180,6 +182,9 @@ impl MachineHeader {
         section(APPLIED, &|body| put_length(body, self.applied));
         if self.downgrade.is_some() {
             section(DOWNGRADE, &|body| put_version(body, self.downgrade));
+        }
+        if !self.mvcc.remaining.is_empty() {
+            section(REMAINING, &|body| self.mvcc.encode_remaining(body));
         }
     }
 
@@ -205,6 +210,7 @@ impl MachineHeader {
                 ALARMS => header.alarms = Alarms::decode(&mut body)?,
                 APPLIED => header.applied = body.length()?,
                 DOWNGRADE => header.downgrade = read_version(&mut body)?,
+                REMAINING => header.mvcc.read_remaining(&mut body)?,
                 _ => return Err(Malformed("unknown section: a newer version wrote it")),
             }
             body.end()?;

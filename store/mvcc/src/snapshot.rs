@@ -5,7 +5,6 @@ use crate::history::History;
 use crate::index::Version;
 use crate::{Lease, Mvcc};
 use bytes::Bytes;
-use std::collections::BTreeSet;
 
 /// What a snapshot says beside its keys, fixed at the moment it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +15,8 @@ pub struct Header {
     pub compacted: i64,
     /// The leases and what each was granted, in seconds.
     pub leases: Vec<(i64, i64)>,
+    /// What remains of them (see [`Mvcc::remaining`]). Not among the bytes of this header.
+    pub remaining: Vec<(i64, i64)>,
 }
 
 impl Header {
@@ -47,7 +48,22 @@ impl Header {
         for _ in 0..reader.count()? {
             leases.push((reader.number()?, reader.number()?));
         }
-        Ok(Self { revision, compacted, leases })
+        Ok(Self { revision, compacted, leases, remaining: Vec::new() })
+    }
+
+    pub(crate) fn encode_remaining(&self, out: &mut Vec<u8>) {
+        put_length(out, self.remaining.len() as u64);
+        for (id, remaining) in &self.remaining {
+            put_number(out, *id);
+            put_number(out, *remaining);
+        }
+    }
+
+    pub(crate) fn read_remaining(&mut self, reader: &mut Reader<'_>) -> Result<(), Malformed> {
+        for _ in 0..reader.count()? {
+            self.remaining.push((reader.number()?, reader.number()?));
+        }
+        Ok(())
     }
 }
 
@@ -59,6 +75,7 @@ impl Mvcc {
             revision: self.revision,
             compacted: self.compacted,
             leases: self.leases().collect(),
+            remaining: self.remaining().collect(),
         }
     }
 
@@ -126,7 +143,12 @@ impl Loader {
         mvcc.revision = header.revision;
         mvcc.compacted = header.compacted;
         for (id, ttl) in &header.leases {
-            mvcc.leases.insert(*id, Lease { ttl: *ttl, keys: BTreeSet::new() });
+            mvcc.leases.insert(*id, Lease::new(*ttl));
+        }
+        for (id, remaining) in &header.remaining {
+            if let Some(lease) = mvcc.leases.get_mut(id) {
+                lease.remaining = *remaining;
+            }
         }
         Self { mvcc, header, writes: Vec::new() }
     }

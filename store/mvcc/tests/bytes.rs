@@ -111,7 +111,7 @@ proptest! {
             prop_assert_eq!(Command::decode(&again.into()), Ok(command));
         }
         let _ = MachineHeader::decode(&bytes);
-        let mut small = Loader::new(Header { revision: 9, compacted: 3, leases: vec![(1, 1)] });
+        let mut small = Loader::new(Header { revision: 9, compacted: 3, leases: vec![(1, 1)], remaining: Vec::new() });
         if small.chunk(&bytes).is_ok() {
             small.finish();
         }

@@ -257,3 +257,23 @@ fn one_downgrade_at_a_time_is_under_way_until_it_is_ended() {
     log.apply(&Command::Downgrade(None)).unwrap();
     assert_eq!(log.machine.downgrade(), None);
 }
+
+#[test]
+fn what_remains_of_leases_is_kept_and_no_more_than_was_granted() {
+    let mut log = Log::with_users();
+    for id in [7, 8, 9] {
+        log.apply(&Command::LeaseGrant { id, ttl: 60 }).unwrap();
+    }
+    let noted = vec![(7, 40), (8, 70), (9, 30), (10, 5)];
+    log.apply(&Command::LeaseCheckpoint(noted)).unwrap();
+    log.apply(&Command::LeaseCheckpoint(vec![(9, 0)])).unwrap();
+    let remaining = [(7, 40), (8, 60)];
+    assert_eq!(log.machine.mvcc.remaining().collect::<Vec<_>>(), remaining);
+    let loaded = reload(&log.machine);
+    assert_eq!(loaded.mvcc.remaining().collect::<Vec<_>>(), remaining);
+    assert_eq!(loaded.mvcc.leases().count(), 3);
+    // A lease of the same name is another one.
+    log.apply(&Command::LeaseRevoke { id: 7 }).unwrap();
+    log.apply(&Command::LeaseGrant { id: 7, ttl: 60 }).unwrap();
+    assert_eq!(log.machine.mvcc.remaining().collect::<Vec<_>>(), [(8, 60)]);
+}

@@ -481,10 +481,11 @@ impl Core {
         let alone = self.alone;
         self.log_mut().applied(applied, conf, alone);
         let now = shared.clock.monotonic();
-        for (id, granted) in leases {
-            match granted {
-                Some(ttl) => shared.lessor.granted(id, ttl, now),
-                None => shared.lessor.revoked(id),
+        for change in leases {
+            match change {
+                Leased::Granted(id, ttl) => shared.lessor.granted(id, ttl, now),
+                Leased::Revoked(id) => shared.lessor.revoked(id),
+                Leased::Noted(remaining) => shared.lessor.noted(&remaining),
             }
         }
         shared.hub.publish(&shared.read().machine.mvcc, revision);
@@ -682,10 +683,18 @@ impl Core {
     }
 }
 
-fn note_lease(command: &Command, leases: &mut Vec<(i64, Option<i64>)>) {
+/// What a command did to leases.
+enum Leased {
+    Granted(i64, i64),
+    Revoked(i64),
+    Noted(Vec<(i64, i64)>),
+}
+
+fn note_lease(command: &Command, leases: &mut Vec<Leased>) {
     match command {
-        Command::LeaseGrant { id, ttl } => leases.push((*id, Some(*ttl))),
-        Command::LeaseRevoke { id } => leases.push((*id, None)),
+        Command::LeaseGrant { id, ttl } => leases.push(Leased::Granted(*id, *ttl)),
+        Command::LeaseRevoke { id } => leases.push(Leased::Revoked(*id)),
+        Command::LeaseCheckpoint(remaining) => leases.push(Leased::Noted(remaining.clone())),
         _ => {}
     }
 }

@@ -72,6 +72,9 @@ pub struct Options {
     pub quota_bytes: u64,
     /// Shorter leases are granted for this long, in seconds.
     pub min_lease_ttl: i64,
+    /// What remains of a longer lease is noted in the log each time when so much of it has passed, so
+    /// that it does not begin anew with another leader or a restart; `None` for never.
+    pub lease_checkpoint: Option<Duration>,
     /// What history is kept; `None` for all.
     pub retention: Option<Retention>,
     /// The size of one file of the log. The space is taken when the file is begun.
@@ -99,6 +102,7 @@ impl Default for Options {
             limits: Limits::default(),
             quota_bytes: 2 << 30,
             min_lease_ttl: 2,
+            lease_checkpoint: Some(Duration::from_secs(300)),
             retention: Some(Retention::default()),
             segment_bytes: 8 << 20,
             checkpoint_bytes: 32 << 20,

@@ -3,6 +3,7 @@
 
 use crate::core::{Core, MESSAGE, REQUEST};
 use crate::entry::{self, Proposal};
+use crate::lease::Renewed;
 use crate::queue::Reply;
 use crate::raftlog::RaftLog;
 use crate::shared::Shared;
@@ -31,8 +32,21 @@ pub(crate) enum Whom {
     Client { reply: Reply<Outcome>, physical: bool, term: u64 },
     /// A member (perhaps this one) that asked for a change of the members; with whom it means.
     Member { from: u64, ask: u64, meant: u64 },
+    /// A member whose renewal of a lease waits for a note to be taken back (see
+    /// [`Renewed::Noted`]); as in [`Reading::Lease`].
+    Renewal { from: u64, id: u64, lease: i64, term: u64, asked: Duration },
     /// Nobody.
     Nobody,
+}
+
+impl Whom {
+    /// The term in which this member must lead for it to be meant; 0 for any, and any member.
+    fn bound(&self) -> u64 {
+        match self {
+            Self::Client { term, .. } | Self::Renewal { term, .. } => *term,
+            Self::Member { .. } | Self::Nobody => 0,
+        }
+    }
 }
 
 /// A proposal of this member under way.
@@ -202,9 +216,9 @@ impl Core {
 
     /// Refuses the proposals that are bound to another term than this in which the member leads.
     fn without_bound(&mut self, parts: Vec<(u64, Bytes)>, leads: u64) -> Vec<(u64, Bytes)> {
-        let bound = |core: &Self, id: u64| match core.waiters.get(&id).map(|waiter| &waiter.whom) {
-            Some(Whom::Client { term, .. }) => *term != 0 && *term != leads,
-            _ => false,
+        let bound = |core: &Self, id: u64| {
+            let term = core.waiters.get(&id).map_or(0, |waiter| waiter.whom.bound());
+            term != 0 && term != leads
         };
         let (void, parts) = parts.into_iter().partition(|(id, _)| bound(self, *id));
         let void: Vec<_> = void;
@@ -304,6 +318,14 @@ impl Core {
                 let answer = result.map(|_| Told::Members(meant, members.to_vec()));
                 self.tell(from, ask, answer);
             }
+            // Confirmed once more, it tells what can be promised now.
+            (Whom::Renewal { from, id, lease, term, asked }, Ok(_)) => {
+                self.reading.push(Reading::Lease { from, id, lease, renew: true, term, asked });
+            }
+            (Whom::Renewal { from, id, .. }, Err(Error::NotLeader | Error::LeaderChanged)) => {
+                self.tell_changed(from, id)
+            }
+            (Whom::Renewal { from, id, .. }, Err(error)) => self.tell(from, id, Err(error)),
             (Whom::Nobody, _) => {}
         }
     }
@@ -422,9 +444,17 @@ impl Core {
                 let told = if renew {
                     shared.lessor.renew(lease, asked, now)
                 } else {
-                    Ok(shared.lessor.remaining(lease, now))
+                    Ok(Renewed::Told(shared.lessor.remaining(lease, now)))
                 };
-                self.tell(from, id, told.map(Told::Lease));
+                match told {
+                    Ok(Renewed::Told(told)) => self.tell(from, id, Ok(Told::Lease(told))),
+                    Ok(Renewed::Noted) => {
+                        let whom = Whom::Renewal { from, id, lease, term, asked };
+                        let whole = Proposal::Command(crate::lease::whole(lease));
+                        self.propose(shared, vec![(whole, whom, 0)]);
+                    }
+                    Err(error) => self.tell(from, id, Err(error)),
+                }
             }
             Reading::Lease { from, id, .. } => self.tell_changed(from, id),
         }

@@ -133,7 +133,7 @@ impl Shared {
         Self {
             hub: Hub::new(state.machine.mvcc.revision()),
             state: RwLock::new(state),
-            lessor: Lessor::default(),
+            lessor: Lessor::new(options.lease_checkpoint),
             queue: Queue::default(),
             clock,
             options,

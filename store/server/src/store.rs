@@ -3,7 +3,7 @@
 use crate::compare::{Comparisons, is_word};
 use crate::core::Core;
 use crate::journal::{self, Checkpoints, Opened};
-use crate::lease;
+use crate::lease::{self, Renewed};
 use crate::queue::Request;
 use crate::raftlog::RaftLog;
 use crate::shared::{Shared, State};
@@ -23,6 +23,7 @@ use dhow_mvcc::{Command, MAX_TTL, Outcome, check_range, check_txn, is_read_only}
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// A read of more keys than this takes the lock several times.
 const SCAN: usize = 1024;
@@ -132,12 +133,12 @@ impl Store {
         options: Options,
     ) -> Result<(Arc<Self>, Core), raft::Error> {
         let identity = log.identity();
-        let leases: Vec<(i64, i64)> = state.machine.mvcc.leases().collect();
         let directory = log.disk.as_ref().map(|disk| Arc::downgrade(disk.log.directory()));
         let directory = directory.unwrap_or_default();
         let shared = Arc::new(Shared::new(state, identity, directory, clock, options));
-        // After a restart every lease has its whole time again: its owner may be still there.
-        shared.lessor.reset(leases.into_iter(), shared.clock.monotonic());
+        // After a restart every lease has its whole time again, or what was noted of it: its owner may
+        // be still there.
+        shared.lessor.reset(&shared.read().machine.mvcc, shared.clock.monotonic());
         let core = Core::new(log, &shared)?;
         let store = Arc::new(Self {
             shared,
@@ -210,6 +211,26 @@ impl Store {
             self.shared.catch_up().await?;
         }
         Ok(term != 0 && self.shared.lessor.term() == term)
+    }
+
+    /// Renews a lease as the leader that was confirmed after it was asked.
+    async fn renew(&self, id: i64, asked: Duration) -> Result<Option<(i64, i64)>, Error> {
+        let shared = &self.shared;
+        loop {
+            match shared.lessor.renew(id, asked, shared.clock.monotonic())? {
+                Renewed::Told(told) => return Ok(told),
+                Renewed::Noted => {
+                    let term = shared.lessor.term();
+                    if term == 0 {
+                        return Err(Error::LeaderChanged);
+                    }
+                    match shared.submit_in(term, lease::whole(id)).await {
+                        Err(Error::NotLeader) => return Err(Error::LeaderChanged),
+                        done => drop(done?),
+                    }
+                }
+            }
+        }
     }
 
     /// Starts the timer of the leases, if it does not run.
@@ -473,7 +494,7 @@ impl Backend for Store {
             }
             let asked = self.shared.clock.monotonic();
             let told = if self.decides_on_leases().await? {
-                self.shared.lessor.renew(id, asked, self.shared.clock.monotonic())?
+                self.renew(id, asked).await?
             } else {
                 lease_told(self.shared.ask(Ask::KeepAlive(id)).await?)
             };

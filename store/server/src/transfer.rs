@@ -276,14 +276,13 @@ impl Core {
         self.applied = index;
         let conf = stand.members.conf_state();
         let revision = machine.mvcc.revision();
-        let leases: Vec<(i64, i64)> = machine.mvcc.leases().collect();
         {
             let mut state = shared.write();
             state.replace(machine, stand.members);
             shared.numbers.note_rules(&state.machine);
             shared.hub.restart(revision);
         }
-        shared.lessor.reset(leases.into_iter(), shared.clock.monotonic());
+        shared.lessor.reset(&shared.read().machine.mvcc, shared.clock.monotonic());
         shared.numbers.checkpoint_bytes.store(size, Ordering::Relaxed);
         self.doubt();
         self.meet(shared);

@@ -2,10 +2,12 @@
 
 mod common;
 
+use common::net::Nodes;
 use common::*;
 use dhow_clock::disk::{Fault, Memory, Operation};
 use dhow_clock::{BoxFuture, Clock};
 use dhow_kv::Backend;
+use dhow_kv::admin::Admin;
 use dhow_server::{Options, Store};
 use std::io::ErrorKind;
 use std::path::Path;
@@ -100,6 +102,76 @@ async fn leases_that_could_not_be_ended_for_want_of_space_end_a_little_later() {
             assert!(keys(&*store, "").await.is_empty());
         }
     }
+}
+
+/// Lets so much time pass, in steps that the leases' timer can follow.
+async fn pass(clock: &Manual, seconds: u64) {
+    for _ in 0..seconds / 10 {
+        rests(clock).await;
+        clock.advance(Duration::from_secs(10));
+        tokio::task::yield_now().await;
+    }
+    rests(clock).await;
+}
+
+#[tokio::test]
+async fn a_long_lease_does_not_begin_anew_with_a_restart() {
+    let disk = Memory::new();
+    let clock = clock();
+    let options = Options { inline: true, ..Options::default() };
+    let open = || {
+        let shared = Arc::new(disk.clone());
+        Store::open_on(shared, Path::new("/data"), clock.clone(), options.clone()).unwrap()
+    };
+    let store = open();
+    store.lease_grant(5, 3600).await.unwrap();
+    store.lease_grant(6, 3600).await.unwrap();
+    store.lease_grant(7, 200).await.unwrap();
+    let left = |store: Arc<Store>, id| async move {
+        store.lease_time_to_live(id, false).await.unwrap().ttl
+    };
+    pass(&clock, 190).await;
+    store.lease_keep_alive(7).await.unwrap();
+    pass(&clock, 720).await;
+    assert_eq!(left(store.clone(), 5).await, 3600 - 910);
+    // One is renewed after its rest was noted, and has its whole time for everybody.
+    assert_eq!(store.lease_keep_alive(6).await.unwrap().ttl, 3600);
+    drop(store);
+    let store = open();
+    let noted = left(store.clone(), 5).await;
+    assert!((3600 - 910..=3600 - 900 + 10).contains(&noted), "{noted}");
+    assert_eq!(left(store.clone(), 6).await, 3600);
+    // A snapshot for others and a checkpoint know it too.
+    store.defragment().await.unwrap();
+    drop(store);
+    assert_eq!(left(open(), 5).await, noted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_lease_does_not_begin_anew_with_another_leader() {
+    let nodes = Nodes::start(3, &Options::default());
+    let old = nodes.leader().await;
+    let follower = nodes.other(&[old]);
+    let store = nodes.store(follower).clone();
+    store.lease_grant(5, 3600).await.unwrap();
+    store.lease_grant(6, 3600).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    // Renewed by way of a follower, and of the leader.
+    assert_eq!(store.lease_keep_alive(6).await.unwrap().ttl, 3600);
+    store.lease_grant(7, 3600).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    assert_eq!(nodes.store(old).lease_keep_alive(7).await.unwrap().ttl, 3600);
+    nodes.net.cut(nodes.nodes[old].id, true);
+    let new = nodes.leader().await;
+    let left = |id| {
+        let store = nodes.store(new).clone();
+        async move { store.lease_time_to_live(id, false).await.unwrap().ttl }
+    };
+    let noted = left(5).await;
+    assert!((3600 - 1410..=3600 - 1190).contains(&noted), "{noted}");
+    let renewed = left(6).await;
+    assert!((3600 - 410..=3600 - 290).contains(&renewed), "{renewed}");
+    assert!(left(7).await >= 3590);
 }
 
 /// Waits until the leases' timer sleeps, or has nothing left to sleep for.

@@ -3,10 +3,11 @@
 use super::Import;
 use crate::auth::User;
 use crate::codec::Malformed;
-use crate::{Alarms, Auth, Machine, MachineHeader};
+use crate::{Alarms, Auth, Command, Machine, MachineHeader};
 use dhow_bolt::etcd;
 use dhow_kv::Span;
 use dhow_kv::admin::{Access, Alarm, AlarmKind, AuthStatus, Permission};
+use std::collections::BTreeMap;
 use std::io::{Read, Seek};
 
 /// Why a snapshot could not become a state.
@@ -29,8 +30,12 @@ impl MachineHeader {
         state.meta.scheduled_compact = self.mvcc.compacted;
         state.meta.finished_compact = self.mvcc.compacted;
         let leases = self.mvcc.leases.iter();
-        state.leases =
-            leases.map(|(id, ttl)| etcd::Lease { id: *id, ttl: *ttl, remaining_ttl: 0 }).collect();
+        let remaining: BTreeMap<i64, i64> = self.mvcc.remaining.iter().copied().collect();
+        let lease = |(id, ttl): &(i64, i64)| {
+            let remaining_ttl = remaining.get(id).copied().unwrap_or_default();
+            etcd::Lease { id: *id, ttl: *ttl, remaining_ttl }
+        };
+        state.leases = leases.map(lease).collect();
         let kind = |kind| match kind {
             AlarmKind::NoSpace => 1,
             AlarmKind::Corrupt => 2,
@@ -130,12 +135,14 @@ impl Machine {
         let status = AuthStatus { enabled: auth.enabled, revision: auth.revision };
         let auth = Auth::from_parts(status, users.collect(), roles.collect());
         let leases: Vec<_> = state.leases.iter().map(|lease| (lease.id, lease.ttl)).collect();
+        let remaining = state.leases.iter().map(|lease| (lease.id, lease.remaining_ttl)).collect();
         let mut import = Import::new(state.meta.compacted(), leases);
         let mut rows = snapshot.rows()?;
         while let Some(row) = rows.next()? {
             import.row(row.key, row.value)?;
         }
-        let keys = if raise == 0 { import.finish() } else { import.finish_raised(raise) };
+        let mut keys = if raise == 0 { import.finish() } else { import.finish_raised(raise) };
+        keys.apply(&Command::LeaseCheckpoint(remaining)).map_err(|_| Malformed("leases"))?;
         Ok(Self::from_parts(keys, auth, alarms, applied))
     }
 }

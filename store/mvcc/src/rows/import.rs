@@ -6,7 +6,6 @@ use crate::history::History;
 use crate::index::Version;
 use crate::{Lease, Mvcc};
 use bytes::Bytes;
-use std::collections::BTreeSet;
 
 /// At most so many revisions may be missing behind the compaction: etcd leaves none out, but may be
 /// told to raise the revision, and then compacts at it.
@@ -35,7 +34,7 @@ impl Import {
         mvcc.compacted = compacted.max(0);
         mvcc.history = History::starting(mvcc.compacted.max(2));
         let leases = leases.into_iter();
-        mvcc.leases = leases.map(|(id, ttl)| (id, Lease { ttl, keys: BTreeSet::new() })).collect();
+        mvcc.leases = leases.map(|(id, ttl)| (id, Lease::new(ttl))).collect();
         Self { mvcc, last: None, keys: Vec::new(), stale: Vec::new(), gap: 0 }
     }
 

@@ -128,6 +128,8 @@ impl World {
             segment_bytes: 16 << 10,
             checkpoint_bytes: 48 << 10,
             quota_bytes: 64 << 20,
+            // Many leases outlive this.
+            lease_checkpoint: Some(Duration::from_secs(1)),
             retention: None::<Retention>,
             inline: true,
             ..Options::default()
