@@ -36,6 +36,8 @@ pub struct Operator {
     gone: BTreeSet<u64>,
     /// Places of members of which nobody knows whether they were added, by their URLs.
     maybe: BTreeMap<String, usize>,
+    /// The last refusal, and what for.
+    refused: Option<(&'static str, Error)>,
     /// What was done, and how often.
     pub tally: BTreeMap<&'static str, u64>,
 }
@@ -68,8 +70,8 @@ impl Operator {
         let members = first.map(|store| store.introduction().members).unwrap_or_default();
         let sure = |member: Member| (member.id, Sure { learner: Some(false), leaving: false });
         let sure = members.into_iter().map(sure).collect();
-        let (gone, maybe, tally) = Default::default();
-        Self { world, random, stopped, sure, gone, maybe, tally }
+        let (gone, maybe, refused, tally) = Default::default();
+        Self { world, random, stopped, sure, gone, maybe, refused, tally }
     }
 
     /// Works until it is stopped.
@@ -110,8 +112,11 @@ impl Operator {
         }
         match answer {
             Some(Ok(answer)) => Ok(answer),
-            Some(Err(error)) if is_refusal(&error) => Err(Some(error)),
-            _ => Err(None),
+            Some(Err(error)) => {
+                self.refused = Some((what, error.clone()));
+                Err(is_refusal(&error).then_some(error))
+            }
+            None => Err(None),
         }
     }
 
@@ -178,9 +183,12 @@ impl Operator {
         let voters = self.sure.values().filter(|s| s.learner == Some(false) && !s.leaving).count();
         let id = *self.random.pick(&self.sure.keys().copied().collect::<Vec<_>>());
         // The last voter cannot go, and one that nobody is sure of might be it.
-        if voters < 2 {
-            return;
+        if voters >= 2 {
+            self.remove_one(id).await;
         }
+    }
+
+    async fn remove_one(&mut self, id: u64) {
         let done = self
             .ask("members removed", move |store| {
                 Box::pin(async move { store.member_remove(id).await })
@@ -315,17 +323,26 @@ impl Operator {
     /// A broken promise.
     pub async fn settle(&mut self) -> Result<(), Violation> {
         let deadline = Instant::now() + Duration::from_secs(90);
+        let mut seen = Vec::new();
         loop {
             if let Some(members) = self.look().await? {
-                let learner = members.iter().find(|member| member.learner);
-                if learner.is_none() && members.iter().all(|member| !member.name.is_empty()) {
+                seen.clone_from(&members);
+                let votes = |member: &Member| !member.learner && !member.name.is_empty();
+                let leaving = self.sure.iter().find(|(_, sure)| sure.leaving).map(|(id, _)| *id);
+                if leaving.is_none() && members.iter().all(votes) {
                     return Ok(());
                 }
                 self.promote().await;
+                if let Some(id) = leaving {
+                    // Whoever may yet go, goes now.
+                    self.remove_one(id).await;
+                }
             }
             if Instant::now() > deadline {
-                let what =
-                    "the members do not settle within 90 seconds after everything was mended";
+                let refused = self.refused.take();
+                let what = format!(
+                    "90 seconds after everything was mended the members are {seen:?}; {refused:?}"
+                );
                 return Err(Violation::new(Promise::Recovery, what));
             }
             tokio::time::sleep(Duration::from_millis(500)).await;

@@ -58,9 +58,11 @@ impl SimClock {
         self.state().busy_until
     }
 
-    fn convert(period: Duration, by: u64, of: u64) -> Duration {
-        let nanos = period.as_nanos() * u128::from(by) / u128::from(of.max(1));
-        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    /// When its own time has certainly reached `at`: not a nanosecond earlier, since whoever sleeps
+    /// until then would sleep again, for no time at all.
+    fn instant(&self, at: Duration) -> Instant {
+        let nanos = (at.as_nanos() * 1_000_000).div_ceil(u128::from(self.rate.max(1)));
+        self.start + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }
 
@@ -71,11 +73,16 @@ impl Clock for SimClock {
     }
 
     fn monotonic(&self) -> Duration {
-        Self::convert(self.start.elapsed(), self.rate, 1_000_000)
+        let nanos = self.start.elapsed().as_nanos() * u128::from(self.rate) / 1_000_000;
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     fn sleep(&self, period: Duration) -> BoxFuture<'static, ()> {
-        let until = Instant::now() + Self::convert(period, 1_000_000, self.rate);
+        self.sleep_until(self.monotonic().saturating_add(period))
+    }
+
+    fn sleep_until(&self, at: Duration) -> BoxFuture<'static, ()> {
+        let until = self.instant(at);
         let state = self.state.clone();
         Box::pin(async move {
             tokio::time::sleep_until(until).await;
@@ -91,5 +98,22 @@ impl Clock for SimClock {
 
     fn random(&self) -> u64 {
         self.state().random.draw()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_sleeps_until_a_moment_finds_that_it_has_come() {
+        for rate in [998_000, 999_999, 1_000_000, 1_000_001, 1_001_987] {
+            let clock = SimClock::new(Random::new(1), rate);
+            for step in 1..300 {
+                let at = clock.monotonic() + Duration::from_nanos(step * 1_234_567);
+                clock.sleep_until(at).await;
+                assert!(clock.monotonic() >= at, "{rate}");
+            }
+        }
     }
 }
