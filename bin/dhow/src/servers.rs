@@ -36,10 +36,10 @@ const PREFIX: &str = "/dhow/servers/";
 const RANGES: &str = "/dhow/pods/";
 
 /// How long a server that says nothing counts as there, in seconds.
-const LIFE: i64 = 15;
+const LIFE: i64 = 10;
 
 /// How often a server says that it is there.
-const PULSE: Duration = Duration::from_secs(5);
+const PULSE: Duration = Duration::from_secs(3);
 
 /// Pause after the store did not take something.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -286,7 +286,8 @@ impl Servers {
 
     async fn tell(&self) -> Result<Value, Status> {
         // What this server knows: a person wants to see it just when the others do not answer.
-        let members = self.store.members(false).await.map_err(refused)?;
+        let mut members = self.store.members(false).await.map_err(refused)?;
+        members.sort_by(|one, other| one.name.cmp(&other.name));
         let leader = self.store.pulse().leader;
         let own = self.store.identity().member_id;
         let present = self.present.borrow().clone();

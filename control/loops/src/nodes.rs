@@ -1,7 +1,8 @@
 //! Machines: marks those that fell silent, and forgets pods of machines that are gone.
 //!
 //! A machine renews a lease every ten seconds. When the lease is over, nobody knows how the machine
-//! is: its conditions become Unknown and no new pods go there, until it speaks again.
+//! is: its conditions become Unknown, its pods count as not ready, so that no service leads to them,
+//! and no new pods go there, until it speaks again and tells how its pods are.
 
 use crate::Context;
 use dhow_objects::{Status, kinds};
@@ -45,7 +46,7 @@ pub(crate) async fn run(context: Context, mut nodes: View<Node>, mut pods: View<
             if !silent {
                 next = Some(next.map_or(due, |n| n.min(due)));
             }
-            if let Err(refusal) = judge(&context, &node, silent).await {
+            if let Err(refusal) = judge(&context, &node, &pods, silent).await {
                 tracing::warn!(node = name, %refusal, "machine's state not written");
                 next = Some(now + Duration::from_secs(1));
             }
@@ -69,7 +70,12 @@ pub(crate) async fn run(context: Context, mut nodes: View<Node>, mut pods: View<
 }
 
 /// Writes what is known of a machine, if that changed.
-async fn judge(context: &Context, node: &Node, silent: bool) -> Result<(), Status> {
+async fn judge(
+    context: &Context,
+    node: &Node,
+    pods: &View<Pod>,
+    silent: bool,
+) -> Result<(), Status> {
     let name = node.metadata.name.clone().unwrap_or_default();
     let key = Key::new("", &name);
     let actor = Context::actor(NAME, 0);
@@ -97,6 +103,8 @@ async fn judge(context: &Context, node: &Node, silent: bool) -> Result<(), Statu
         let note = Note { kind: "Normal", reason: "NodeNotReady", message };
         context.note(NAME, &kinds::NODE, &node.metadata, &note).await;
         tracing::warn!(node = name, "machine fell silent");
+        // The taint comes last: until it is written, all of this is tried again.
+        doubt(context, pods, &name).await?;
     } else {
         tracing::info!(node = name, "machine speaks again");
     }
@@ -109,6 +117,31 @@ async fn judge(context: &Context, node: &Node, silent: bool) -> Result<(), Statu
     }
     let patch = Patch::Merge(json!({"spec": {"taints": taints}}));
     context.state.patch_typed::<Node>(&actor, &kinds::NODE, &key, "", patch).await?;
+    Ok(())
+}
+
+/// Marks the pods of a silent machine as not ready.
+async fn doubt(context: &Context, pods: &View<Pod>, node: &str) -> Result<(), Status> {
+    let is_ready = |pod: &Pod| {
+        let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+    };
+    let bound = |pod: &Pod| pod.spec.as_ref().is_some_and(|s| s.node_name.as_deref() == Some(node));
+    for pod in pods.list().iter().filter(|pod| bound(pod) && is_ready(pod)) {
+        let key = Key::new(
+            pod.metadata.namespace.clone().unwrap_or_default(),
+            pod.metadata.name.clone().unwrap_or_default(),
+        );
+        let patch = Patch::Strategic(json!({"status": {"conditions": [{
+            "type": "Ready", "status": "False", "reason": "NodeNotReady",
+            "message": "Node is not ready.", "lastTransitionTime": context.now(),
+        }]}}));
+        let actor = Context::actor(NAME, 0);
+        match context.state.patch_typed::<Pod>(&actor, &kinds::POD, &key, "status", patch).await {
+            Err(refusal) if refusal.code != 404 => return Err(refusal),
+            _ => {}
+        }
+    }
     Ok(())
 }
 

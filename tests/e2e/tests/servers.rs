@@ -85,7 +85,7 @@ fn pods_reach_each_other(one: &Shell, two: &Shell) {
     one.apply(APART);
     one.ok("kubectl wait --for=condition=Ready pod/web pod/client --timeout=30s");
     one.is(
-        "kubectl get nodes -o jsonpath='{.items[*].spec.podCIDR}'",
+        "kubectl get nodes -o jsonpath='{.items[*].spec.podCIDR}' | tr ' ' '\\n' | sort | xargs",
         "10.244.0.0/24 10.244.1.0/24 10.244.2.0/24",
     );
     let ip = one.word("kubectl get pod web -o jsonpath={.status.podIP}");
@@ -108,10 +108,12 @@ fn three_servers_go_on_without_one() {
     let one = first.admin();
     one.ok("kubectl create configmap before --from-literal=a=1");
     let (mut second, mut third) = (another(&lan, "srv", 2), another(&lan, "srv", 3));
-    second.join("n2", &url(1), &token);
-    // Whichever server it is told, it is the same platform.
-    third.join("n3", &url(2), &token);
-    let (two, three) = (second.admin(), third.admin());
+    // At the same time: one waits for the other.
+    std::thread::scope(|both| {
+        both.spawn(|| second.join("n2", &url(1), &token));
+        both.spawn(|| third.join("n3", &url(1), &token));
+    });
+    let (two, three) = (second.admin(), &third.admin().clone());
 
     // Three that vote, as an etcd client sees them on each.
     for shell in [one, two, three] {
@@ -148,6 +150,13 @@ fn three_servers_go_on_without_one() {
     three.is("kubectl get configmap after -o jsonpath={.data.a}", "1");
     three.is("kubectl get configmaps -o name | grep -cE '/(before|after|by[0-4])$'", "7");
     makes_pods(two, "second");
+    // Its machine is not heard of any more (sooner than usual): no service leads to its pods.
+    two.ok(
+        "kubectl -n kube-node-lease patch lease n1 -p '{\"spec\": {\"leaseDurationSeconds\": 1}}'",
+    );
+    let ready = "-o jsonpath='{.status.conditions[?(@.type==\"Ready\")].status}'";
+    two.until(&format!("kubectl get node n1 {ready}"), "Unknown");
+    two.until(&format!("kubectl get pod client {ready}"), "False");
     two.until(
         "kubectl get endpoints kubernetes -o jsonpath='{.subsets[0].addresses[*].ip}'",
         "10.9.0.2 10.9.0.3",
@@ -155,12 +164,18 @@ fn three_servers_go_on_without_one() {
     // It comes back and has what it missed.
     one.ok("dhow up --detach");
     one.is("kubectl get configmap after -o jsonpath={.data.a}", "1");
+    one.until(&format!("kubectl get node n1 {ready}"), "True");
+    one.until(&format!("kubectl get pod client {ready}"), "True");
     one.is(&etcdctl("endpoint status | grep -c ', false, '"), "1");
 
     // One that is purged leaves; the others need it no more.
     three.ok("dhow down --purge");
     two.is(&etcdctl("member list | wc -l"), "2");
     two.is("dhow status -o json | grep -c '\"role\"'", "2");
+    // It may come back, as another one; whichever server it is told, it is the same platform.
+    third.join("n3", &url(2), &token);
+    three.is("kubectl get configmap after -o jsonpath={.data.a}", "1");
+    three.ok("dhow down --purge");
     // So does the last but one, though it takes both to agree.
     two.ok("dhow down --purge");
     one.until(&etcdctl("member list | wc -l"), "1");

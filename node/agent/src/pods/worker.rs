@@ -275,6 +275,13 @@ impl Worker {
                     self.refresh = true;
                 }
                 let before = std::mem::replace(&mut self.pod, pod);
+                // Marked while this machine was not heard of: what is true is told again.
+                if let (Some(stored), Some(told)) = (&self.stored, &self.pod.status)
+                    && !self.reporting
+                    && notable(told).1.len() < notable(stored).1.len()
+                {
+                    self.stored = Some(told.clone());
+                }
                 self.try_resize_again(&before);
                 self.asked();
                 self.note();
