@@ -15,6 +15,7 @@ mod nodes;
 mod owners;
 mod replicasets;
 mod scheduling;
+mod taints;
 
 use dhow_clock::SharedClock;
 use dhow_objects::kinds::Kind;
@@ -69,6 +70,7 @@ pub fn start(state: &State, clock: &SharedClock) -> Loops {
     tasks.spawn(deployments::run(context.clone(), deployments, sets, pods.clone()));
     tasks.spawn(endpoints::run(context.clone(), services, pods.clone()));
     tasks.spawn(namespaces::run(context.clone(), pods.clone()));
+    tasks.spawn(taints::run(context.clone(), nodes.clone(), pods.clone()));
     tasks.spawn(nodes::run(context.clone(), nodes, pods));
     tasks.spawn(garbage::run(context));
     Loops { tasks }

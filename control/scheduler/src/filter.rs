@@ -66,11 +66,11 @@ fn schedulable(pod: &Pod, machine: &Machine) -> Verdict {
     Ok(())
 }
 
-fn tolerations(pod: &Pod) -> &[Toleration] {
+pub(crate) fn tolerations(pod: &Pod) -> &[Toleration] {
     pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default()
 }
 
-fn tolerated(toleration: &Toleration, taint: &Taint) -> bool {
+pub(crate) fn tolerated(toleration: &Toleration, taint: &Taint) -> bool {
     let effect = toleration.effect.as_deref().unwrap_or_default();
     let key = toleration.key.as_deref().unwrap_or_default();
     if !effect.is_empty() && effect != taint.effect {

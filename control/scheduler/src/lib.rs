@@ -4,6 +4,9 @@
 //! data ([`Reason`]), so that status, events and `dhow why` tell the same story.
 
 mod filter;
+mod stay;
+
+pub use stay::stay;
 
 use dhow_objects::hash::stable;
 use dhow_objects::quantity::Quantity;

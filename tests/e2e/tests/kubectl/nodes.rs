@@ -3,7 +3,8 @@
 use crate::{SLEEPER, WEB};
 use e2e::{Check, Shell};
 
-pub const ALL: &[Check] = &[("cordon-drain", cordon_drain), ("taint", taint)];
+pub const ALL: &[Check] =
+    &[("cordon-drain", cordon_drain), ("taint", taint), ("taint-expels", taint_expels)];
 
 fn cordon_drain(s: &Shell) {
     s.apply(&WEB.replace("replicas: 2", "replicas: 1"));
@@ -42,4 +43,24 @@ fn taint(s: &Shell) {
     s.tells("kubectl describe node n1", &["storm=near:NoSchedule"]);
     s.is("kubectl taint node n1 storm-", "node/n1 untainted");
     s.ok("kubectl wait --for=condition=Ready pod/sleeper --timeout=30s");
+}
+
+fn taint_expels(s: &Shell) {
+    let tolerant = |name: &str, seconds: &str| {
+        let toleration = format!("{{key: storm, operator: Exists, effect: NoExecute{seconds}}}");
+        SLEEPER
+            .replace("name: sleeper", &format!("name: {name}"))
+            .replace("spec:\n", &format!("spec:\n  tolerations: [{toleration}]\n"))
+    };
+    s.apply(SLEEPER);
+    s.apply(&tolerant("brave", ""));
+    s.apply(&tolerant("patient", ", tolerationSeconds: 4"));
+    s.ok("kubectl wait --for=condition=Ready pod --all --timeout=30s");
+    s.is("kubectl taint node n1 storm=here:NoExecute", "node/n1 tainted");
+    s.ok("kubectl wait --for=delete pod/sleeper --timeout=3s");
+    s.tells("kubectl get events", &["TaintManagerEviction"]);
+    s.is("kubectl get pod brave patient -o jsonpath='{.items[*].status.phase}'", "Running Running");
+    s.ok("kubectl wait --for=delete pod/patient --timeout=20s");
+    s.is("kubectl get pods -o name", "pod/brave");
+    s.is("kubectl taint node n1 storm-", "node/n1 untainted");
 }
