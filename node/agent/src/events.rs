@@ -7,6 +7,7 @@ use dhow_reason::Reason;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -29,6 +30,8 @@ pub struct Recorder {
     sender: mpsc::UnboundedSender<Event>,
     clock: SharedClock,
     node: Arc<str>,
+    /// When the last event was, in nanoseconds.
+    last: Arc<AtomicU64>,
 }
 
 impl Recorder {
@@ -56,7 +59,7 @@ impl Recorder {
                 }
             }
         };
-        (Self { sender, clock, node: node.into() }, deliver)
+        (Self { sender, clock, node: node.into(), last: Arc::default() }, deliver)
     }
 
     /// Says something about a pod; `field` is the path of the container it is about, or empty. What
@@ -109,6 +112,12 @@ impl Recorder {
         because: Option<&Reason>,
     ) {
         let now = self.clock.now();
+        // Names end with the moment, each with one of its own: clients list events by name and sort
+        // them by whole seconds, and so show those of one second as they happened.
+        let moment = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let after = |last| Some(moment.max(u64::saturating_add(last, 1)));
+        let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after);
+        let moment = moment.max(last.unwrap_or_default().saturating_add(1));
         let level = match level {
             Level::Normal => "Normal",
             Level::Warning => "Warning",
@@ -129,11 +138,7 @@ impl Recorder {
         );
         let event = Event {
             metadata: ObjectMeta {
-                name: Some(format!(
-                    "{}.{:016x}",
-                    about.name.as_deref().unwrap_or("node"),
-                    self.clock.random()
-                )),
+                name: Some(format!("{}.{moment:x}", about.name.as_deref().unwrap_or("node"))),
                 namespace: Some(about.namespace.clone().unwrap_or_else(|| "default".into())),
                 annotations: because
                     .map(|reason| [(dhow_reason::ANNOTATION.to_owned(), reason.to_json())].into()),
