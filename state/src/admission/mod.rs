@@ -6,6 +6,7 @@
 pub(crate) mod namespace;
 mod pod_priority;
 mod pod_tolerations;
+mod runtime_class;
 mod service_account;
 mod service_addresses;
 mod service_ports;
@@ -102,6 +103,7 @@ pub(crate) async fn mutate(
     if request.is(&kinds::POD) {
         if request.operation == Operation::Create {
             service_account::mutate(request, new).await?;
+            runtime_class::mutate(request, new)?;
         }
         pod_priority::mutate(request, new)?;
         pod_tolerations::mutate(new);

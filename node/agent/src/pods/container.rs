@@ -89,6 +89,12 @@ pub fn spec(
     let variables = env::variables(&facts, container, sources)?;
     let args = env::arguments(container, &image.config.entrypoint, &image.config.cmd, &variables)?;
     let identity = security::identity(pod, container).map_err(Trouble::Config)?;
+    let root = matches!(image.config.user.split(':').next(), None | Some("" | "0" | "root"));
+    if identity.must_not_be_root && identity.uid.is_none() && root {
+        return Err(Trouble::Config(
+            "container has runAsNonRoot and image will run as root".to_owned(),
+        ));
+    }
     let uid = text(pod.metadata.uid.as_ref());
     let own = world.instance_dir(uid, &container.name, start.attempt);
     let io = |e: std::io::Error| Trouble::Config(e.to_string());

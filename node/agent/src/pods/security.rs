@@ -93,6 +93,15 @@ pub fn identity(pod: &Pod, container: &Container) -> Result<Identity, String> {
             ));
         }
     };
+    // What would keep a container apart is never left out in silence.
+    let unknown = |what: &str| Err(format!("{what} is not implemented by this version of dhow"));
+    if pod.spec.as_ref().and_then(|s| s.host_users) == Some(false) {
+        return unknown("a user namespace (hostUsers: false)");
+    }
+    let armour = own.app_armor_profile.or(of_pod.app_armor_profile);
+    if let Some(profile) = armour.filter(|profile| profile.type_ != "Unconfined") {
+        return unknown(&format!("AppArmor profile type {}", profile.type_));
+    }
     let mut groups: BTreeSet<u32> =
         of_pod.supplemental_groups.iter().flatten().filter_map(|g| number(Some(*g))).collect();
     groups.extend(number(of_pod.fs_group));
@@ -199,7 +208,21 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         assert!(merged(json!({"runAsNonRoot": true}), json!({"runAsUser": 0})).is_err());
+    }
+
+    #[test]
+    fn what_would_confine_a_container_and_is_not_implemented_is_refused() {
         assert!(merged(json!({}), json!({"seccompProfile": {"type": "Localhost"}})).is_err());
+        let armour = |kind: &str| json!({"appArmorProfile": {"type": kind}});
+        assert!(merged(armour("RuntimeDefault"), json!({})).is_err());
+        assert!(merged(json!({}), armour("Localhost")).is_err());
+        assert!(merged(armour("Localhost"), armour("Unconfined")).is_ok());
+        let pod: Pod = serde_json::from_value(
+            json!({"metadata": {}, "spec": {"hostUsers": false, "containers": [{"name": "c"}]}}),
+        )
+        .unwrap();
+        let refusal = identity(&pod, &pod.spec.as_ref().unwrap().containers[0]).unwrap_err();
+        assert!(refusal.contains("hostUsers"), "{refusal}");
     }
 
     #[test]
