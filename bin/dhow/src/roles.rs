@@ -66,6 +66,7 @@ impl Platform {
         let etcd_listener = etcd::listen(&config).await?;
         let peer_listener = member::listen(&config).await?;
         let node_ip = node_ip(&config);
+        Dataplane::check(&dataplane_config(&config, node_ip))?;
         let pki = Pki::open(&data.join("pki"), clock.now())?;
         let identity = pki.server(&server_names(&config, node_ip), clock.now())?;
         let shown = Shown::new(&pki, &identity)?;
@@ -520,13 +521,28 @@ fn write_client_files(
         "current-context": "dhow",
     });
     let path = data.join("kubeconfig");
-    files::write(&path, serde_saphyr::to_string(&kubeconfig)?.as_bytes(), 0o600)?;
+    // Who set a namespace in it, or added another platform, finds that again after a restart.
+    if !std::fs::read_to_string(&path).is_ok_and(|known| still_leads_here(&known, &kubeconfig)) {
+        files::write(&path, serde_saphyr::to_string(&kubeconfig)?.as_bytes(), 0o600)?;
+    }
     let env = format!(
         "export DHOW_DATA_DIR={}\nexport KUBECONFIG={}\n{exports}",
         crate::print::quoted(data),
         crate::print::quoted(&path)
     );
     files::write(&data.join("env"), env.as_bytes(), 0o600)
+}
+
+/// Whether a kubeconfig, which people may have changed, has what `wanted` has.
+fn still_leads_here(known: &str, wanted: &serde_json::Value) -> bool {
+    let Ok(known) = serde_saphyr::from_str::<serde_json::Value>(known) else { return false };
+    let entries = |config: &serde_json::Value, of: &str| {
+        config[of].as_array().map(Vec::as_slice).unwrap_or_default().to_vec()
+    };
+    ["clusters", "users"].iter().all(|of| {
+        let known = entries(&known, of);
+        entries(wanted, of).iter().all(|entry| known.contains(entry))
+    }) && entries(&known, "contexts").iter().any(|context| context["name"] == "dhow")
 }
 
 /// Unmounts everything below a directory that is about to be removed.

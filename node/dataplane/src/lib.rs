@@ -14,6 +14,7 @@ mod program;
 mod purge;
 mod services;
 mod skeleton;
+mod taken;
 
 use dhow_intents::{MachineIntent, Owner, Protocol, ServiceIntent};
 use dhow_kernel::net::nft::{Element, Transaction, Value, key};
@@ -46,6 +47,18 @@ pub enum Error {
         feature: String,
         /// What it is needed for.
         why: String,
+    },
+    /// Somebody else on this machine has addresses of ours.
+    #[error("{used} on link {link} lies in {own}: choose other addresses with {flag}")]
+    Taken {
+        /// The network that was asked for.
+        own: Ipv4Net,
+        /// What lies in it.
+        used: Ipv4Net,
+        /// The other's link.
+        link: String,
+        /// The flag of `dhow up` that says what to use.
+        flag: &'static str,
     },
     /// No free address is left.
     #[error("no free address is left in {0}")]
@@ -102,6 +115,14 @@ impl Dataplane {
     pub async fn open(config: Config) -> Result<Self, Error> {
         // Not on another thread: sockets and settings belong to this thread's network namespace.
         Ok(Self { engine: Arc::new(Mutex::new(Engine::open(config)?)) })
+    }
+
+    /// Whether this network can be made here; nothing is changed.
+    ///
+    /// # Errors
+    /// [`Error::Taken`] when it does not exist yet and somebody else has addresses of it.
+    pub fn check(config: &Config) -> Result<(), Error> {
+        taken::check(config)
     }
 
     async fn run<T: Send + 'static>(

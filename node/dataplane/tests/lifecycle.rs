@@ -5,6 +5,7 @@ mod lab;
 use dhow_dataplane::{Dataplane, Error};
 use dhow_intents::Protocol::{Tcp, Udp};
 use dhow_intents::{MachineIntent, Owner, ServiceIntent};
+use dhow_kernel::net::{Batch, route};
 use lab::{Client, NAME, Pod, config, ip, machine, open, output, owner, path, service, set};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -357,5 +358,50 @@ fn packets_for_other_machines_pods_go_to_those_machines() {
         drop(plane);
         Dataplane::purge(NAME, config().cluster_cidr).await.unwrap();
         assert_eq!(picture(), before);
+    });
+}
+
+#[test]
+fn a_network_in_which_somebody_else_has_addresses_is_refused_before_it_is_made() {
+    machine(|| async {
+        let lan = |address: [u8; 4], prefix| {
+            let mut socket = route::open().unwrap();
+            let mut batch = Batch::new();
+            batch.create_bridge("lan0", [2, 0, 0, 0, 0, 1]);
+            batch.get_link("lan0");
+            let link = socket.transact_link(&batch).unwrap().index;
+            let mut batch = Batch::new();
+            batch.link_up(link);
+            batch.add_address(link, address.into(), prefix);
+            socket.transact(&batch).unwrap();
+        };
+        let gone = || {
+            let mut batch = Batch::new();
+            batch.delete_link("lan0");
+            route::open().unwrap().transact(&batch).unwrap();
+        };
+        Dataplane::check(&config()).unwrap();
+        for (address, prefix, own, flag) in [
+            ([10, 200, 1, 77], 32, "10.200.1.0/24", "--cluster-cidr"),
+            ([10, 201, 9, 1], 24, "10.201.0.0/16", "--service-cidr"),
+            // Its network is larger than ours, but this machine's own address lies in ours.
+            ([10, 200, 1, 77], 8, "10.200.1.0/24", "--cluster-cidr"),
+        ] {
+            lan(address, prefix);
+            let told = Dataplane::check(&config()).unwrap_err().to_string();
+            for part in ["lan0", own, flag] {
+                assert!(told.contains(part), "must say {part}: {told}");
+            }
+            gone();
+        }
+        // A larger network around ours is no hindrance.
+        lan([10, 1, 2, 3], 8);
+        Dataplane::check(&config()).unwrap();
+        gone();
+        // A network that is there stays, whoever came after it.
+        let _plane = open().await;
+        Dataplane::check(&config()).unwrap();
+        lan([10, 200, 1, 77], 32);
+        Dataplane::check(&config()).unwrap();
     });
 }

@@ -11,6 +11,7 @@ const DELLINK: u16 = 17;
 const GETLINK: u16 = 18;
 const SETLINK: u16 = 19;
 const NEWADDR: u16 = 20;
+const GETADDR: u16 = 22;
 const NEWROUTE: u16 = 24;
 const DELROUTE: u16 = 25;
 const GETROUTE: u16 = 26;
@@ -45,6 +46,17 @@ pub struct Link {
     pub up: bool,
     /// Hardware address.
     pub mac: Option<Mac>,
+}
+
+/// An IPv4 address of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// The address itself.
+    pub address: Ipv4Addr,
+    /// Length of its network's prefix.
+    pub prefix: u8,
+    /// Index of the interface that has it.
+    pub link: u32,
 }
 
 /// An IPv4 route of the main table.
@@ -282,6 +294,20 @@ impl Socket {
         let mut batch = Batch::new();
         batch.add("list links", GETLINK, DUMP, &ifinfo(0, 0, 0), |_| {});
         Ok(self.transact(&batch)?.iter().filter_map(|r| read_link(&r.body)).collect())
+    }
+
+    /// All IPv4 addresses of the namespace's links.
+    pub fn addresses(&mut self) -> Result<Vec<Address>, Error> {
+        let mut batch = Batch::new();
+        batch.add("list addresses", GETADDR, DUMP, &[INET, 0, 0, 0, 0, 0, 0, 0], |_| {});
+        let read = |body: &[u8]| {
+            let (header, rest) = body.split_at_checked(8)?;
+            // The local address; the other attribute is the peer's where there is one.
+            let bytes = wire::find(rest, 2).or_else(|| wire::find(rest, 1))?;
+            let address = Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?);
+            Some(Address { address, prefix: header[1], link: wire::u32_of(&header[4..8])? })
+        };
+        Ok(self.transact(&batch)?.iter().filter_map(|r| read(&r.body)).collect())
     }
 
     /// All IPv4 routes of the main table.
