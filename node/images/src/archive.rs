@@ -1,7 +1,7 @@
 //! Archives: `docker save` (old and new form) and OCI image layouts in a tar file.
 
 use crate::store::{Descriptor, Images, Index, Layer, Manifest, Platform, media, spool};
-use crate::{Error, Image, digest, layer};
+use crate::{Error, Image, Name, digest, layer};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
@@ -140,7 +140,12 @@ impl Images {
             config: self.write_blob(media::CONFIG, config)?,
             layers: layers.into_iter().map(|l| l.blob).collect(),
         };
-        self.add_manifest(&manifest, names)
+        let mut image = self.add_manifest(&manifest, names)?;
+        // Not what else it is called here.
+        let told: Vec<String> =
+            names.iter().filter_map(|n| Some(Name::parse(n).ok()?.tagged())).collect();
+        image.names.retain(|name| told.contains(name));
+        Ok(image)
     }
 
     /// Writes an image as an archive that `docker load` and OCI tools take.
@@ -151,7 +156,10 @@ impl Images {
         let image = self.get(reference)?;
         let (layers, _) = self.layers(reference)?;
         let work = self.temporary()?;
-        let result = self.save_from(&image, &layers, sink, &work);
+        // As `docker save`: the name that was asked for, and none for one asked for by its id.
+        let name = Name::parse(reference).ok().map(|name| name.tagged());
+        let name = name.filter(|name| image.names.contains(name));
+        let result = self.save_from(&image, name.as_deref(), &layers, sink, &work);
         let _ = std::fs::remove_dir_all(&work);
         result
     }
@@ -159,6 +167,7 @@ impl Images {
     fn save_from(
         &self,
         image: &Image,
+        name: Option<&str>,
         layers: &[Layer],
         sink: &mut dyn Write,
         work: &Path,
@@ -178,12 +187,17 @@ impl Images {
         append(&in_blobs(&image.id), &self.read_blob(&image.id)?)?;
         let mut index = self.index()?;
         index.manifests.retain(|m| m.digest == image.digest);
+        match name {
+            Some(name) => index.manifests.retain(|m| m.annotations.values().any(|n| n == name)),
+            None => {
+                index.manifests.truncate(1);
+                index.manifests.iter_mut().for_each(|m| m.annotations.clear());
+            }
+        }
         append("index.json", &serde_json::to_vec(&index).unwrap_or_default())?;
         let docker = [DockerImage {
             config: in_blobs(&image.id),
-            repo_tags: Some(
-                image.names.iter().map(|n| crate::Name::familiar(n).to_owned()).collect(),
-            ),
+            repo_tags: name.map(|name| vec![Name::familiar(name).to_owned()]),
             layers: layers.iter().map(|l| in_blobs(&l.blob.digest)).collect(),
         }];
         append("manifest.json", &serde_json::to_vec(&docker).unwrap_or_default())?;

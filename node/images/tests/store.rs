@@ -121,6 +121,29 @@ fn a_saved_image_loads_as_the_same_image() {
 }
 
 #[test]
+fn an_image_is_saved_under_the_name_that_was_asked_for_and_no_other() {
+    let (_dir, images) = store();
+    images.load(&mut Cursor::new(docker_archive("shop:v1", &two_layers()))).unwrap();
+    images.tag("shop:v1", "quay:v1").unwrap();
+    let saved = |reference: &str| {
+        let mut archive = Vec::new();
+        images.save(reference, &mut archive).unwrap();
+        archive
+    };
+    let (_other_dir, other) = store();
+    let again = other.load(&mut Cursor::new(saved("quay:v1"))).unwrap();
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0].names, ["docker.io/library/quay:v1"]);
+    assert!(matches!(other.get("shop:v1"), Err(Error::NotFound(_))));
+    // By its id: as `docker save`, without a name.
+    let (_third_dir, third) = store();
+    let again = third.load(&mut Cursor::new(saved(&again[0].id))).unwrap();
+    assert!(again.len() == 1 && again[0].names.is_empty(), "{again:?}");
+    // Where it has another name, that one is not told as loaded.
+    assert_eq!(images.load(&mut Cursor::new(saved("quay:v1"))).unwrap()[0].names.len(), 1);
+}
+
+#[test]
 fn compressed_archives_are_recognised() {
     let (_dir, images) = store();
     let plain = docker_archive("zip:1", &two_layers());

@@ -50,6 +50,8 @@ pub async fn run(command: ImageCommand) -> Result<()> {
             let images = store(&target)?;
             match output {
                 Some(path) => {
+                    // A name that is not known leaves no file.
+                    images.get(&image)?;
                     let mut file = File::create(&path)
                         .with_context(|| format!("cannot make {}", path.display()))?;
                     images.save(&image, &mut file)?;
