@@ -42,7 +42,8 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
         }
     }
     if size > MOST {
-        checks.too_long("", MOST);
+        // As clients know it: the size is that of the whole object.
+        checks.too_long("[]", MOST);
     }
     if let Some(old) = old {
         frozen(&mut checks, new, old, &["data", "binaryData"]);

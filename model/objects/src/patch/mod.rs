@@ -6,25 +6,14 @@ mod strategic;
 
 pub use strategic::strategic;
 
-use crate::status::{Status, StatusCause, StatusDetails};
+use crate::status::Status;
 use serde_json::{Map, Value};
 
 /// 422 for a patch that is well-formed, but cannot be carried out on this object.
 pub(crate) fn unprocessable(why: impl std::fmt::Display) -> Status {
-    let mut status = Status::new(
-        422,
-        "Invalid",
-        "the server rejected our request due to an error in our request",
-    );
-    status.details = Some(Box::new(StatusDetails {
-        causes: vec![StatusCause {
-            reason: "UnexpectedServerResponse".into(),
-            message: why.to_string(),
-            field: String::new(),
-        }],
-        ..StatusDetails::default()
-    }));
-    status
+    // No causes: clients would print each with the field that it is about, and here is none.
+    let what = "the server rejected our request due to an error in our request";
+    Status::new(422, "Invalid", format!("{what}: {why}"))
 }
 
 /// Carries out a JSON patch (RFC 6902).
