@@ -226,6 +226,7 @@ pub enum Command {
         command: config::ConfigCommand,
     },
     /// Build, load and manage images
+    #[command(after_help = "Example: dhow image build -t shop/web:v1 .")]
     Image {
         #[command(subcommand)]
         command: ImageCommand,

@@ -3,7 +3,7 @@
 
 use crate::datastore::{self, Datastore};
 use crate::etcd;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use dhow_objects::hash::stable;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -81,8 +81,8 @@ impl Config {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .with_context(|| format!("cannot read the configuration {}", path.display()))?;
-                serde_saphyr::from_str(&text).with_context(|| {
-                    format!("configuration {} is not understood", path.display())
+                crate::files::yaml(&text).map_err(|why| {
+                    anyhow!("configuration {} is not understood: {why}", path.display())
                 })?
             }
             None => File::default(),
@@ -115,8 +115,11 @@ impl Config {
     /// When there are none.
     pub fn read(data: &Path) -> Result<Self> {
         let path = data.join("config.json");
-        let bytes = std::fs::read(&path).with_context(|| {
-            format!("{} is no dhow data directory; start one with 'dhow up'", data.display())
+        let bytes = std::fs::read(&path).with_context(|| match data.metadata() {
+            Ok(_) if !rustix::process::geteuid().is_root() => {
+                format!("cannot read {}: only root may; use sudo", path.display())
+            }
+            _ => format!("{} is no dhow data directory; start one with 'dhow up'", data.display()),
         })?;
         Self::parse(&path, &bytes)
     }

@@ -23,6 +23,7 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 use commands::{config as configuration, containers, images, objects, platform, store};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -45,8 +46,14 @@ fn main() -> ExitCode {
         [_, command, flags @ ..] if command == "store" => return store::main("dhow store", flags),
         _ => {}
     }
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => return misused(&told),
+    };
     let platform = matches!(cli.command, Command::Up { .. } | Command::Join { .. });
+    if !platform {
+        end_with_the_reader();
+    }
     log(platform);
     let threads = if platform {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
@@ -68,7 +75,59 @@ fn main() -> ExitCode {
     }
 }
 
+/// What the shell tells of a program that wrote into a pipe without a reader: 128 and `SIGPIPE`.
+const NOBODY_READS: u8 = 141;
+
+/// Whether standard output is a pipe whose reader has gone, as that of `dhow ps | head -1` does.
+fn nobody_reads() -> bool {
+    let out = rustix::stdio::stdout();
+    let mut asked = [PollFd::new(&out, PollFlags::empty())];
+    rustix::event::poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok()
+        && asked[0].revents().contains(PollFlags::ERR)
+}
+
+/// Makes a print that nobody reads end this process without a word instead of a panic's.
+fn end_with_the_reader() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if nobody_reads() {
+            std::process::exit(NOBODY_READS.into());
+        }
+        tell(panic);
+    }));
+}
+
+/// Prints help and versions as they were asked for, and in one line what was wrong with the command
+/// line.
+fn misused(told: &clap::Error) -> ExitCode {
+    let help = clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if !told.use_stderr() || told.kind() == help {
+        let _ = told.print();
+        return ExitCode::from(u8::try_from(told.exit_code()).unwrap_or(2));
+    }
+    // The first paragraph says what is wrong; what follows is found by --help.
+    let text = told.render().to_string();
+    let what = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+    let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (mut command, mut path) = (Cli::command(), "dhow".to_owned());
+    for word in std::env::args().skip(1) {
+        let Some(next) = command.find_subcommand(&word).cloned() else { break };
+        command = next;
+        path = format!("{path} {word}");
+    }
+    eprintln!("dhow: {what}; see '{path} --help'");
+    ExitCode::from(2)
+}
+
 fn fail(error: &anyhow::Error) -> ExitCode {
+    let broken = |cause: &(dyn std::error::Error + 'static)| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(broken) && nobody_reads() {
+        return ExitCode::from(NOBODY_READS);
+    }
     eprintln!("dhow: {}", print::error(error));
     ExitCode::FAILURE
 }

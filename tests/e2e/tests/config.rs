@@ -59,6 +59,9 @@ fn values_are_kept_told_and_brought_back() {
     shell.tells(&config("log shop/motd"), &["deleted", "created"]);
     shell.tells(&config("undo shop/motd"), &["shop/motd has its value"]);
     shell.is(&config("get shop/motd"), "ahoy\nmatey");
+    // What is no text comes back byte by byte.
+    shell.ok("printf '\\377\\000x' > icon");
+    shell.ok(&format!("{} && {} | cmp - icon", config("put icon --file icon"), config("get icon")));
     // What is forgotten is said to be.
     shell.ok(&etcdctl("compact 9"));
     let log = shell.sh(&config("log shop/db/host"));

@@ -46,17 +46,33 @@ fn what_stands_in_the_way_of_a_start_is_told_in_one_line() {
     assert!(leftover.iter().all(|t| t.starts_with("directory ")), "{leftover:#?}");
 
     // Wrong flags.
+    std::fs::write(shell.dir.join("bad.yaml"), "sails: 2\n").unwrap();
     for (flags, parts) in [
         (&["--name", "Ship One"][..], &["--name", "not a DNS name"][..]),
         (&["--cluster-cidr", "10.0.0.0/30"], &["--cluster-cidr", "too small"]),
         (&["--service-cidr", "10.244.0.0/16"], &["overlap"]),
         (&["--config", "/none.yaml"], &["/none.yaml"]),
+        (&["--config", "bad.yaml"], &["bad.yaml", "unknown field `sails`"]),
     ] {
         let mut arguments = vec!["up"];
         arguments.extend(flags);
         one_line(&machine.dhow(&arguments), parts);
     }
-    assert_eq!(machine.dhow(&["up", "--sails"]).code, 2, "wrong usage is told by 2");
+    for (usage, parts) in [
+        (&["up", "--sails"][..], &["--sails", "dhow up --help"][..]),
+        (&["sail"], &["sail", "dhow --help"]),
+        (&["image", "build", "."], &["--tag", "dhow image build --help"]),
+        (&["status", "-o", "chart"], &["chart", "table, json, yaml", "dhow status --help"]),
+    ] {
+        let told = machine.dhow(usage);
+        assert_eq!(told.code, 2, "wrong usage is told by 2: {told:#?}");
+        one_line(&e2e::Output { code: 1, ..told }, parts);
+    }
+
+    // Somebody else on this machine has addresses of the network that is asked for.
+    shell.ok("ip link add lan0 type bridge && ip addr add 10.96.3.1/24 dev lan0");
+    one_line(&machine.dhow(&["up", "--name", "n1"]), &["10.96.3.1", "lan0", "--service-cidr"]);
+    shell.ok("ip link del lan0");
 
     // A data directory of a newer version stays as it is.
     std::fs::create_dir_all(&shell.data).unwrap();
@@ -66,6 +82,57 @@ fn what_stands_in_the_way_of_a_start_is_told_in_one_line() {
     assert_eq!(std::fs::read_to_string(&config).unwrap(), r#"{"format": 99, "name": "n1"}"#);
     std::fs::remove_file(&config).unwrap();
     assert_eq!(machine.dhow(&["down", "--purge"]).code, 0);
+}
+
+#[test]
+fn a_data_directory_may_be_named_relative_to_where_one_stands() {
+    let mut machine = Machine::bare("relative");
+    machine.up(&["--data-dir", "data"]);
+    let shell = machine.admin();
+    shell.tells("dhow status --data-dir data", &["Kubernetes API"]);
+    // The process is still there, and it is the one that was started.
+    let pid = shell.word("cat data/dhow.pid");
+    shell.is("dhow up --detach --data-dir data", &format!("dhow is up already (process {pid})"));
+}
+
+#[test]
+fn commands_end_without_a_word_when_nobody_reads_on() {
+    let machine = Machine::new("pipes");
+    let shell = machine.admin();
+    for command in ["get pods -A -o yaml", "completion bash", "describe node n1", "image ls"] {
+        // The reader is gone before anything is written.
+        let told = shell.ok(&format!(
+            "rm -f gone; {{ until [ -e gone ]; do :; done; dhow {command}; echo $? > code; }} 2> err | \
+             {{ exec <&-; touch gone; }}; cat err code"
+        ));
+        assert_eq!(told, "141\n", "dhow {command}");
+    }
+}
+
+#[test]
+fn a_signal_ends_the_container_of_a_run_that_was_to_be_removed() {
+    let machine = Machine::new("interrupt");
+    let shell = machine.admin();
+    let line = "trap 'echo bye; exit 3' TERM; echo begun; while :; do sleep 0.1; done";
+    for signal in ["INT", "TERM"] {
+        let run = shell.spawn(&format!(
+            "dhow run --rm --name r busybox sh -c \"{line}\" > out & echo $! > pid; wait $!; echo ended $?"
+        ));
+        shell.until("cat out", "begun");
+        shell.ok(&format!("kill -{signal} $(cat pid)"));
+        run.wait_for("ended 3");
+        shell.is("cat out", "begun\nbye");
+        shell.is("kubectl get pods -o name", "");
+    }
+    // Without --rm it runs on, and that is said.
+    let run = shell.spawn(&format!(
+        "dhow run --name r busybox sh -c \"{line}\" > out 2>err & echo $! > pid; wait $!; echo ended $?"
+    ));
+    shell.until("cat out", "begun");
+    shell.ok("kill -INT $(cat pid)");
+    run.wait_for("ended 130");
+    shell.tells("cat err", &["runs on", "dhow rm --force r"]);
+    shell.tells("dhow ps", &["running"]);
 }
 
 const KEEPER: &str = "\
@@ -106,7 +173,14 @@ fn containers_outlive_the_platform() {
             "the process to end",
         );
         shell.is(&format!("curl -sS -m 5 http://{ip}:8080/born"), &born);
+        // What people set in their kubeconfig outlives it as well.
+        shell.ok(&format!("kubectl config set-context --current --namespace=ns-{signal}"));
         machine.up(&[]);
+        shell.is(
+            "kubectl config view --minify -o jsonpath='{..namespace}'",
+            &format!("ns-{signal}"),
+        );
+        shell.ok("kubectl config set-context --current --namespace=default");
         assert_ne!(pid(), before);
         shell.is("kubectl get cm log -o jsonpath='{.data.day}{.data.by}'", &format!("1{signal}"));
         shell.ok("kubectl wait --for=condition=Ready pod/keeper --timeout=30s");

@@ -10,6 +10,8 @@ use http::Method;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use std::io::Write;
+use std::pin::pin;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The container's name in the pods that `dhow run` makes.
 const CONTAINER: &str = "main";
@@ -33,16 +35,72 @@ pub async fn run(run: Run) -> Result<i32> {
         return Ok(0);
     }
     let path = pod_path(&run.namespace, name);
-    let outcome = follow(&client, &run, &path, &made).await;
+    let mut outcome = pin!(follow(&client, &run, &path, &made));
+    let mut signals = Signals::new()?;
+    let mut first = None;
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut outcome => break outcome,
+            signal = signals.next() => {
+                let code = 128 + signal;
+                if !run.rm {
+                    eprintln!("container {name} runs on; 'dhow rm --force {name}' ends it");
+                    return Ok(code);
+                }
+                // The first asks the container to end, and its end is waited for; the next ends it.
+                let options = match first {
+                    None => json!({}),
+                    Some(_) => json!({"gracePeriodSeconds": 0}),
+                };
+                remove(&client, &path, &options).await?;
+                if first.replace(code).is_some() {
+                    return Ok(code);
+                }
+            }
+        }
+    };
+    // Who asked it to end is not told that it ended.
+    let outcome = match (outcome, first) {
+        (Err(_), Some(code)) => Ok(code),
+        (outcome, _) => outcome,
+    };
     if run.rm {
         let options = json!({"gracePeriodSeconds": 0, "propagationPolicy": "Background"});
-        match client.delete(&path, &options).await {
-            Ok(_) => {}
-            Err(e) if is_not_found(&e) => {}
-            Err(e) => return outcome.and(Err(e)),
+        if let Err(error) = remove(&client, &path, &options).await {
+            return outcome.and(Err(error));
         }
     }
     outcome
+}
+
+/// Deletes a pod; fine if it is gone.
+async fn remove(client: &Client, path: &str, options: &Value) -> Result<()> {
+    match client.delete(path, options).await {
+        Err(error) if !is_not_found(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The signals by which people and programs end a command.
+struct Signals([(i32, Signal); 3]);
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let on = |kind: SignalKind| Ok::<_, std::io::Error>((kind.as_raw_value(), signal(kind)?));
+        let all = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let [interrupt, terminate, hangup] = all.map(on);
+        Ok(Self([interrupt?, terminate?, hangup?]))
+    }
+
+    /// The number of the next one.
+    async fn next(&mut self) -> i32 {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.1.recv() => interrupt.0,
+            _ = terminate.1.recv() => terminate.0,
+            _ = hangup.1.recv() => hangup.0,
+        }
+    }
 }
 
 /// What became of the container by one look at its pod.

@@ -211,6 +211,8 @@ pub enum Begin<'a> {
 /// When something that it needs is missing or taken; one line says what to do.
 pub async fn foreground(data: &Path, begin: &Begin<'_>) -> Result<()> {
     must_be_root("dhow")?;
+    // It may be relative, and this process does not stay in the directory that it started in.
+    let data = &std::path::absolute(data)?;
     let detached = std::env::var_os(DETACHED).is_some();
     if detached {
         // An own session: the terminal's end must not be ours.
@@ -240,19 +242,18 @@ pub async fn foreground(data: &Path, begin: &Begin<'_>) -> Result<()> {
 }
 
 async fn start(data: &Path, begin: &Begin<'_>) -> Result<roles::Platform> {
-    let data = std::path::absolute(data)?;
-    let running = claim(&data)?;
+    let running = claim(data)?;
     let started = match begin {
-        Begin::Up(flags) => match Config::load(&data, flags) {
+        Begin::Up(flags) => match Config::load(data, flags) {
             Ok(config) => {
-                roles::Platform::start(&data, config, running.0, flags.force_new_cluster).await
+                roles::Platform::start(data, config, running.0, flags.force_new_cluster).await
             }
             Err(error) => Err(error),
         },
-        Begin::Join(request) => join::start(&data, request, running.0).await,
+        Begin::Join(request) => join::start(data, request, running.0).await,
     };
     if started.is_err() {
-        unclaim(&data);
+        unclaim(data);
     }
     started
 }

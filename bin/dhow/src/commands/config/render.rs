@@ -65,7 +65,7 @@ fn job(dir: &Path, path: &Path) -> Result<Job> {
     let name = path.display();
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
     let mut job: Job =
-        serde_saphyr::from_str(&text).with_context(|| format!("{name} is not understood"))?;
+        crate::files::yaml(&text).map_err(|why| anyhow!("{name} is not understood: {why}"))?;
     job.template = dir.join(&job.template);
     if job.dest.is_none() {
         bail!("{name} names no dest");

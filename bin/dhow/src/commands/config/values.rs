@@ -64,7 +64,8 @@ pub async fn get(store: &Store, path: &str, revision: i64, output: Output) -> Re
         Output::Table => {
             let mut out = std::io::stdout();
             out.write_all(&kv.value)?;
-            if !kv.value.ends_with(b"\n") {
+            // What is no text may be a file's content, and stays what it is.
+            if std::str::from_utf8(&kv.value).is_ok_and(|text| !text.ends_with('\n')) {
                 out.write_all(b"\n")?;
             }
         }
