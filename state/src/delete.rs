@@ -108,7 +108,12 @@ impl State {
                 claims: &claims,
             };
             match self.commit(commit).await? {
-                Committed::At(revision) => return Ok(result(revision)),
+                Committed::At(revision) => {
+                    if value.is_none() {
+                        admission::removed(self, target, namespace, name).await;
+                    }
+                    return Ok(result(revision));
+                }
                 Committed::Refused(refusal) => return Err(refusal),
                 Committed::Lost => {}
             }

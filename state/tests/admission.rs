@@ -78,6 +78,24 @@ async fn a_namespace_comes_with_its_account_and_certificate() {
     assert!(state.cached(&kinds::SERVICE_ACCOUNT, "shop", "default").is_some());
     let certificate = state.cached(&kinds::CONFIG_MAP, "shop", "kube-root-ca.crt").unwrap();
     assert_eq!(certificate.value()["data"]["ca.crt"], "the authority");
+
+    // Who deletes them gets new ones, as long as the namespace lives.
+    let furniture =
+        [(&kinds::SERVICE_ACCOUNT, "default"), (&kinds::CONFIG_MAP, "kube-root-ca.crt")];
+    let delete = async |kind, namespace: &str, name: &str| {
+        state.delete(&me(), kind, namespace, name, &DeleteOptions::default()).await.unwrap();
+    };
+    for (kind, name) in furniture {
+        let uid = |object: &dhow_state::Object| object.value()["metadata"]["uid"].clone();
+        let before = uid(&state.cached(kind, "shop", name).unwrap());
+        delete(kind, "shop", name).await;
+        assert_ne!(uid(&state.cached(kind, "shop", name).unwrap()), before, "{name}");
+    }
+    delete(&kinds::NAMESPACE, "", "shop").await;
+    for (kind, name) in furniture {
+        delete(kind, "shop", name).await;
+        assert!(state.cached(kind, "shop", name).is_none(), "{name}");
+    }
 }
 
 #[tokio::test]

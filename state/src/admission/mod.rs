@@ -138,6 +138,20 @@ pub(crate) async fn created(state: &State, kind: &'static Kind, name: &str) {
     }
 }
 
+/// Makes anew what a namespace does not do without, unless the namespace ends as well.
+pub(crate) async fn removed(state: &State, kind: &'static Kind, namespace: &str, name: &str) {
+    let lives = || {
+        let found = state.cached(&kinds::NAMESPACE, "", namespace);
+        found.is_some_and(|n| n.value()["metadata"]["deletionTimestamp"].is_null())
+    };
+    if service_account::is_furniture(kind, name)
+        && lives()
+        && let Err(error) = state.furnish_namespace(namespace).await
+    {
+        tracing::warn!(namespace, name, %error, "what every namespace has was not made anew");
+    }
+}
+
 /// A list in an object, made when missing.
 fn list_mut<'a>(value: &'a mut Value, field: &str) -> Option<&'a mut Vec<Value>> {
     let list = value.as_object_mut()?.entry(field).or_insert_with(|| json!([]));

@@ -8,6 +8,7 @@ use crate::builtin::platform;
 use crate::codec::text;
 use crate::types::Result;
 use crate::view::Key;
+use dhow_objects::kinds::Kind;
 use dhow_objects::{kinds, meta, names};
 use serde_json::{Value, json};
 
@@ -16,6 +17,12 @@ const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TOKEN_SECONDS: i64 = 3607;
 const ROOT_CA: &str = "kube-root-ca.crt";
 const DESCRIPTION: &str = "Certificates of the authority that signed the API's own certificate: for clients inside of the cluster.";
+
+/// Whether every namespace has an object of this kind and name.
+pub(super) fn is_furniture(kind: &'static Kind, name: &str) -> bool {
+    (std::ptr::eq(kind, &raw const kinds::SERVICE_ACCOUNT) && name == "default")
+        || (std::ptr::eq(kind, &raw const kinds::CONFIG_MAP) && name == ROOT_CA)
+}
 
 impl State {
     /// Gives a namespace its default account and the certificate of the authority, or mends them.
