@@ -173,14 +173,14 @@ fn containers_outlive_the_platform() {
             "the process to end",
         );
         shell.is(&format!("curl -sS -m 5 http://{ip}:8080/born"), &born);
-        // What people set in their kubeconfig outlives it as well.
-        shell.ok(&format!("kubectl config set-context --current --namespace=ns-{signal}"));
+        // What people set in the platform's kubeconfig outlives it as well.
+        let own = format!("KUBECONFIG={} kubectl config", shell.data.join("kubeconfig").display());
+        shell.ok(&format!("{own} set-context --current --namespace=ns-{signal}"));
         machine.up(&[]);
         shell.is(
-            "kubectl config view --minify -o jsonpath='{..namespace}'",
+            &format!("{own} view --minify -o jsonpath='{{..namespace}}'"),
             &format!("ns-{signal}"),
         );
-        shell.ok("kubectl config set-context --current --namespace=default");
         assert_ne!(pid(), before);
         shell.is("kubectl get cm log -o jsonpath='{.data.day}{.data.by}'", &format!("1{signal}"));
         shell.ok("kubectl wait --for=condition=Ready pod/keeper --timeout=30s");
