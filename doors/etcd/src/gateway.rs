@@ -24,6 +24,7 @@ use prost_reflect::{
 };
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 use tonic::{Code, Status};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -136,7 +137,7 @@ pub(crate) async fn answer(
     let Some((asks, answers)) = inner.gateway.types(method).cloned() else {
         return refuse(&Status::internal("the messages of this method are not described"));
     };
-    inner.metrics.started(method);
+    let began = inner.metrics.started(method);
     // Base64 and names make JSON longer than the message.
     let most = inner.max_message() * 2;
     let mut body = request.into_body();
@@ -145,7 +146,7 @@ pub(crate) async fn answer(
         let requests = Requests::new(body, Box::new(Values { kind: asks, most }));
         return match inner.bidi(method, call.clone(), requests) {
             Ok(frames) => stream_json(&inner, method, &call, frames, answers),
-            Err(status) => failed(&inner, method, &status),
+            Err(status) => failed(&inner, method, &status, began),
         };
     }
     let message = match gather(&mut body, most).await {
@@ -154,13 +155,13 @@ pub(crate) async fn answer(
     };
     let message = match message {
         Ok(message) => message,
-        Err(status) => return failed(&inner, method, &status),
+        Err(status) => return failed(&inner, method, &status, began),
     };
     inner.metrics.received(method, message.len());
     if kind == Kind::ServerStream {
         return match inner.server_stream(method, call.clone(), message).await {
             Ok(frames) => stream_json(&inner, method, &call, frames, answers),
-            Err(status) => failed(&inner, method, &status),
+            Err(status) => failed(&inner, method, &status, began),
         };
     }
     let done = match inner.unary(method, &call, message).await {
@@ -173,15 +174,15 @@ pub(crate) async fn answer(
     };
     match done {
         Ok(text) => {
-            inner.metrics.handled(method, Code::Ok);
+            inner.metrics.handled(method, Code::Ok, began);
             json(http::StatusCode::OK, text)
         }
-        Err(status) => failed(&inner, method, &status),
+        Err(status) => failed(&inner, method, &status, began),
     }
 }
 
-fn failed(inner: &Inner, method: Method, status: &Status) -> Response<Body> {
-    inner.metrics.handled(method, status.code());
+fn failed(inner: &Inner, method: Method, status: &Status, began: Instant) -> Response<Body> {
+    inner.metrics.handled(method, status.code(), began);
     refuse(status)
 }
 

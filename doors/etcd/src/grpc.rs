@@ -43,7 +43,7 @@ pub(crate) async fn answer(
     let Some(method) = Method::find(parts.uri.path()) else {
         return refuse(&Status::unimplemented(method::unknown(parts.uri.path())));
     };
-    inner.metrics.started(method);
+    let began = inner.metrics.started(method);
     if parts.method != http::Method::POST {
         let mut response = refuse(&Status::internal(format!(
             "http2Server.operateHeaders parsed a :method field: {} which should be POST",
@@ -54,12 +54,11 @@ pub(crate) async fn answer(
     }
     let call = Call { headers: parts.headers, connection, gateway: false };
     if let Err(status) = plain(&call.headers) {
-        return failed(&inner, method, &status);
+        return failed(&inner, method, &status, began);
     }
     if method.row().kind != Kind::Unary {
         return Box::pin(stream(&inner, method, call, body)).await;
     }
-    let began = Instant::now();
     let run = async {
         let message = message(&inner, method, &mut body).await?;
         inner.unary(method, &call, message).await
@@ -82,14 +81,14 @@ pub(crate) async fn answer(
                 "grpc: trying to send message larger than max ({} vs. {LARGEST_ANSWER})",
                 frame.len()
             ));
-            failed(&inner, method, &status)
+            failed(&inner, method, &status, began)
         }
         Ok(frame) => {
-            inner.metrics.handled(method, Code::Ok);
+            inner.metrics.handled(method, Code::Ok, began);
             inner.metrics.sent(method, 1, frame.len());
             respond(Body::Unary(Some(frame)))
         }
-        Err(status) => failed(&inner, method, &status),
+        Err(status) => failed(&inner, method, &status, began),
     }
 }
 
@@ -120,8 +119,8 @@ fn refuse(status: &Status) -> Response<Body> {
     response
 }
 
-fn failed(inner: &Inner, method: Method, status: &Status) -> Response<Body> {
-    inner.metrics.handled(method, status.code());
+fn failed(inner: &Inner, method: Method, status: &Status, began: Instant) -> Response<Body> {
+    inner.metrics.handled(method, status.code(), began);
     refuse(status)
 }
 
@@ -250,6 +249,7 @@ pub(crate) fn running(
 struct Ends {
     inner: Arc<Inner>,
     method: Method,
+    began: Instant,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     leaderless: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     deadline: Option<Pin<Box<tokio::time::Sleep>>>,
@@ -266,6 +266,7 @@ impl Ends {
             deadline: limit.map(|limit| Box::pin(tokio::time::sleep(limit))),
             inner,
             method,
+            began: Instant::now(),
             ended: None,
         }
     }
@@ -297,7 +298,8 @@ impl Ends {
 impl Drop for Ends {
     fn drop(&mut self) {
         // A client that has enough cancels.
-        self.inner.metrics.handled(self.method, self.ended.unwrap_or(Code::Cancelled));
+        let code = self.ended.unwrap_or(Code::Cancelled);
+        self.inner.metrics.handled(self.method, code, self.began);
     }
 }
 

@@ -79,6 +79,8 @@ pub struct Config {
     pub gateway: bool,
     /// Requests that take this long are told of in the log; `None` for none.
     pub slow: Option<Duration>,
+    /// Measure how long calls take.
+    pub extensive: bool,
     /// More for `/metrics`.
     pub metrics: Option<ExtraMetrics>,
 }
@@ -103,6 +105,7 @@ impl Default for Config {
             max_concurrent_streams: None,
             gateway: true,
             slow: None,
+            extensive: false,
             metrics: None,
         }
     }
@@ -155,8 +158,8 @@ impl Door {
         Self(Arc::new(Inner {
             kv,
             admin,
+            metrics: Metrics::new(config.extensive),
             config,
-            metrics: Metrics::new(),
             encoded: watch::Encoded::default(),
             gateway: gateway::Gateway::default(),
             leaderless: std::sync::Mutex::default(),

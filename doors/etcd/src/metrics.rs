@@ -3,6 +3,7 @@
 use crate::method::{Kind, Method};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Instant;
 use tonic::Code;
 
 /// gRPC knows 17 codes.
@@ -29,6 +30,9 @@ const CODE_NAMES: [&str; CODES] = [
     "Unauthenticated",
 ];
 
+/// The bounds of how long calls take, in seconds: Prometheus' own.
+const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
 /// The counters of one method.
 #[derive(Debug, Default)]
 struct Counters {
@@ -37,11 +41,17 @@ struct Counters {
     received: AtomicU64,
     sent: AtomicU64,
     handled: [AtomicU64; CODES],
+    /// How many took at most how long; only when much is measured.
+    took: [AtomicU64; BUCKETS.len()],
+    /// Together, in microseconds.
+    spent: AtomicU64,
 }
 
 /// All counters of a door.
 #[derive(Debug)]
 pub(crate) struct Metrics {
+    /// Whether the time of calls is measured.
+    extensive: bool,
     methods: Vec<Counters>,
     received_bytes: AtomicU64,
     sent_bytes: AtomicU64,
@@ -59,8 +69,9 @@ pub(crate) fn add(counter: &AtomicU64, n: u64) {
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(extensive: bool) -> Self {
         Self {
+            extensive,
             methods: Method::ALL.iter().map(|_| Counters::default()).collect(),
             received_bytes: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
@@ -73,13 +84,58 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn started(&self, method: Method) {
+    /// A call begins, now.
+    pub(crate) fn started(&self, method: Method) -> Instant {
         add(&self.methods[method as usize].started, 1);
+        Instant::now()
     }
 
-    pub(crate) fn handled(&self, method: Method, code: Code) {
-        if let Some(counter) = self.methods[method as usize].handled.get(code as usize) {
+    /// A call that began then has ended.
+    pub(crate) fn handled(&self, method: Method, code: Code, began: Instant) {
+        let counters = &self.methods[method as usize];
+        if let Some(counter) = counters.handled.get(code as usize) {
             add(counter, 1);
+        }
+        if self.extensive {
+            let spent = began.elapsed();
+            add(&counters.spent, u64::try_from(spent.as_micros()).unwrap_or(u64::MAX));
+            let bucket = BUCKETS.iter().position(|most| spent.as_secs_f64() <= *most);
+            if let Some(counter) = bucket.and_then(|at| counters.took.get(at)) {
+                add(counter, 1);
+            }
+        }
+    }
+
+    /// How long calls of each method took, where there were some.
+    fn times(&self, out: &mut String) {
+        let name = "grpc_server_handling_seconds";
+        family(
+            out,
+            name,
+            "histogram",
+            "Histogram of response latency (seconds) of gRPC that had been application-level handled by the server.",
+        );
+        for (method, counters) in Method::ALL.iter().zip(&self.methods) {
+            let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            let all: u64 = counters.handled.iter().map(load).sum();
+            if all == 0 {
+                continue;
+            }
+            let row = method.row();
+            let labels = format!(
+                "grpc_method=\"{}\",grpc_service=\"{}\",grpc_type=\"{}\"",
+                row.name,
+                row.service,
+                row.kind.label()
+            );
+            let mut sum = 0;
+            for (most, counter) in BUCKETS.iter().zip(&counters.took) {
+                sum += load(counter);
+                let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{most}\"}} {sum}");
+            }
+            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {all}");
+            let _ = writeln!(out, "{name}_sum{{{labels}}} {}", load(&counters.spent) as f64 / 1e6);
+            let _ = writeln!(out, "{name}_count{{{labels}}} {all}");
         }
     }
 
@@ -150,6 +206,9 @@ impl Metrics {
                     );
                 }
             }
+        }
+        if self.extensive {
+            self.times(out);
         }
         counter(
             out,

@@ -310,6 +310,25 @@ async fn every_method_survives_noise() {
     served.put("k", "v").await;
 }
 
+#[tokio::test]
+async fn how_long_calls_take_is_measured_when_much_is() {
+    for extensive in [false, true] {
+        let served = Served::new(Config { extensive, ..Config::default() }).await;
+        served.put("k", "v").await;
+        served.put("k", "v").await;
+        let (_, metrics) = ask(served.address, "GET", "/metrics", "").await;
+        let labels = r#"grpc_method="Put",grpc_service="etcdserverpb.KV",grpc_type="unary""#;
+        for line in [
+            format!(r#"grpc_server_handling_seconds_bucket{{{labels},le="+Inf"}} 2"#),
+            format!("grpc_server_handling_seconds_count{{{labels}}} 2"),
+        ] {
+            assert_eq!(metrics.lines().any(|l| l == line), extensive, "{line}\n{metrics}");
+        }
+        assert!(metrics.lines().any(|l| l == "etcd_mvcc_put_total 2"), "{metrics}");
+        assert!(metrics.lines().any(|l| l == "etcd_debugging_mvcc_keys_total 1"), "{metrics}");
+    }
+}
+
 /// A certificate for `name` by `authority`, and its key.
 fn issue(
     name: &str,

@@ -246,6 +246,7 @@ fn door_config(settings: &Settings) -> dhow_door_etcd::Config {
             .then_some(settings.max_concurrent_streams),
         gateway: settings.gateway,
         slow: settings.slow,
+        extensive: settings.extensive,
         ..dhow_door_etcd::Config::default()
     }
 }

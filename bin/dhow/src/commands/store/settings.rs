@@ -75,6 +75,8 @@ pub struct Settings {
     pub bcrypt_cost: u32,
     /// Time between progress notices.
     pub progress: Duration,
+    /// Measure how long requests take.
+    pub extensive: bool,
     /// Requests that take this long are logged; `None` for none.
     pub slow: Option<Duration>,
     /// Certificates towards clients, and whether to make them.
@@ -169,6 +171,7 @@ impl Settings {
             checks: checks(values)?,
             token_ttl: values.number("auth-token-ttl"),
             bcrypt_cost: cost,
+            extensive: values.text("metrics") == "extensive",
             slow: (!slow.is_zero()).then_some(slow),
             progress: progress.max(Duration::from_millis(100)),
             advertise_clients: texts("advertise-client-urls")?,

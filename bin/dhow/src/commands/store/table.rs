@@ -252,9 +252,13 @@ const LIMITS: &[Flag] = &[
 
 const LOGS: &[Flag] = &[
     works("listen-metrics-urls", Urls, "", "Where metrics and health are asked for besides"),
-    works("metrics", Choice(&["basic", "extensive"]), "basic", "How much is measured"),
+    works(
+        "metrics",
+        Choice(&["basic", "extensive"]),
+        "basic",
+        "Measure how long requests take, too: extensive",
+    ),
     works("enable-grpc-gateway", Bool, "true", "Serve the JSON gateway"),
-    works("enable-pprof", Bool, "false", "Serve profiles at /debug/pprof/"),
     works("log-level", Text, "info", "Lowest level of log lines: debug, info, warn, error"),
     works("log-outputs", List, "default", "Where log lines go: stderr, stdout or files"),
     works(
@@ -283,6 +287,7 @@ const NO_V2: &str = "there is no v2 API";
 
 const IDLE: &[Flag] = &[
     idle("wal-dir", Text, "", "log and checkpoints lie together in the data directory"),
+    idle("enable-pprof", Bool, "false", "profiles of Go do not exist here; use perf(1)"),
     idle("snapshot-count", Uint, "10000", BY_ITSELF),
     idle("snapshot-catchup-entries", Uint, "5000", BY_ITSELF),
     idle("experimental-snapshot-catch-up-entries", Uint, "5000", BY_ITSELF),
