@@ -183,11 +183,12 @@ impl Inner {
         let own = version(&self.config.cluster_version);
         let mut cluster = self.admin.status().downgrade.or(own).ok_or(Refusal::DowngradeTarget)?;
         if let Some(target) = target {
+            let under_way = self.admin.status().downgrade;
             let allowed = (cluster.major, cluster.minor.checked_sub(1));
-            if (target.major, Some(target.minor)) != allowed {
+            if under_way != Some(target) && (target.major, Some(target.minor)) != allowed {
                 return Err(Refusal::DowngradeTarget.into());
             }
-            if self.admin.status().downgrade.is_some() {
+            if under_way.is_some() {
                 return Err(status(&Error::DowngradeInProcess));
             }
         }

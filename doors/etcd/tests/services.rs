@@ -352,8 +352,10 @@ async fn a_downgrade_shows_in_the_versions_until_it_is_ended() {
     let under_way = pb::DowngradeInfo { enabled: true, target_version: "3.6.0".into() };
     assert_eq!(status.downgrade_info, Some(under_way));
     let busy = "etcdserver: cluster has a downgrade job in progress";
-    refused(client.downgrade(ask(Enable, "3.5")).await, Code::FailedPrecondition, busy);
-    refused(client.downgrade(ask(Enable, "3.6")).await, Code::InvalidArgument, target);
+    for next in ["3.5", "3.6"] {
+        refused(client.downgrade(ask(Enable, next)).await, Code::FailedPrecondition, busy);
+    }
+    refused(client.downgrade(ask(Enable, "3.4")).await, Code::InvalidArgument, target);
 
     for _ in 0..2 {
         let told = client.downgrade(ask(Cancel, "")).await.unwrap().into_inner();

@@ -58,7 +58,8 @@ impl Core {
     pub(crate) fn hear(&mut self, shared: &Shared, from: u64) {
         let (now, pause) = (shared.clock.monotonic(), self.pause());
         let heard = self.heard.entry(from).or_insert(Heard { since: now, last: now });
-        if heard.last + pause < now {
+        // A machine that is busy may be silent for longer than an election without being away.
+        if heard.last + 3 * pause < now {
             heard.since = now;
         }
         heard.last = now;

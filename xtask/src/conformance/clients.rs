@@ -48,7 +48,8 @@ pub fn run(against: Against, quick: bool) -> Result<Outcome> {
             }
             writeln!(text, "## {}\n# etcd:\n{}# here:\n{}", real.line, real.told, own.told)?;
             // A known difference is named by its line's first words.
-            let reason = known("clients").find(|(name, _)| *name == real.name);
+            let part = format!("clients-{release}");
+            let reason = known(&part).find(|(name, _)| *name == real.name);
             match reason {
                 Some((name, reason)) => notes.push(format!("{release}: {name} differs: {reason}")),
                 None => problems.push(format!("etcdctl {release}, step {step}: {}", real.line)),

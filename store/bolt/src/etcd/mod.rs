@@ -140,10 +140,12 @@ fn pairs(state: &State, name: &'static str) -> Result<Pairs, Error> {
     let member_key = |id: u64| format!("{id:x}").into_bytes();
     Ok(match name {
         "alarm" => state.alarms.iter().map(|alarm| (alarm.encode(), Vec::new())).collect(),
-        "auth" => vec![
-            (b"authEnabled".to_vec(), vec![u8::from(state.auth.enabled)]),
-            (b"authRevision".to_vec(), state.auth.revision.to_be_bytes().to_vec()),
-        ],
+        "auth" => {
+            let revision = (b"authRevision".to_vec(), state.auth.revision.to_be_bytes().to_vec());
+            // etcd has no such key before users are asked for the first time.
+            let enabled = state.auth.enabled.then(|| (b"authEnabled".to_vec(), vec![1]));
+            enabled.into_iter().chain([revision]).collect()
+        }
         "authRoles" => {
             let roles = state.auth.roles.iter();
             roles.map(|role| (role.name.clone().into_bytes(), role.encode())).collect()
