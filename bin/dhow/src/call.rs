@@ -240,3 +240,86 @@ pub async fn any(caller: &Caller, urls: &[String], method: Method, path: &str) -
 pub fn is_refusal(error: &anyhow::Error, status: u16) -> bool {
     matches!(error.downcast_ref::<Failure>(), Some(Failure::Refused { code, .. }) if *code == status)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::{Pki, ServerNames};
+    use rustls_pki_types::pem::PemObject;
+    use serde_json::json;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsAcceptor;
+
+    fn now() -> Duration {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap()
+    }
+
+    /// Answers every request with an empty object; the address.
+    async fn serve(tls: Arc<rustls::ServerConfig>) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                let Ok(mut stream) = TlsAcceptor::from(tls.clone()).accept(socket).await else {
+                    continue;
+                };
+                let mut request = Vec::new();
+                while !request.ends_with(b"{}") && stream.read_buf(&mut request).await.unwrap() > 0
+                {
+                }
+                let shown = String::from_utf8_lossy(&request).contains("authorization: Bearer t");
+                let status = if shown { "200 OK" } else { "401 Unauthorized" };
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        url
+    }
+
+    fn pki(dir: &tempfile::TempDir) -> Pki {
+        Pki::open(&dir.path().join("pki"), now()).unwrap()
+    }
+
+    fn server(pki: &Pki) -> pki::Identity {
+        let names = ServerNames { names: vec!["elsewhere".into()], addresses: Vec::new() };
+        pki.server(&names, now()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_server_is_known_by_its_authority_whatever_it_is_called() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = pki(&dir);
+        let url = serve(pki.server_tls(&server(&pki)).unwrap()).await;
+        let caller = Caller::with_token(&pki.fingerprint().unwrap(), "t").unwrap();
+        assert_eq!(caller.call(&url, Method::POST, "/x", &json!({})).await.unwrap(), json!({}));
+        let wrong = Caller::with_token(&pki.fingerprint().unwrap(), "u").unwrap();
+        let refused = wrong.call(&url, Method::POST, "/x", &json!({})).await.unwrap_err();
+        assert!(is_refusal(&refused, 401), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn whoever_shows_an_authority_without_its_key_is_a_stranger() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (pki, thief) = (pki(&dir), pki(&other));
+        // A certificate of another authority, with the true authority behind it.
+        let identity = server(&thief);
+        let chain = vec![
+            CertificateDer::from_pem_slice(identity.certificate.as_bytes()).unwrap(),
+            CertificateDer::from_pem_slice(pki.authority().unwrap().as_bytes()).unwrap(),
+        ];
+        let key = rustls_pki_types::PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        let url = serve(Arc::new(tls)).await;
+        let caller = Caller::with_token(&pki.fingerprint().unwrap(), "t").unwrap();
+        let refused = caller.call(&url, Method::POST, "/x", &json!({})).await.unwrap_err();
+        let stranger = matches!(refused.downcast_ref(), Some(Failure::Stranger { .. }));
+        assert!(stranger, "{refused}");
+    }
+}

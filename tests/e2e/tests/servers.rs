@@ -124,6 +124,10 @@ fn three_servers_go_on_without_one() {
         shell.is("dhow status -o json | grep -cE '\"role\": \"(leader|voter)\"'", "3");
         shell.is("kubectl get configmap before -o jsonpath={.data.a}", "1");
     }
+    one.until(
+        "dhow status | grep '^servers'",
+        "servers    3 of 3 there; 'dhow token' tells what others join with",
+    );
     // What one has acknowledged, the others have.
     for n in 0..5 {
         three.ok(&format!("kubectl create configmap by{n} --from-literal=n={n}"));

@@ -582,6 +582,13 @@ pub async fn status(target: &Target, output: Output) -> Result<()> {
         config.service_cidr,
         config.dns_ip()
     );
+    if config.datastore.is_none() {
+        let there = servers.iter().filter(|server| server["present"] == true).count();
+        println!(
+            "servers    {there} of {} there; 'dhow token' tells what others join with",
+            servers.len()
+        );
+    }
     println!("pods       {ready_pods} of {} ready", pods.len());
     println!();
     if servers.len() > 1 {
