@@ -132,22 +132,24 @@ fn process(data: &Path, pod: &str) -> Result<PathBuf> {
     anyhow::bail!("no container of pod {pod} runs")
 }
 
-/// Seconds of processor time that the threads of a process have used, by the scheduler's account.
+/// Seconds of processor time that a process has used, with its threads that have ended.
 fn spent(folder: &Path) -> Result<f64> {
-    let mut nanoseconds = 0;
-    for task in std::fs::read_dir(folder.join("task"))? {
-        let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
-        nanoseconds += text.split(' ').next().unwrap_or_default().parse::<u64>()?;
-    }
-    Ok(nanoseconds as f64 / 1e9)
+    ticks(folder, 11)
 }
 
 /// Seconds of processor time that children of this process have used which have ended.
 fn children() -> Result<f64> {
-    let text = std::fs::read_to_string("/proc/self/stat")?;
+    ticks(Path::new("/proc/self"), 13)
+}
+
+/// The sum of two fields of a process's `stat`, counted behind its name: clock ticks, which are
+/// hundredths of a second on every Linux.
+fn ticks(folder: &Path, first: usize) -> Result<f64> {
+    let file = folder.join("stat");
+    let text = std::fs::read_to_string(&file)
+        .with_context(|| format!("cannot read {}", file.display()))?;
     let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
-    // Fields 16 and 17, in clock ticks, which are hundredths of a second on every Linux.
-    let fields = rest.split_ascii_whitespace().skip(13).take(2);
+    let fields = rest.split_ascii_whitespace().skip(first).take(2);
     let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
     Ok(ticks as f64 / 100.0)
 }
