@@ -67,6 +67,8 @@ fn samples() -> Vec<Command> {
         Command::Compact(77),
         Command::LeaseGrant { id: 7, ttl: 60 },
         Command::LeaseRevoke { id: 7 },
+        Command::LeaseGrant { id: 8, ttl: 600 },
+        Command::LeaseCheckpoint(vec![(8, 300), (9, 0)]),
         Command::AlarmRaise(Alarm { member: 1 << 60, kind: AlarmKind::NoSpace }),
         Command::Auth(AuthChange::RoleAdd("role".into())),
     ]

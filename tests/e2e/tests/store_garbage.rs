@@ -232,8 +232,10 @@ fn garbage_at_its_ports_is_refused_in_etcds_words_and_ends_nothing() {
         (kv, vec![grpc], vec![0, 0, 0, 0, 2, 0x02, 0x00], 13, "unmarshalling request"),
         (kv, vec![grpc], vec![0, 0, 0, 0, 2, 0x0a, 0x7f], 13, "unmarshalling request"),
         (kv, vec![grpc], vec![0, 0xff, 0xff, 0xff, 0xff], 8, "larger than max"),
-        ("/etcdserverpb.KV/No", vec![grpc], vec![0; 5], 12, "unknown method No"),
-        ("/a.B/C", vec![grpc], vec![0; 5], 12, "unknown service a.B"),
+        // Without a body: where one is left unread the stream is reset behind the answer, and curl
+        // may take that for all there is.
+        ("/etcdserverpb.KV/No", vec![grpc], vec![], 12, "unknown method No"),
+        ("/a.B/C", vec![grpc], vec![], 12, "unknown service a.B"),
         (kv, vec![grpc], vec![0; 5], 3, "etcdserver: key is not provided"),
     ] {
         let answer = store.call(method, &headers, &body);
