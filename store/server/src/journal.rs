@@ -51,11 +51,11 @@ impl Checkpoints {
     pub(crate) fn beside(&mut self, core: &mut Core, shared: &Arc<Shared>) {
         let Some((stand, header, directory)) = self.begin(core, shared) else { return };
         let their = shared.clone();
-        let index = stand.index;
+        let (index, records) = (stand.index, stand.records);
         let spawned =
             std::thread::Builder::new().name("store-checkpoint".into()).spawn(move || {
                 let result = write_checkpoint(&their, directory, &stand, &header);
-                their.queue.push(Request::Checkpointed { index, result });
+                their.queue.push(Request::Checkpointed { index, records, result });
             });
         match spawned {
             Ok(thread) => self.running = Some(thread),
@@ -72,7 +72,7 @@ impl Checkpoints {
         let Some((stand, header, directory)) = self.begin(core, shared) else { return };
         let result = write_checkpoint(shared, directory, &stand, &header);
         shared.write().hold(CHECKPOINT, None);
-        self.done(core, shared, stand.index, result);
+        self.done(core, shared, stand.index, stand.records, result);
     }
 
     fn begin(
@@ -98,12 +98,14 @@ impl Checkpoints {
         Some((stand, header, directory))
     }
 
-    /// Takes note of a checkpoint's end.
+    /// Takes note of a checkpoint's end: after which entry it stands, and how many records of the log
+    /// it does not need.
     pub(crate) fn done(
         &mut self,
         core: &mut Core,
         shared: &Shared,
         index: u64,
+        records: u64,
         result: Result<u64, dhow_log::Error>,
     ) {
         if let Some(thread) = self.running.take() {
@@ -112,7 +114,7 @@ impl Checkpoints {
         }
         let tail = if core.alone { 0 } else { TAIL };
         let until = index.saturating_sub(tail).min(core.oldest_transfer());
-        match result.and_then(|size| core.log_mut().trim(until).map(|()| size)) {
+        match result.and_then(|size| core.log_mut().trim(until, records).map(|()| size)) {
             Ok(size) => {
                 // A large state is worth a longer log: else checkpoints would be all there is.
                 self.limit = self.limit.max(size);

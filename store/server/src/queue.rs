@@ -26,7 +26,7 @@ pub(crate) enum Request {
     /// Write a checkpoint, trim the log.
     Checkpoint { reply: Reply<()> },
     /// The checkpoint at `index` has been written (with its size), or not.
-    Checkpointed { index: u64, result: Result<u64, dhow_log::Error> },
+    Checkpointed { index: u64, records: u64, result: Result<u64, dhow_log::Error> },
     /// A message of another member.
     Message { from: u64, bytes: Bytes },
     /// Messages to a member were dropped.

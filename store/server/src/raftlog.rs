@@ -260,11 +260,12 @@ impl RaftLog {
         first.unwrap_or_else(|| disk.log.first_segment()) - 1
     }
 
-    /// Deletes segments that hold only entries up to `index`.
-    pub(crate) fn trim(&mut self, index: u64) -> Result<(), dhow_log::Error> {
+    /// Deletes segments that hold only entries up to `index`, and none of the records behind the first
+    /// `records`: so many a checkpoint has named, and where entries stand may be known better by now.
+    pub(crate) fn trim(&mut self, index: u64, records: u64) -> Result<(), dhow_log::Error> {
         let Some(disk) = &mut self.disk else { return Ok(()) };
         let Some((_, place)) = disk.mark(index + 1) else { return Ok(()) };
-        disk.log.trim(place.index - 1)?;
+        disk.log.trim(records.min(place.index - 1))?;
         let begins = disk.log.first_segment();
         while disk.marks.front().is_some_and(|(_, place)| place.segment < begins) {
             disk.marks.pop_front();
@@ -711,13 +712,34 @@ mod tests {
             raft.append(vec![entry(index, 1, 1000)], None).unwrap();
         }
         raft.applied(199, None, false);
-        raft.trim(190).unwrap();
+        raft.trim(190, u64::MAX).unwrap();
         let hard = HardState { term: 2, commit: 500, ..HardState::default() };
         raft.append_restart(500, 2, hard, None).unwrap();
         let records = raft.records_before(500);
         assert!(records > 100);
         drop(raft);
         Log::open(directory(&disk), System::shared(), OPTIONS, records, |_, _| Ok(())).unwrap();
+    }
+
+    #[test]
+    fn what_a_checkpoint_needs_stays_although_a_segment_begins_right_behind_it() {
+        for last in 2..60 {
+            let disk = Memory::new();
+            let mut raft = begin(&disk);
+            for index in 2..=last {
+                raft.append(vec![entry(index, 1, 1000)], None).unwrap();
+            }
+            raft.applied(last, None, true);
+            let records = raft.records_before(last);
+            for index in last + 1..last + 40 {
+                raft.append(vec![entry(index, 1, 1000)], None).unwrap();
+            }
+            raft.trim(last, records).unwrap();
+            drop(raft);
+            let opened =
+                Log::open(directory(&disk), System::shared(), OPTIONS, records, |_, _| Ok(()));
+            assert!(opened.is_ok(), "{last}: {opened:?}");
+        }
     }
 
     fn entry(index: u64, term: u64, size: usize) -> Entry {
@@ -791,7 +813,7 @@ mod tests {
         }
         raft.applied(400, None, true);
         let before = raft.disk.as_ref().unwrap().log.bytes();
-        raft.trim(300).unwrap();
+        raft.trim(300, u64::MAX).unwrap();
         assert!(raft.disk.as_ref().unwrap().log.bytes() < before);
         assert!(raft.first > 100 && raft.first <= 301, "{}", raft.first);
         let rest = raft.read(raft.first, 401, usize::MAX).unwrap();

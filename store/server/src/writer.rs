@@ -143,9 +143,9 @@ impl Writer {
                     self.core.begin_handover(shared, target, reply);
                 }
                 Request::Checkpoint { reply } => self.checkpoints.want(reply),
-                Request::Checkpointed { index, result } => {
+                Request::Checkpointed { index, records, result } => {
                     shared.write().hold(crate::shared::CHECKPOINT, None);
-                    self.checkpoints.done(&mut self.core, shared, index, result);
+                    self.checkpoints.done(&mut self.core, shared, index, records, result);
                 }
                 Request::Message { from, bytes } => self.core.receive(shared, from, bytes),
                 Request::Unreachable(to) => self.core.node.report_unreachable(to),
