@@ -65,8 +65,11 @@ impl Call {
 /// On whose behalf a request runs.
 #[derive(Debug, Clone)]
 pub(crate) enum Access {
-    /// Nobody is asked for a name.
-    Open,
+    /// Nobody is asked for a name, as far as this member knows.
+    Open {
+        /// The revision of the rules.
+        revision: u64,
+    },
     /// Rules of this revision hold for the caller.
     As {
         /// Who asks.
@@ -117,7 +120,7 @@ impl Inner {
     pub(crate) fn access(&self, call: &Call) -> Result<Access, Error> {
         let rules = self.admin.auth_status();
         if !rules.enabled {
-            return Ok(Access::Open);
+            return Ok(Access::Open { revision: rules.revision });
         }
         let caller = match call.token() {
             Some(token) => match &*self.config.tokens {
@@ -139,7 +142,7 @@ impl Inner {
     /// Whether the needs are granted.
     pub(crate) fn allow(&self, access: &Access, needs: &[Need]) -> Result<(), Error> {
         match access {
-            Access::Open => Ok(()),
+            Access::Open { .. } => Ok(()),
             Access::As { caller, .. } => self.admin.authorize(caller, needs),
         }
     }
@@ -159,9 +162,10 @@ impl Inner {
     }
 
     /// Fails when the rules have changed since `access` was taken: what was read by the old ones
-    /// must not be told.
+    /// must not be told. A member may have heard only by the read itself that names are asked for.
     pub(crate) fn unchanged(&self, access: &Access) -> Result<(), Error> {
         match access {
+            Access::Open { .. } if self.admin.auth_status().enabled => Err(Error::UserNameEmpty),
             Access::As { caller, revision }
                 if caller.revision != 0 && self.admin.auth_status().revision != *revision =>
             {
@@ -173,15 +177,11 @@ impl Inner {
 
     /// A read by a client.
     pub(crate) async fn read(&self, call: &Call, range: Range) -> Result<RangeResult, Error> {
-        match self.access(call)? {
-            Access::Open => self.kv.range(range).await,
-            access => {
-                self.allow(&access, &[Need::Read(range.span.clone())])?;
-                let found = self.kv.range(range).await?;
-                self.unchanged(&access)?;
-                Ok(found)
-            }
-        }
+        let access = self.access(call)?;
+        self.allow_read(&access, &range)?;
+        let found = self.kv.range(range).await?;
+        self.unchanged(&access)?;
+        Ok(found)
     }
 
     /// The same, whose key-values go to `each`.
@@ -191,46 +191,51 @@ impl Inner {
         range: Range,
         each: &mut (dyn FnMut(KeyValueRef<'_>) + Send),
     ) -> Result<RangeResult, Error> {
-        match self.access(call)? {
-            Access::Open => self.kv.range_each(range, each).await,
-            access => {
-                self.allow(&access, &[Need::Read(range.span.clone())])?;
-                let found = self.kv.range_each(range, each).await?;
-                self.unchanged(&access)?;
-                Ok(found)
-            }
+        let access = self.access(call)?;
+        self.allow_read(&access, &range)?;
+        let found = self.kv.range_each(range, each).await?;
+        self.unchanged(&access)?;
+        Ok(found)
+    }
+
+    fn allow_read(&self, access: &Access, range: &Range) -> Result<(), Error> {
+        match access {
+            Access::Open { .. } => Ok(()),
+            Access::As { .. } => self.allow(access, &[Need::Read(range.span.clone())]),
         }
     }
 
-    /// A transaction of a client.
+    /// A transaction of a client. The rules are checked here, and once more when it is applied that
+    /// they are still the same.
     pub(crate) async fn write(&self, call: &Call, txn: Txn) -> Result<TxnResult, Error> {
         if !self.config.protected.is_empty() {
             self.spare_protected(&txn)?;
         }
-        if matches!(self.access(call)?, Access::Open) {
-            return self.kv.txn(txn).await;
-        }
-        self.write_as(call, txn).await
-    }
-
-    /// The same when callers need a name. The rules are checked here and their revision once more
-    /// when the transaction is applied.
-    async fn write_as(&self, call: &Call, txn: Txn) -> Result<TxnResult, Error> {
-        let (mut wanted, mut leases) = (Vec::new(), Vec::new());
-        needs(&txn, &mut wanted, &mut leases);
+        self.admin.check_txn(&txn)?;
         let mut tries = 0;
         loop {
-            let access = self.access(call)?;
-            let Access::As { revision, .. } = &access else { return self.kv.txn(txn).await };
-            self.allow(&access, &wanted)?;
-            for lease in &leases {
-                self.allow_lease(&access, *lease).await?;
-            }
-            match self.admin.txn_as(txn.clone(), *revision).await {
+            let revision = match self.access(call)? {
+                Access::Open { revision } => revision,
+                access @ Access::As { revision, .. } => {
+                    self.allow_write(&access, &txn).await?;
+                    revision
+                }
+            };
+            match self.admin.txn_as(txn.clone(), revision).await {
                 Err(Error::AuthOldRevision) if tries < RETRIES => tries += 1,
                 done => return done,
             }
         }
+    }
+
+    async fn allow_write(&self, access: &Access, txn: &Txn) -> Result<(), Error> {
+        let (mut wanted, mut leases) = (Vec::new(), Vec::new());
+        needs(txn, &mut wanted, &mut leases);
+        self.allow(access, &wanted)?;
+        for lease in leases {
+            self.allow_lease(access, lease).await?;
+        }
+        Ok(())
     }
 
     /// Whoever writes a key that hangs on the lease could end it, and so delete its other keys.

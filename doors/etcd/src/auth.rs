@@ -201,7 +201,7 @@ impl Inner {
             Access::As { caller, .. } => caller.user.as_deref().is_some_and(|user| {
                 self.admin.user(user).is_ok_and(|roles| roles.contains(&request.role))
             }),
-            Access::Open => false,
+            Access::Open { .. } => false,
         };
         if !own {
             self.allow(&access, &[Need::Root]).map_err(|e| status(&e))?;

@@ -186,6 +186,12 @@ async fn rules_hold_for_users() {
     refused(client.put(by(&user, telling)).await, denied.0, denied.1);
     let wide = pb::RangeRequest { range_end: "sa".into(), ..get("r") };
     refused(client.range(by(&user, wide)).await, denied.0, denied.1);
+    // What is wrong in itself is told before what is not allowed.
+    let step = pb::request_op::Request::RequestPut(put("r"));
+    let success = vec![pb::RequestOp { request: Some(step) }; 2];
+    let twice = pb::TxnRequest { success, ..Default::default() };
+    let duplicate = "etcdserver: duplicate key given in txn request";
+    refused(client.txn(by(&user, twice)).await, Code::InvalidArgument, duplicate);
     let bearer = {
         let mut request = Request::new(get("r"));
         request.metadata_mut().insert("authorization", format!("Bearer {user}").parse().unwrap());

@@ -341,8 +341,14 @@ pub trait Admin: Send + Sync + 'static {
     /// # Errors
     /// [`Error::PermissionDenied`], [`Error::UserNameEmpty`], [`Error::AuthOldRevision`].
     fn authorize(&self, caller: &Caller, needs: &[Need]) -> Result<(), Error>;
-    /// Runs a transaction only if the rules are still those of `auth_revision`, so that a permission
-    /// that is taken away is not used after that was acknowledged.
+    /// Whether a transaction is one at all, whoever asks: etcd tells this before it looks at rules.
+    ///
+    /// # Errors
+    /// [`Error::DuplicateKey`], [`Error::TooLarge`] and what else is wrong with it in itself.
+    fn check_txn(&self, txn: &Txn) -> Result<(), Error>;
+    /// Runs a transaction only if the rules are still those of `auth_revision`, or nobody is asked for
+    /// a name, so that a permission that is taken away is not used after that was acknowledged, and
+    /// names are asked for from the moment that it was acknowledged that they are.
     ///
     /// # Errors
     /// [`Error::AuthOldRevision`]: ask again; and as [`Backend::txn`](crate::Backend::txn).

@@ -85,9 +85,7 @@ impl Machine {
     pub fn apply(&mut self, index: u64, command: &Command) -> Result<Applied, Error> {
         self.applied = index;
         match command {
-            Command::TxnAs { auth_revision, .. }
-                if *auth_revision != self.auth.status().revision =>
-            {
+            Command::TxnAs { auth_revision, .. } if self.auth.is_newer(*auth_revision) => {
                 Err(Error::AuthOldRevision)
             }
             Command::Txn(_)

@@ -219,6 +219,10 @@ impl Admin for Store {
         self.shared.read().machine.auth().authorize(caller, needs)
     }
 
+    fn check_txn(&self, txn: &Txn) -> Result<(), Error> {
+        dhow_mvcc::check_txn(txn, &self.shared.options.limits)
+    }
+
     fn txn_as(&self, txn: Txn, auth_revision: u64) -> BoxFuture<'_, Result<TxnResult, Error>> {
         Box::pin(self.run_txn(txn, Some(auth_revision)))
     }

@@ -359,7 +359,7 @@ impl Store {
             }
             let state = self.shared.read();
             state.machine.alarms().check_read()?;
-            if auth_revision.is_some_and(|known| known != state.machine.auth().status().revision) {
+            if auth_revision.is_some_and(|known| state.machine.auth().is_newer(known)) {
                 return Err(Error::AuthOldRevision);
             }
             return state.machine.mvcc.read_txn(&txn, self.shared.hub.published());

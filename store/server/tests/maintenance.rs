@@ -128,7 +128,14 @@ async fn with_users(store: &Store) {
 async fn users_and_tokens_are_the_same_on_all_members_and_after_a_restart() {
     let mut nodes = Nodes::start(3, &Options { secret: Some([7; 32]), ..Options::default() });
     nodes.leader().await;
+    let before = nodes.store(1).auth_status().revision;
+    let nameless = || Txn { success: vec![Op::put("x", "1")], ..Txn::default() };
+    nodes.store(1).auth_change(AuthChange::RoleAdd("other".into())).await.unwrap();
+    // Nobody is asked for a name: it does not matter how old the rules are that one knows.
+    nodes.store(1).txn_as(nameless(), before).await.unwrap();
     with_users(nodes.store(0)).await;
+    // A member that had not heard yet that names are asked for does not let anybody in.
+    assert_eq!(nodes.store(1).txn_as(nameless(), before).await, Err(Error::AuthOldRevision));
     let token = nodes.store(1).token_issue("ann".into()).await.unwrap();
     let caller = nodes.store(1).token_user(&token).unwrap();
     assert_eq!(caller.user.as_deref(), Some("ann"));

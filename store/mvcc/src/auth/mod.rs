@@ -114,6 +114,11 @@ impl Auth {
         AuthStatus { enabled: self.enabled, revision: self.revision }
     }
 
+    /// Whether these rules hold now, and whoever goes by those of revision `known` has not heard of it.
+    pub fn is_newer(&self, known: u64) -> bool {
+        self.enabled && self.revision != known
+    }
+
     /// The users by name.
     pub fn users(&self) -> &BTreeMap<String, User> {
         &self.users
