@@ -290,7 +290,8 @@ mod tests {
     async fn a_server_is_known_by_its_authority_whatever_it_is_called() {
         let dir = tempfile::tempdir().unwrap();
         let pki = pki(&dir);
-        let url = serve(pki.server_tls(&server(&pki)).unwrap()).await;
+        let url =
+            serve(pki.server_tls(pki::Shown::new(&pki, &server(&pki)).unwrap()).unwrap()).await;
         let caller = Caller::with_token(&pki.fingerprint().unwrap(), "t").unwrap();
         assert_eq!(caller.call(&url, Method::POST, "/x", &json!({})).await.unwrap(), json!({}));
         let wrong = Caller::with_token(&pki.fingerprint().unwrap(), "u").unwrap();

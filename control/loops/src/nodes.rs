@@ -2,7 +2,8 @@
 //!
 //! A machine renews a lease every ten seconds. When the lease is over, nobody knows how the machine
 //! is: its conditions become Unknown, its pods count as not ready, so that no service leads to them,
-//! and no new pods go there, until it speaks again and tells how its pods are.
+//! and no new pods go there, until it speaks again and tells how its pods are. Its taints send its
+//! pods away when they have tolerated them for long enough: five minutes, unless they say otherwise.
 
 use crate::Context;
 use dhow_objects::{Status, kinds};
@@ -113,7 +114,9 @@ async fn judge(
     taints.retain(|t| t.key != UNREACHABLE);
     let mut taints = serde_json::to_value(taints).map_err(Status::internal)?;
     if silent && let Some(list) = taints.as_array_mut() {
-        list.push(json!({"key": UNREACHABLE, "effect": "NoSchedule", "timeAdded": context.now()}));
+        for effect in ["NoSchedule", "NoExecute"] {
+            list.push(json!({"key": UNREACHABLE, "effect": effect, "timeAdded": context.now()}));
+        }
     }
     let patch = Patch::Merge(json!({"spec": {"taints": taints}}));
     context.state.patch_typed::<Node>(&actor, &kinds::NODE, &key, "", patch).await?;

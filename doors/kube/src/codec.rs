@@ -25,12 +25,20 @@ pub fn media_type(headers: &HeaderMap) -> String {
 /// # Errors
 /// 413 when it is larger than [`MAX_BODY`], 400 when the client broke off.
 pub async fn read(body: Incoming) -> Result<Bytes, Status> {
-    match Limited::new(body, MAX_BODY).collect().await {
+    read_at_most(body, MAX_BODY).await
+}
+
+/// Reads a whole body of `most` bytes.
+///
+/// # Errors
+/// As [`read`], with another limit.
+pub async fn read_at_most(body: Incoming, most: usize) -> Result<Bytes, Status> {
+    match Limited::new(body, most).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(Status::new(
             413,
             "RequestEntityTooLarge",
-            format!("Request entity too large: limit is {MAX_BODY}"),
+            format!("Request entity too large: limit is {most}"),
         )),
         Err(error) => Err(Status::bad_request(format!("the body could not be read: {error}"))),
     }

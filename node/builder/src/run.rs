@@ -144,6 +144,7 @@ fn spec(job: Job) -> ContainerSpec {
         sandbox_pid: false,
         stdin: false,
         stdin_once: false,
+        keep_early: false,
         log: None,
         wait_for_attach: true,
     }

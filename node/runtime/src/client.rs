@@ -266,7 +266,7 @@ impl Runtime {
 
     /// Connects to a running container's own standard streams. Output from the moment of the call
     /// on; several may be attached at once; none slows the container down for long: one that takes
-    /// nothing for 10 seconds is disconnected. The first attachment to a container with `stdin_once`
+    /// nothing for 10 seconds is disconnected. The first attachment to a container with `keep_early`
     /// also gets what came before it (the newest 64 KiB of each stream). A container that has ended
     /// can be attached to as well: what was held or kept for the first attachment comes, then the
     /// end; without any of that there are no streams. The descriptors are non-blocking; dropping

@@ -185,9 +185,11 @@ pub struct ContainerSpec {
     pub sandbox_pid: bool,
     /// Keep standard input open for attach.
     pub stdin: bool,
-    /// Close standard input when the first attach that wrote to it ends, and keep output for the
-    /// first attach.
+    /// Close standard input when the first attach that wrote to it ends.
     pub stdin_once: bool,
+    /// Keep the newest output for the first attach, which is on its way.
+    #[serde(default)]
+    pub keep_early: bool,
     /// Where output goes; `None` discards it (attach still sees it).
     pub log: Option<LogSpec>,
     /// Free text for people and for recovery: namespace, pod, container, attempt, image.

@@ -23,7 +23,7 @@ use std::mem::MaybeUninit;
 /// A launcher lives for as long as its containers do, so it meets programs that are newer than it.
 /// Words are therefore only ever added: a field with a default, which the other side skips if it does
 /// not know it, or an operation, which [`Op::since`] keeps from launchers that would not understand.
-/// 3 added [`ContainerSpec::sandbox_pid`] and output that is kept for the first attachment.
+/// 3 added [`ContainerSpec::sandbox_pid`] and [`ContainerSpec::keep_early`].
 pub(crate) const VERSION: u32 = 3;
 
 /// The oldest version that this side still speaks.

@@ -99,6 +99,14 @@ impl Cluster {
         )
     }
 
+    /// Adds a member, as soon as those there let it in: as in etcd, they have to have heard of each
+    /// other for five seconds.
+    fn add(&self, members: &[usize], who: &str) -> String {
+        let add = Self::ctl(members, &format!("member add {who} > out 2>&1"));
+        self.shell.until(&format!("{add}; grep -c 'added to' out"), "1");
+        self.shell.ok("cat out")
+    }
+
     fn until_healthy(&self, n: usize) {
         let health = Self::ctl(&[n], "endpoint health 2>&1 | grep -o 'is healthy'");
         self.shell.until(&health, "is healthy");
@@ -193,7 +201,7 @@ fn three_members_survive_the_loss_of_one_and_refuse_without_a_quorum() {
     cluster.start(1, &all, "existing");
     cluster.until_healthy(1);
     shell.is(&Cluster::ctl(&[1], "put x 3"), "OK");
-    shell.ok(&Cluster::ctl(&[1], &format!("member add m2 --peer-urls={}", peer(2))));
+    cluster.add(&[1], &format!("m2 --peer-urls={}", peer(2)));
     shell.ok("rm -rf m2.etcd");
     cluster.start(2, &[1, 2], "existing");
     cluster.until_healthy(2);
@@ -209,8 +217,7 @@ fn members_come_learn_move_and_go() {
         shell.ok(&Cluster::ctl(&[1], &format!("put k{n} v{n}")));
     }
     // A fourth, as a learner.
-    let added =
-        shell.ok(&Cluster::ctl(&[1], &format!("member add m4 --learner --peer-urls={}", peer(4))));
+    let added = cluster.add(&[1], &format!("m4 --learner --peer-urls={}", peer(4)));
     assert!(added.contains("ETCD_INITIAL_CLUSTER_STATE=\"existing\""), "{added}");
     // Whoever is not added is told so.
     cluster.start(5, &[1, 2, 3, 5], "existing");
@@ -252,9 +259,7 @@ fn members_come_learn_move_and_go() {
 
     // It is replaced: empty, at the same place.
     shell.ok("rm -rf m3.etcd");
-    // It is refused while another member has not been up for long.
-    let add = format!("member add m3 --peer-urls={} > out 2>&1; grep -c 'added to' out", peer(3));
-    shell.until(&Cluster::ctl(&[1], &add), "1");
+    cluster.add(&[1], &format!("m3 --peer-urls={}", peer(3)));
     cluster.start(3, &[1, 2, 3, 4], "existing");
     cluster.until_healthy(3);
     shell.is(&Cluster::ctl(&[3], "get k25 --print-value-only"), "v25");
@@ -271,13 +276,7 @@ fn members_come_learn_move_and_go() {
         ),
         "1",
     );
-    shell.until(
-        &Cluster::ctl(
-            &[1, 3, 4],
-            &format!("member add m2 --peer-urls={} > out 2>&1; grep -c 'added to' out", peer(2)),
-        ),
-        "1",
-    );
+    cluster.add(&[1, 3, 4], &format!("m2 --peer-urls={}", peer(2)));
     cluster.start(2, &[1, 2, 3, 4], "existing");
     cluster.until_healthy(2);
     shell.is(&Cluster::ctl(&[2], "get x --print-value-only"), "2");

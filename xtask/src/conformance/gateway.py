@@ -38,7 +38,8 @@ def ask(path, body):
         if code == 400 and told.get("message", "").startswith(UNREAD):
             told["message"] = "unread"
         if "leases" in told:
-            told["leases"].sort(key=str)
+            # Those that the servers have numbered are long, and read as the same later.
+            told["leases"].sort(key=lambda lease: (len(lease["ID"]), lease["ID"]))
         if path == "/v3/lock/lock":
             told.pop("key", None)  # It holds a lease's number.
         told = json.dumps(told, sort_keys=True)

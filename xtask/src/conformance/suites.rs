@@ -146,18 +146,23 @@ fn all(suite: Suite, against: Against, tests: &Tests) -> Result<BTreeMap<String,
 }
 
 /// A folder to run a test in that looks like the suite's and is its own: some tests start servers
-/// that leave their data where they run, which others would find.
+/// that leave their data where they run, which others would find. The two folders above it look like
+/// the suite's, too: that far up are the certificates.
 fn private(folder: &Path, scratch: &Path) -> Result<PathBuf> {
-    let name = folder.file_name().context("a suite needs a folder")?;
-    let above = folder.parent().context("a suite needs a folder")?;
-    let own = scratch.join("suite").join(name);
+    let path: Vec<&Path> = folder.ancestors().take(3).collect();
+    let mut own = scratch.join("suite");
     std::fs::create_dir_all(&own)?;
-    for (from, to) in [(above, scratch.join("suite")), (folder, own.clone())] {
+    for (at, from) in path.iter().enumerate().rev() {
+        let below = at.checked_sub(1).and_then(|at| path.get(at)).copied();
         for entry in std::fs::read_dir(from)? {
             let entry = entry?;
-            if entry.path() != folder {
-                std::os::unix::fs::symlink(entry.path(), to.join(entry.file_name()))?;
+            if Some(entry.path().as_path()) != below {
+                std::os::unix::fs::symlink(entry.path(), own.join(entry.file_name()))?;
             }
+        }
+        if let Some(below) = below {
+            own.push(below.file_name().context("a suite needs a folder")?);
+            std::fs::create_dir_all(&own)?;
         }
     }
     Ok(own)

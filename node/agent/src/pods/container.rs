@@ -72,6 +72,15 @@ pub fn sandbox(world: &World, pod: &Pod) -> SandboxSpec {
     }
 }
 
+/// Whether somebody is on the way to the container's streams: the client that made it, by `kubectl
+/// run -i` or `kubectl debug -i`.
+fn is_awaited(pod: &Pod, container: &Container) -> bool {
+    let ephemeral = pod.spec.iter().flat_map(|s| s.ephemeral_containers.iter().flatten());
+    container.stdin == Some(true)
+        && (container.stdin_once == Some(true)
+            || ephemeral.into_iter().any(|c| c.name == container.name))
+}
+
 /// What the runtime starts. Makes the directories and files that it refers to.
 ///
 /// # Errors
@@ -171,6 +180,7 @@ pub fn spec(
         sandbox_pid: pod_spec.share_process_namespace.unwrap_or(false),
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),
+        keep_early: is_awaited(pod, container),
         log: Some(LogSpec {
             path: log,
             max_size: world.config.log_max_size,

@@ -248,7 +248,7 @@ impl Launcher {
             }
         };
         let key: Rc<str> = Rc::from(id.as_str());
-        let mut streams = Streams::new(key, log, spec.wait_for_attach, spec.stdin_once);
+        let mut streams = Streams::new(key, log).awaiting(&spec);
         if let (Some(stdout), Some(stderr)) = (stdout, stderr)
             && let Err(error) = streams.set_pipes(&mut self.poller, stdin, stdout, stderr)
         {
@@ -688,7 +688,7 @@ impl Launcher {
                 state.exit = Some(Exit { code, signal, oom: false, at: now() });
             }
             let container = Container {
-                streams: Streams::new(Rc::from(id.as_str()), None, false, false),
+                streams: Streams::new(Rc::from(id.as_str()), None),
                 state,
                 group,
                 life: Life::Exited,

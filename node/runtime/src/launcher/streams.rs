@@ -6,6 +6,7 @@
 
 use super::log::Log;
 use super::poller::{Poller, Source, Token};
+use crate::spec::ContainerSpec;
 use rustix::event::epoll::EventFlags;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -103,27 +104,36 @@ pub(super) struct Streams {
     log: Option<Log>,
     /// Nothing is read before somebody is attached.
     held: bool,
-    /// The newest output of each stream, for the first attachment. Kept for a container whose input
-    /// is one client's (`stdin_once`): that client is on its way, and its output is to be whole.
+    /// The newest output of each stream, for the first attachment: that client is on its way, and its
+    /// output is to be whole.
     early: Option<[VecDeque<u8>; 2]>,
     attachments: BTreeMap<u64, Attachment>,
     next: u64,
 }
 
 impl Streams {
-    pub fn new(id: Rc<str>, log: Option<Log>, held: bool, stdin_once: bool) -> Self {
+    /// Of a container whose output is read as it comes, for the log and whoever is attached.
+    pub fn new(id: Rc<str>, log: Option<Log>) -> Self {
         Self {
             id,
             outputs: [None, None],
             terminal: false,
             input: None,
-            stdin_once,
+            stdin_once: false,
             log,
-            held,
-            early: stdin_once.then(Default::default),
+            held: false,
+            early: None,
             attachments: BTreeMap::new(),
             next: 1,
         }
+    }
+
+    /// The same, with what a new container wants of its first client.
+    pub fn awaiting(mut self, spec: &ContainerSpec) -> Self {
+        self.stdin_once = spec.stdin_once;
+        self.held = spec.wait_for_attach;
+        self.early = spec.keep_early.then(Default::default);
+        self
     }
 
     /// The launcher's ends of the container's pipes.

@@ -60,6 +60,7 @@ impl World {
             sandbox_pid: false,
             stdin: false,
             stdin_once: false,
+            keep_early: false,
             log: Some(LogSpec { path: self.log_path(id), max_size: 0, max_files: 1 }),
             labels: BTreeMap::new(),
             wait_for_attach: false,

@@ -205,7 +205,7 @@ async fn output_is_held_even_after_the_end(world: Rc<World>) {
 
 async fn early_output_is_kept_for_the_one_client_that_is_on_its_way(world: Rc<World>) {
     let mut spec = world.shell("a", "echo early; echo odd >&2; read x; echo late; exit 4");
-    (spec.stdin, spec.stdin_once) = (true, true);
+    (spec.stdin, spec.stdin_once, spec.keep_early) = (true, true, true);
     world.runtime.start(spec).await.unwrap();
     let mut first = world.runtime.attach("a", true).await.unwrap();
     let early = read_until(first.stdout.as_ref().unwrap(), "\n").await;
@@ -221,7 +221,7 @@ async fn early_output_is_kept_for_the_one_client_that_is_on_its_way(world: Rc<Wo
 async fn early_output_begins_where_the_log_was_read_to(world: Rc<World>) {
     let script = "echo early; printf half; echo odd >&2; read x; echo ' late'";
     let mut spec = world.shell("a", script);
-    (spec.stdin, spec.stdin_once) = (true, true);
+    (spec.stdin, spec.stdin_once, spec.keep_early) = (true, true, true);
     world.runtime.start(spec).await.unwrap();
     // Whatever has come by now is in the log or comes with the attachment, and never in both.
     let end = world.runtime.log_seen("a").await.unwrap().unwrap();
@@ -240,7 +240,7 @@ async fn early_output_begins_where_the_log_was_read_to(world: Rc<World>) {
     assert_eq!(world.runtime.log_seen("a").await.unwrap(), None);
 
     let mut spec = world.shell("b", "echo all; exit 5");
-    (spec.stdin, spec.stdin_once) = (true, true);
+    (spec.stdin, spec.stdin_once, spec.keep_early) = (true, true, true);
     assert_eq!(world.run(spec).await.code, 5);
     let end = world.runtime.log_seen("b").await.unwrap().unwrap();
     assert_eq!(end, std::fs::metadata(world.log_path("b")).unwrap().len());
@@ -251,7 +251,7 @@ async fn early_output_begins_where_the_log_was_read_to(world: Rc<World>) {
 
 async fn early_output_outlives_the_container_and_is_given_once(world: Rc<World>) {
     let mut spec = world.shell("a", "seq 1 30000; exit 5");
-    (spec.stdin, spec.stdin_once) = (true, true);
+    (spec.stdin, spec.stdin_once, spec.keep_early) = (true, true, true);
     assert_eq!(world.run(spec).await.code, 5);
     let mut first = world.runtime.attach("a", true).await.unwrap();
     // What an attached client has been given is not lost with the container.
@@ -262,7 +262,7 @@ async fn early_output_outlives_the_container_and_is_given_once(world: Rc<World>)
     assert_eq!(ended(first).await.code, 5);
 
     let mut silent = world.shell("b", "exit 0");
-    (silent.stdin, silent.stdin_once) = (true, true);
+    (silent.stdin, silent.stdin_once, silent.keep_early) = (true, true, true);
     world.run(silent).await;
     let mut first = world.runtime.attach("b", false).await.unwrap();
     assert_eq!(read_all(first.stdout.take()).await, "");
