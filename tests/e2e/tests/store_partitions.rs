@@ -216,9 +216,14 @@ impl Lab {
     /// A member without a quorum refuses what it cannot know, with etcd's words.
     fn refuses(&self, n: usize) {
         let key = "bm9ib2R5"; // nobody
-        let put = json!({ "key": key, "value": key });
+        // What is refused because nobody answers in time may still come about once all is mended.
+        // This needs a quorum as every write does, and then changes nothing.
+        let write = json!({
+            "compare": [{ "key": key, "target": "VERSION", "version": "99" }],
+            "success": [{ "requestPut": { "key": key, "value": key } }],
+        });
         let (written, read) = std::thread::scope(|scope| {
-            let written = scope.spawn(|| self.post(n, "/v3/kv/put", &put));
+            let written = scope.spawn(|| self.post(n, "/v3/kv/txn", &write));
             let read = self.post(n, "/v3/kv/range", &json!({ "key": key }));
             (written.join().expect("it does not panic"), read)
         });
