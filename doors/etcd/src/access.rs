@@ -211,7 +211,13 @@ impl Inner {
         if !self.config.protected.is_empty() {
             self.spare_protected(&txn)?;
         }
-        self.admin.check_txn(&txn)?;
+        // In etcd's order: what is wrong in itself, who asks, the size, what they may.
+        if let Err(error) = self.admin.check_txn(&txn) {
+            if error == Error::TooLarge {
+                self.access(call)?;
+            }
+            return Err(error);
+        }
         let mut tries = 0;
         loop {
             let revision = match self.access(call)? {

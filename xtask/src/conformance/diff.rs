@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// The first of the seeds that every run has.
+/// The seed of which every run takes part.
 const FIXED: u64 = 1;
 /// Requests of one seed.
 const REQUESTS: u32 = 5_000;
@@ -25,7 +25,7 @@ pub fn run(against: Against, seed: Option<u64>, quick: bool) -> Result<Outcome> 
     };
     let seeds = match (seed, quick) {
         (Some(seed), _) => vec![seed],
-        (None, true) => vec![FIXED, FIXED + 1, FIXED + 2, 77],
+        (None, true) => vec![FIXED],
         (None, false) => vec![FIXED, FIXED + 1, FIXED + 2, fresh()],
     };
     let mut problems = Vec::new();
