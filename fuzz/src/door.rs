@@ -3,11 +3,11 @@
 use crate::Target;
 use crate::mutate::{Random, mutate};
 use anyhow::Result;
-use bytes::{Buf as _, BufMut as _, Bytes};
+use bytes::Bytes;
 use dhow_clock::System;
 use dhow_door_etcd::{Config, Door};
 use dhow_kv::Kv;
-use dhow_rpc::etcdserverpb as pb;
+use dhow_rpc::{Raw, etcdserverpb as pb};
 use dhow_server::{Options, Store};
 use prost::Message as _;
 use std::net::SocketAddr;
@@ -17,7 +17,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
 
 /// No answer takes longer.
@@ -31,40 +30,6 @@ async fn serve() -> Result<SocketAddr> {
     let address = listener.local_addr()?;
     tokio::spawn(door.serve(listener, None, CancellationToken::new()));
     Ok(address)
-}
-
-/// Messages as bytes, whatever they are.
-#[derive(Debug, Clone, Copy, Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-    fn encode(&mut self, item: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(bytes.copy_to_bytes(bytes.remaining())))
-    }
 }
 
 /// Protobuf over gRPC.

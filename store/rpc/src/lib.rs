@@ -6,6 +6,10 @@
 // The generated code documents messages and fields, not the modules of oneofs and the like.
 #![allow(missing_docs, clippy::doc_markdown)]
 
+mod raw;
+
+pub use raw::Raw;
+
 /// What etcd stores: keys and events.
 pub mod mvccpb {
     tonic::include_proto!("mvccpb");

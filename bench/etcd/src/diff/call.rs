@@ -1,13 +1,12 @@
 //! A request as bytes, sent to any method, and its answer in words that can be compared.
 
 use anyhow::Result;
-use bytes::{Buf as _, BufMut as _, Bytes};
+use bytes::Bytes;
 use dhow_rpc::etcdserverpb::{self as pb, ResponseHeader};
-use dhow_rpc::{v3electionpb, v3lockpb};
+use dhow_rpc::{Raw, v3electionpb, v3lockpb};
 use prost::Message;
 use std::fmt::Debug;
 use std::time::Duration;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -200,42 +199,4 @@ headed! {
     v3electionpb::ProclaimResponse;
     v3lockpb::LockResponse;
     v3lockpb::UnlockResponse;
-}
-
-/// Bytes as they are.
-#[derive(Debug, Clone, Copy)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(from.copy_to_bytes(from.remaining())))
-    }
 }

@@ -2,11 +2,11 @@
 //! with the server, and fifty megabytes of events per second are dear to decode in full.
 
 use anyhow::{Context as _, Result, bail};
-use bytes::{Buf as _, Bytes};
-use dhow_rpc::etcdserverpb::WatchRequest;
+use bytes::Bytes;
+use dhow_rpc::{Raw, etcdserverpb::WatchRequest};
+use futures::StreamExt as _;
 use prost::Message as _;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::{Status, client, transport::Channel};
+use tonic::{client, transport::Channel};
 
 /// The path of the method.
 const PATH: &str = "/etcdserverpb.Watch/Watch";
@@ -22,45 +22,9 @@ pub async fn watch(
     let mut client = client::Grpc::new(channel).max_decoding_message_size(usize::MAX);
     client.ready().await.context("the connection has ended")?;
     let path = http::uri::PathAndQuery::from_static(PATH);
-    let answers = client.streaming(tonic::Request::new(requests), path, Plain).await?;
+    let requests = requests.map(|request| Bytes::from(request.encode_to_vec()));
+    let answers = client.streaming(tonic::Request::new(requests), path, Raw).await?;
     Ok(answers.into_inner())
-}
-
-/// Requests are encoded, answers left as they are.
-#[derive(Debug, Clone, Copy, Default)]
-struct Plain;
-
-impl Codec for Plain {
-    type Encode = WatchRequest;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Plain {
-    type Item = WatchRequest;
-    type Error = Status;
-
-    fn encode(&mut self, item: WatchRequest, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        item.encode(out).map_err(|error| Status::internal(error.to_string()))
-    }
-}
-
-impl Decoder for Plain {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(bytes.copy_to_bytes(bytes.remaining())))
-    }
 }
 
 /// What stands in a field.
