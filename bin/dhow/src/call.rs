@@ -8,11 +8,9 @@ use http::{Method, Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::ServerCertVerifier as _;
 use rustls::crypto::CryptoProvider;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::Value;
 use std::sync::Arc;
@@ -69,11 +67,17 @@ impl Caller {
     /// When TLS cannot be set up.
     pub fn with_token(fingerprint: &str, token: &str) -> Result<Self> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let pinned = Pinned { fingerprint: fingerprint.to_owned(), provider: provider.clone() };
+        let (fingerprint, webpki) = (fingerprint.to_owned(), provider.clone());
+        let pinned = dhow_tls::servers(
+            provider.signature_verification_algorithms,
+            move |leaf, chain, name, now| {
+                check_pinned(&fingerprint, &webpki, leaf, chain, name, now)
+            },
+        );
         let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(pinned))
+            .with_custom_certificate_verifier(pinned)
             .with_no_client_auth();
         Ok(Self { tls: Arc::new(tls), bearer: Some(token.to_owned()) })
     }
@@ -156,65 +160,32 @@ fn not_understood(url: &str) -> anyhow::Error {
     anyhow!("{url:?} is no address of a server: write https://HOST:6443")
 }
 
-/// Trusts servers whose certificate comes from one authority, which they show themselves and which
-/// is known by its hash. By which name they are called is of no importance: nobody but servers has a
+/// Whether a server's certificate comes from the authority that is known by its hash, and which the
+/// server shows itself. By which name it is called is of no importance: nobody but servers has a
 /// server's certificate of that authority.
-#[derive(Debug)]
-struct Pinned {
-    fingerprint: String,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        chain: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let general = |why: &str| rustls::Error::General(why.to_owned());
-        let authority = chain
-            .iter()
-            .find(|certificate| pki::fingerprint_of(certificate) == self.fingerprint)
-            .ok_or_else(|| general("its authority is another one than that of the token"))?;
-        let mut roots = RootCertStore::empty();
-        roots.add(authority.clone().into_owned())?;
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
-                .build()
-                .map_err(|error| general(&error.to_string()))?;
-        match verifier.verify_server_cert(leaf, chain, name, ocsp, now) {
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
-            verified => verified,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+fn check_pinned(
+    fingerprint: &str,
+    provider: &Arc<CryptoProvider>,
+    leaf: &CertificateDer<'_>,
+    chain: &[CertificateDer<'_>],
+    name: &ServerName<'_>,
+    now: UnixTime,
+) -> Result<(), rustls::Error> {
+    let general = |why: &str| rustls::Error::General(why.to_owned());
+    let authority = chain
+        .iter()
+        .find(|certificate| pki::fingerprint_of(certificate) == fingerprint)
+        .ok_or_else(|| general("its authority is another one than that of the token"))?;
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.clone().into_owned())?;
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .build()
+        .map_err(|error| general(&error.to_string()))?;
+    match verifier.verify_server_cert(leaf, chain, name, &[], now) {
+        Err(rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => Ok(()),
+        verified => verified.map(|_| ()),
     }
 }
 

@@ -5,18 +5,17 @@
 //! that certificates can be renewed under a running server, and a list of allowed names narrows who
 //! may come in.
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime,
 };
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError,
-    RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion,
+    CertificateError, ClientConfig, OtherError, RootCertStore, ServerConfig,
+    SupportedProtocolVersion,
 };
 use rustls_pki_types::pem::PemObject;
 use std::io;
@@ -137,18 +136,20 @@ impl Trust {
         }
         let path = || self.settings.certificate.clone();
         let provider = self.provider()?;
-        let builder = ServerConfig::builder_with_provider(provider.clone())
+        let algorithms = provider.signature_verification_algorithms;
+        let builder = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(self.versions())
             .map_err(|source| Error::Tls { path: path(), source })?;
-        let live = Arc::new(Live {
-            trust: self.clone(),
-            algorithms: provider.signature_verification_algorithms,
-        });
-        let mut config = if self.asks_clients() {
-            builder.with_client_cert_verifier(live.clone()).with_cert_resolver(live)
+        let builder = if self.asks_clients() {
+            let trust = self.clone();
+            builder.with_client_cert_verifier(dhow_tls::clients(
+                algorithms,
+                move |leaf, chain, now| trust.check_client(leaf, chain, now),
+            ))
         } else {
-            builder.with_no_client_auth().with_cert_resolver(live)
+            builder.with_no_client_auth()
         };
+        let mut config = builder.with_cert_resolver(Arc::new(Live(self.clone())));
         config.alpn_protocols.clone_from(&self.settings.protocols);
         if self.asks_clients() {
             // Who resumes a session is not looked at again, whatever was revoked since.
@@ -215,6 +216,26 @@ impl Trust {
         Ok(())
     }
 
+    /// Whether a client may come in that shows this certificate, by what the files hold now.
+    fn check_client(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let server = self.latest();
+        let clients = server.as_ref().and_then(|server| server.clients.as_ref());
+        let clients = clients.ok_or(CertificateError::UnknownIssuer)?;
+        if let Err(refused) = clients.verify_client_cert(leaf, chain, now) {
+            // An authority is nobody's certificate to the library below; to Go it is its own.
+            if !server.as_ref().is_some_and(|server| server.trusts_itself(leaf, now)) {
+                return Err(refused);
+            }
+        }
+        self.admit(leaf)
+            .map_err(|why| CertificateError::Other(OtherError(Arc::new(NotAllowed(why)))).into())
+    }
+
     fn print(&self) -> Print {
         let Settings { certificate, key, as_client, authority, revoked, .. } = &self.settings;
         let mut files = vec![certificate, key];
@@ -266,8 +287,8 @@ impl Trust {
             .with_protocol_versions(self.versions())
             .map_err(fault)?;
         let builder = if *any_server {
-            let algorithms = provider.signature_verification_algorithms;
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(algorithms)))
+            let anyone = dhow_tls::any_server(provider.signature_verification_algorithms);
+            builder.dangerous().with_custom_certificate_verifier(anyone)
         } else {
             builder.with_root_certificates(self.roots()?)
         };
@@ -413,67 +434,13 @@ impl Server {
     }
 }
 
-/// Looks at the files for each handshake.
+/// Shows what the files hold at each handshake.
 #[derive(Debug)]
-struct Live {
-    trust: Arc<Trust>,
-    algorithms: WebPkiSupportedAlgorithms,
-}
+struct Live(Arc<Trust>);
 
 impl ResolvesServerCert for Live {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.trust.latest().map(|server| server.identity.clone())
-    }
-}
-
-impl ClientCertVerifier for Live {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        // Hints only help clients that have several certificates to choose.
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        chain: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        let server = self.trust.latest();
-        let clients = server.as_ref().and_then(|server| server.clients.as_ref());
-        let clients = clients.ok_or(CertificateError::UnknownIssuer)?;
-        let verified = match clients.verify_client_cert(leaf, chain, now) {
-            // An authority is nobody's certificate to the library below; to Go it is its own.
-            Err(_) if server.as_ref().is_some_and(|server| server.trusts_itself(leaf, now)) => {
-                ClientCertVerified::assertion()
-            }
-            verified => verified?,
-        };
-        self.trust.admit(leaf).map_err(|why| {
-            rustls::Error::from(CertificateError::Other(OtherError(Arc::new(NotAllowed(why)))))
-        })?;
-        Ok(verified)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.0.latest().map(|server| server.identity.clone())
     }
 }
 
@@ -481,45 +448,6 @@ impl ClientCertVerifier for Live {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct NotAllowed(String);
-
-/// Takes any certificate, but only from somebody who has its key.
-#[derive(Debug)]
-struct AnyServer(WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -550,10 +478,8 @@ mod tests {
             ..Settings::default()
         };
         let trust = Trust::new(settings);
-        let algorithms = trust.provider().unwrap().signature_verification_algorithms;
-        let live = Live { trust, algorithms };
         let leaf = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
-        let checked = |pem: &str, now| live.verify_client_cert(&leaf(pem), &[], now).is_ok();
+        let checked = |pem: &str, now| trust.check_client(&leaf(pem), &[], now).is_ok();
         let day = |year: u64| UnixTime::since_unix_epoch(Duration::from_secs(year * 31_556_952));
         assert!(checked(&own, day(50)));
         // One that looks the same is not it, and none is good for ever.

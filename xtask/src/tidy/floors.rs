@@ -12,6 +12,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("base/clock", &[]),
     ("base/fault", &["base/clock"]),
     ("base/reason", &[]),
+    ("base/tls", &[]),
     ("model/objects", &["base/reason"]),
     ("model/intents", &["base/reason", "model/objects"]),
     ("store/kv", &["base"]),

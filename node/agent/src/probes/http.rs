@@ -129,7 +129,8 @@ fn tls() -> Arc<rustls::ClientConfig> {
 }
 
 /// Takes every certificate, as upstream's probes do: a probe asks whether a server answers, and
-/// sends it nothing that is secret.
+/// sends it nothing that is secret. Signatures are not looked at either, so that a certificate that
+/// rustls cannot read (X.509 v1, which Go takes) fails no probe.
 #[derive(Debug)]
 struct AnyServer {
     schemes: Vec<SignatureScheme>,
