@@ -297,16 +297,17 @@ pub struct File {
 
 impl File {
     fn under(self, flags: &Flags) -> Result<Self> {
+        let machine = &flags.machine;
         Ok(Self {
-            name: flags.name.clone().or(self.name),
-            advertise: flags.advertise.or(self.advertise),
-            listen: flags.listen.or(self.listen),
+            name: machine.name.clone().or(self.name),
+            advertise: machine.advertise.or(self.advertise),
+            listen: machine.listen.or(self.listen),
             cluster_cidr: flags.cluster_cidr.or(self.cluster_cidr),
             service_cidr: flags.service_cidr.or(self.service_cidr),
             domain: flags.domain.clone().or(self.domain),
             datastore: flags.datastore.datastore()?.or(self.datastore),
-            etcd_listen: flags.etcd_listen.or(self.etcd_listen),
-            peer_listen: flags.peer_listen.or(self.peer_listen),
+            etcd_listen: machine.etcd_listen.or(self.etcd_listen),
+            peer_listen: machine.peer_listen.or(self.peer_listen),
         })
     }
 }
@@ -317,15 +318,9 @@ pub struct Flags {
     /// Read settings from this YAML file; flags win over it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// This machine's name in the cluster (default: its host name)
-    #[arg(long)]
-    pub name: Option<String>,
-    /// This machine's address towards others (default: that of the default route)
-    #[arg(long, value_name = "IP")]
-    pub advertise: Option<Ipv4Addr>,
-    /// Where the Kubernetes API listens (default: 0.0.0.0:6443)
-    #[arg(long, value_name = "IP:PORT")]
-    pub listen: Option<SocketAddr>,
+    /// What is this machine's own
+    #[command(flatten)]
+    pub machine: Machine,
     /// Addresses of pods (default: 10.244.0.0/16)
     #[arg(long, value_name = "CIDR")]
     pub cluster_cidr: Option<Ipv4Net>,
@@ -335,12 +330,6 @@ pub struct Flags {
     /// Domain of cluster names (default: cluster.local)
     #[arg(long)]
     pub domain: Option<String>,
-    /// Where etcd clients are listened to, or off (default: 0.0.0.0:2379 if it is free)
-    #[arg(long, value_name = "IP:PORT")]
-    pub etcd_listen: Option<etcd::Listen>,
-    /// Where other servers are listened to, or off (default: 0.0.0.0:2380 if it is free)
-    #[arg(long, value_name = "IP:PORT")]
-    pub peer_listen: Option<etcd::Listen>,
     /// Go on alone with what this server has: the other servers are lost for good
     #[arg(long)]
     pub force_new_cluster: bool,
@@ -349,12 +338,34 @@ pub struct Flags {
     pub datastore: datastore::Flags,
 }
 
+/// The settings that each machine of a platform has of its own: what `dhow up` and `dhow join` share.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[group(skip)]
+pub struct Machine {
+    /// This machine's name in the cluster (default: its host name)
+    #[arg(long)]
+    pub name: Option<String>,
+    /// This machine's address towards others (default: that of the default route)
+    #[arg(long, value_name = "IP")]
+    pub advertise: Option<Ipv4Addr>,
+    /// Where the Kubernetes API listens (default: 0.0.0.0:6443)
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Where etcd clients are listened to, or off (default: 0.0.0.0:2379 if it is free)
+    #[arg(long, value_name = "IP:PORT")]
+    pub etcd_listen: Option<etcd::Listen>,
+    /// Where other servers are listened to, or off (default: 0.0.0.0:2380 if it is free)
+    #[arg(long, value_name = "IP:PORT")]
+    pub peer_listen: Option<etcd::Listen>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn flags(name: &str) -> Flags {
-        Flags { name: Some(name.into()), ..Flags::default() }
+        let machine = Machine { name: Some(name.into()), ..Machine::default() };
+        Flags { machine, ..Flags::default() }
     }
 
     #[test]
@@ -389,11 +400,7 @@ mod tests {
     #[test]
     fn overlapping_networks_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let flags = Flags {
-            name: Some("n".into()),
-            service_cidr: Some("10.244.0.0/20".parse().unwrap()),
-            ..Flags::default()
-        };
+        let flags = Flags { service_cidr: "10.244.0.0/20".parse().ok(), ..flags("n") };
         assert!(Config::load(dir.path(), &flags).unwrap_err().to_string().contains("overlap"));
     }
 }

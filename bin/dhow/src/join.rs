@@ -5,7 +5,7 @@
 //! has made here or there is taken back.
 
 use crate::call::{self, Caller, Failure};
-use crate::config::{Config, Flags, Joined};
+use crate::config::{Config, Flags, Joined, Machine};
 use crate::pki::Pki;
 use crate::servers::{JoinAnswer, JoinRequest, VERSION};
 use crate::token::Token;
@@ -28,6 +28,17 @@ const TRIES: usize = 20;
 
 /// The settings of `dhow join`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(
+    mut_arg("advertise", |arg| arg.help(
+        "This machine's address towards others (default: the one that reaches SERVER)"
+    )),
+    mut_arg("listen", |arg| arg.help(
+        "Where the Kubernetes API listens (default: 0.0.0.0 and the platform's port)"
+    )),
+    mut_arg("peer_listen", |arg| arg.help(
+        "Where the other servers are listened to (default: 0.0.0.0:2380)"
+    )),
+)]
 pub struct Request {
     /// A server of the platform
     #[arg(value_name = "https://SERVER:6443")]
@@ -38,21 +49,9 @@ pub struct Request {
     /// Become a server: control plane and a copy of the store
     #[arg(long)]
     pub server: bool,
-    /// This machine's name in the cluster (default: its host name)
-    #[arg(long)]
-    pub name: Option<String>,
-    /// This machine's address towards others (default: the one that reaches SERVER)
-    #[arg(long, value_name = "IP")]
-    pub advertise: Option<Ipv4Addr>,
-    /// Where the Kubernetes API listens (default: 0.0.0.0 and the platform's port)
-    #[arg(long, value_name = "IP:PORT")]
-    pub listen: Option<SocketAddr>,
-    /// Where etcd clients are listened to, or off (default: 0.0.0.0:2379 if it is free)
-    #[arg(long, value_name = "IP:PORT")]
-    pub etcd_listen: Option<etcd::Listen>,
-    /// Where the other servers are listened to (default: 0.0.0.0:2380)
-    #[arg(long, value_name = "IP:PORT")]
-    pub peer_listen: Option<etcd::Listen>,
+    /// What is this machine's own
+    #[command(flatten)]
+    pub machine: Machine,
 }
 
 /// Makes this machine a server of the platform, in a data directory that this process has claimed.
@@ -79,14 +78,7 @@ pub async fn start(data: &Path, request: &Request, claim: File) -> Result<roles:
     call::place(&request.url)?;
     let token: Token = request.token.parse()?;
     let caller = Caller::with_token(&token.authority, &token.to_string())?;
-    let mut flags = Flags {
-        name: request.name.clone(),
-        advertise: request.advertise,
-        listen: request.listen,
-        etcd_listen: request.etcd_listen,
-        peer_listen: request.peer_listen,
-        ..Flags::default()
-    };
+    let mut flags = Flags { machine: request.machine.clone(), ..Flags::default() };
     // Refuses what no platform would take, and tells the name.
     let config = Config::load(data, &flags)?;
     let port = match config.peer_listen {
@@ -104,7 +96,7 @@ pub async fn start(data: &Path, request: &Request, claim: File) -> Result<roles:
         Some(address) => address,
         None => address_towards(&request.url).await?,
     };
-    flags.advertise = Some(own);
+    flags.machine.advertise = Some(own);
     let asked = JoinRequest {
         version: VERSION.to_owned(),
         name: config.name.clone(),
@@ -116,9 +108,7 @@ pub async fn start(data: &Path, request: &Request, claim: File) -> Result<roles:
         flags.cluster_cidr = Some(answer.cluster_cidr);
         flags.service_cidr = Some(answer.service_cidr);
         flags.domain = Some(answer.domain.clone());
-        if flags.listen.is_none() {
-            flags.listen = Some(SocketAddr::from(([0, 0, 0, 0], answer.api_port)));
-        }
+        flags.machine.listen.get_or_insert(SocketAddr::from(([0, 0, 0, 0], answer.api_port)));
         let mut config = Config::load(data, &flags)?;
         config.joined = Some(Joined { peers: answer.peers.clone(), pod_cidr: answer.pod_cidr });
         Pki::take_over(&data.join("pki"), &answer.keys)?;

@@ -282,7 +282,8 @@ mod tests {
     #[test]
     fn the_platforms_door_is_found_in_its_environment() {
         let dir = tempfile::tempdir().unwrap();
-        let flags = crate::config::Flags { name: Some("n1".into()), ..Default::default() };
+        let machine = crate::config::Machine { name: Some("n1".into()), ..Default::default() };
+        let flags = crate::config::Flags { machine, ..Default::default() };
         Config::load(dir.path(), &flags).unwrap().keep(dir.path()).unwrap();
         std::fs::write(dir.path().join("env"), "export KUBECONFIG='/k'\n").unwrap();
         assert!(platform(dir.path()).unwrap_err().to_string().contains("--endpoints"));
