@@ -5,11 +5,14 @@
 //! [`Kv`] is the cheap, cloneable handle over whichever backend the process runs on.
 
 pub mod admin;
+mod error;
 
 use bytes::Bytes;
 use dhow_clock::BoxFuture;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+
+pub use error::Error;
 
 /// One stored key with its history counters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -377,170 +380,6 @@ pub struct Lease {
     pub ttl: i64,
     /// The keys that hang on it, when asked for.
     pub keys: Vec<Bytes>,
-}
-
-/// Why the store refused or failed. The texts are etcd's, because its clients compare them.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// An empty key.
-    #[error("etcdserver: key is not provided")]
-    EmptyKey,
-    /// `ignore_value` or `ignore_lease` on an absent key.
-    #[error("etcdserver: key not found")]
-    KeyNotFound,
-    /// A value beside `ignore_value`.
-    #[error("etcdserver: value is provided")]
-    ValueProvided,
-    /// A lease beside `ignore_lease`.
-    #[error("etcdserver: lease is provided")]
-    LeaseProvided,
-    /// More steps or guards than allowed.
-    #[error("etcdserver: too many operations in txn request")]
-    TooManyOps,
-    /// One branch writes a key twice.
-    #[error("etcdserver: duplicate key given in txn request")]
-    DuplicateKey,
-    /// The revision was compacted away.
-    #[error("etcdserver: mvcc: required revision has been compacted")]
-    Compacted,
-    /// The revision has not happened yet.
-    #[error("etcdserver: mvcc: required revision is a future revision")]
-    FutureRevision,
-    /// No such lease.
-    #[error("etcdserver: requested lease not found")]
-    LeaseNotFound,
-    /// A lease of that identifier exists.
-    #[error("etcdserver: lease already exists")]
-    LeaseExists,
-    /// A time to live beyond 9,000,000,000 s.
-    #[error("etcdserver: too large lease TTL")]
-    LeaseTtlTooLarge,
-    /// The request is larger than the store takes.
-    #[error("etcdserver: request is too large")]
-    TooLarge,
-    /// The quota is used up.
-    #[error("etcdserver: mvcc: database space exceeded")]
-    NoSpace,
-    /// The store is shutting down.
-    #[error("etcdserver: server stopped")]
-    Stopped,
-    /// The disk failed; writes are refused until the cause is mended.
-    #[error("etcdserver: {0}")]
-    Storage(String),
-    /// An alarm says that members differ.
-    #[error("etcdserver: corrupt cluster")]
-    Corrupt,
-    /// No leader is known.
-    #[error("etcdserver: no leader")]
-    NoLeader,
-    /// The leader changed while the request was under way; whether it happened is not known.
-    #[error("etcdserver: leader changed")]
-    LeaderChanged,
-    /// Only the leader can do this.
-    #[error("etcdserver: not leader")]
-    NotLeader,
-    /// No answer in time; whether it happened is not known.
-    #[error("etcdserver: request timed out")]
-    Timeout,
-    /// More is under way than the member takes.
-    #[error("etcdserver: too many requests")]
-    TooManyRequests,
-    /// A learner does not serve this.
-    #[error("etcdserver: rpc not supported for learner")]
-    NotForLearner,
-    /// No member of that identifier.
-    #[error("etcdserver: member not found")]
-    MemberNotFound,
-    /// A member of that identifier exists.
-    #[error("etcdserver: member ID already exist")]
-    MemberExists,
-    /// A member with one of the addresses exists.
-    #[error("etcdserver: Peer URLs already exists")]
-    PeerUrlExists,
-    /// The addresses cannot be read.
-    #[error("etcdserver: given member URLs are invalid")]
-    BadMemberUrls,
-    /// The change would risk the quorum.
-    #[error("etcdserver: re-configuration failed due to not enough started members")]
-    NotEnoughStarted,
-    /// Only learners can be promoted.
-    #[error("etcdserver: can only promote a learner member")]
-    NotLearner,
-    /// The learner is too far behind.
-    #[error("etcdserver: can only promote a learner member which is in sync with leader")]
-    LearnerNotReady,
-    /// There are as many learners as allowed.
-    #[error("etcdserver: too many learner members in cluster")]
-    TooManyLearners,
-    /// Another cluster's request.
-    #[error("etcdserver: cluster ID mismatch")]
-    ClusterIdMismatch,
-    /// The leadership cannot go to that member.
-    #[error("etcdserver: bad leader transferee")]
-    BadTransferee,
-    /// A majority cannot be reached.
-    #[error("etcdserver: unhealthy cluster")]
-    Unhealthy,
-    /// There is no user root.
-    #[error("etcdserver: root user does not exist")]
-    NoRootUser,
-    /// The user root lacks the role root.
-    #[error("etcdserver: root user does not have root role")]
-    NoRootRole,
-    /// A user of that name exists.
-    #[error("etcdserver: user name already exists")]
-    UserExists,
-    /// No name was given.
-    #[error("etcdserver: user name is empty")]
-    UserNameEmpty,
-    /// No such user.
-    #[error("etcdserver: user name not found")]
-    UserNotFound,
-    /// A role of that name exists.
-    #[error("etcdserver: role name already exists")]
-    RoleExists,
-    /// No such role.
-    #[error("etcdserver: role name not found")]
-    RoleNotFound,
-    /// No name was given.
-    #[error("etcdserver: role name is empty")]
-    RoleNameEmpty,
-    /// Wrong name or password.
-    #[error("etcdserver: authentication failed, invalid user ID or password")]
-    AuthFailed,
-    /// The rules do not allow it.
-    #[error("etcdserver: permission denied")]
-    PermissionDenied,
-    /// The user does not have the role.
-    #[error("etcdserver: role is not granted to the user")]
-    RoleNotGranted,
-    /// The role does not have the permission.
-    #[error("etcdserver: permission is not granted to the role")]
-    PermissionNotGranted,
-    /// No permission was given.
-    #[error("etcdserver: permission not given")]
-    PermissionNotGiven,
-    /// The cluster is being taken back to an older version already.
-    #[error("etcdserver: cluster has a downgrade job in progress")]
-    DowngradeInProcess,
-    /// Authentication is off.
-    #[error("etcdserver: authentication is not enabled")]
-    AuthNotEnabled,
-    /// The token is not known.
-    #[error("etcdserver: invalid auth token")]
-    InvalidToken,
-    /// The rules have changed since the credentials were checked.
-    #[error("etcdserver: revision of auth store is old")]
-    AuthOldRevision,
-    /// Root and what authentication needs cannot be changed so.
-    #[error("etcdserver: invalid auth management")]
-    InvalidAuthManagement,
-    /// No member of an external store answers; the request was certainly not carried out.
-    #[error("the store cannot be reached: {0}")]
-    Unreachable(String),
-    /// An external store refused with a text that none of the others stands for.
-    #[error("{0}")]
-    Other(String),
 }
 
 /// What a store must do. Implemented by `store/server` in process and by an external etcd's client.

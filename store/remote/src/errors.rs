@@ -17,67 +17,13 @@ pub(crate) enum Failure {
     Unknown(Error, String),
 }
 
-/// All errors that have a text of their own.
-const KNOWN: &[Error] = &[
-    Error::EmptyKey,
-    Error::KeyNotFound,
-    Error::ValueProvided,
-    Error::LeaseProvided,
-    Error::TooManyOps,
-    Error::DuplicateKey,
-    Error::Compacted,
-    Error::FutureRevision,
-    Error::LeaseNotFound,
-    Error::LeaseExists,
-    Error::LeaseTtlTooLarge,
-    Error::TooLarge,
-    Error::NoSpace,
-    Error::Stopped,
-    Error::Corrupt,
-    Error::NoLeader,
-    Error::LeaderChanged,
-    Error::NotLeader,
-    Error::Timeout,
-    Error::TooManyRequests,
-    Error::NotForLearner,
-    Error::MemberNotFound,
-    Error::MemberExists,
-    Error::PeerUrlExists,
-    Error::BadMemberUrls,
-    Error::NotEnoughStarted,
-    Error::NotLearner,
-    Error::LearnerNotReady,
-    Error::TooManyLearners,
-    Error::ClusterIdMismatch,
-    Error::BadTransferee,
-    Error::Unhealthy,
-    Error::NoRootUser,
-    Error::NoRootRole,
-    Error::UserExists,
-    Error::UserNameEmpty,
-    Error::UserNotFound,
-    Error::RoleExists,
-    Error::RoleNotFound,
-    Error::RoleNameEmpty,
-    Error::AuthFailed,
-    Error::PermissionDenied,
-    Error::RoleNotGranted,
-    Error::PermissionNotGranted,
-    Error::PermissionNotGiven,
-    Error::AuthNotEnabled,
-    Error::DowngradeInProcess,
-    Error::InvalidToken,
-    Error::AuthOldRevision,
-    Error::InvalidAuthManagement,
-];
-
 /// The error that a text of etcd stands for.
 pub(crate) fn of_text(text: &str) -> Option<Error> {
     // Watches are told with gRPC's own prefix, or with none.
     let text = text.split_once(" desc = ").map_or(text, |(_, text)| text);
     let bare = |text: &str| text.strip_prefix("etcdserver: ").unwrap_or(text).to_owned();
     let wanted = bare(text);
-    if let Some(known) = KNOWN.iter().find(|e| bare(&e.to_string()) == wanted) {
+    if let Some(known) = Error::ALL.iter().find(|e| bare(&e.to_string()) == wanted) {
         return Some(known.clone());
     }
     // "request timed out, possibly due to ..." and the like.
@@ -162,7 +108,7 @@ mod tests {
 
     #[test]
     fn every_text_finds_its_error() {
-        for known in KNOWN {
+        for known in Error::ALL {
             assert_eq!(of_text(&known.to_string()).as_ref(), Some(known));
         }
         assert_eq!(

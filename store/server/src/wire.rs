@@ -71,40 +71,10 @@ const KINDS: [MessageType; 13] = [
     MessageType::MsgRequestPreVoteResponse,
 ];
 
-/// Errors that travel. Their places here are their numbers.
-const ERRORS: [Error; 28] = [
-    Error::EmptyKey,
-    Error::TooLarge,
-    Error::NoSpace,
-    Error::Stopped,
-    Error::Corrupt,
-    Error::NoLeader,
-    Error::LeaderChanged,
-    Error::NotLeader,
-    Error::Timeout,
-    Error::TooManyRequests,
-    Error::NotForLearner,
-    Error::MemberNotFound,
-    Error::MemberExists,
-    Error::PeerUrlExists,
-    Error::BadMemberUrls,
-    Error::NotEnoughStarted,
-    Error::NotLearner,
-    Error::LearnerNotReady,
-    Error::TooManyLearners,
-    Error::ClusterIdMismatch,
-    Error::BadTransferee,
-    Error::Unhealthy,
-    Error::LeaseNotFound,
-    Error::LeaseExists,
-    Error::LeaseTtlTooLarge,
-    Error::PermissionDenied,
-    Error::AuthOldRevision,
-    Error::InvalidToken,
-];
-
 fn put_error(out: &mut Vec<u8>, error: &Error) {
-    match ERRORS.iter().position(|known| known == error) {
+    // Numbers end before the mark of a text.
+    const { assert!(Error::ALL.len() < u8::MAX as usize) };
+    match Error::ALL.iter().position(|known| known == error) {
         Some(at) => out.push(at as u8),
         None => {
             out.push(u8::MAX);
@@ -120,7 +90,7 @@ fn put_error(out: &mut Vec<u8>, error: &Error) {
 fn read_error(reader: &mut Reader) -> Result<Error, Malformed> {
     match reader.byte()? {
         u8::MAX => Ok(Error::Storage(reader.text()?)),
-        at => ERRORS.get(usize::from(at)).cloned().ok_or("unknown error"),
+        at => Error::ALL.get(usize::from(at)).cloned().ok_or("unknown error"),
     }
 }
 
@@ -393,7 +363,7 @@ mod tests {
         round(&Message::Received { index: 9, pieces: None });
         round(&Message::Received { index: 9, pieces: Some(0) });
         round(&Message::Propose(vec!["one".into(), "".into()]));
-        for error in ERRORS {
+        for error in Error::ALL.iter().cloned() {
             round(&Message::Refused { id: 1, error });
         }
         round(&Message::Refused { id: 1, error: Error::Storage("broken".into()) });
