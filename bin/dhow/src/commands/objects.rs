@@ -1,4 +1,4 @@
-//! `dhow apply|get|delete`: objects, for machines that have no kubectl.
+//! `dhow apply|get|describe|delete`: objects, for machines that have no kubectl.
 
 use crate::cli::{Output, Target};
 use crate::client::Client;
@@ -89,6 +89,20 @@ fn split(resource: &str, name: Option<&str>) -> (String, Option<String>) {
         Some((resource, name)) => (resource.to_owned(), Some(name.to_owned())),
         None => (resource.to_owned(), name.map(str::to_owned)),
     }
+}
+
+/// The kind and the name of the one object that a command is for.
+async fn one(
+    client: &Client,
+    command: &str,
+    resource: &str,
+    name: Option<&str>,
+) -> Result<(Resource, String)> {
+    let (resource, name) = split(resource, name);
+    let Some(name) = name else {
+        bail!("name the {resource} to {command}: 'dhow {command} {resource} NAME'")
+    };
+    Ok((named(client, &resource).await?, name))
 }
 
 /// The YAML or JSON documents of a file, of all such files in a directory, or of standard input.
@@ -219,11 +233,7 @@ pub async fn describe(
     name: Option<&str>,
 ) -> Result<()> {
     let client = Client::new(&target.data_dir);
-    let (resource, name) = split(resource, name);
-    let Some(name) = name else {
-        bail!("name the {resource} to describe: 'dhow describe {resource} NAME'")
-    };
-    let resource = named(&client, &resource).await?;
+    let (resource, name) = one(&client, "describe", resource, name).await?;
     let mut object = client.get(&resource.path(Some(namespace), Some(&name))).await?;
     let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
     if let Some(metadata) = object["metadata"].as_object_mut() {
@@ -258,11 +268,7 @@ pub async fn delete(
     name: Option<&str>,
 ) -> Result<()> {
     let client = Client::new(&target.data_dir);
-    let (resource, name) = split(resource, name);
-    let Some(name) = name else {
-        bail!("name the {resource} to delete: 'dhow delete {resource} NAME'")
-    };
-    let resource = named(&client, &resource).await?;
+    let (resource, name) = one(&client, "delete", resource, name).await?;
     client.delete(&resource.path(Some(namespace), Some(&name)), &json!({})).await?;
     println!("{}/{name} deleted", resource.plural);
     Ok(())
