@@ -18,7 +18,7 @@ const AGAIN: Duration = Duration::from_secs(3600);
 /// administrator's. The doors for etcd's clients and for other servers read their files for each
 /// connection.
 pub async fn run(
-    pki: Pki,
+    pki: Arc<Pki>,
     shown: Vec<(&'static str, Arc<Shown>)>,
     client_files: impl Fn(&Identity) -> Result<()>,
     clock: SharedClock,
@@ -177,7 +177,7 @@ mod tests {
             // A disk that is full for a while.
             if *count.lock().unwrap() == 2 { anyhow::bail!("no space left") } else { Ok(()) }
         };
-        let renewed = run(pki, vec![(SERVER, shown)], files, clock.clone());
+        let renewed = run(Arc::new(pki), vec![(SERVER, shown)], files, clock.clone());
         let over = async {
             while clock.now() <= end {
                 tokio::task::yield_now().await;

@@ -67,7 +67,7 @@ impl Platform {
         let peer_listener = member::listen(&config).await?;
         let node_ip = node_ip(&config);
         Dataplane::check(&dataplane_config(&config, node_ip))?;
-        let pki = Pki::open(&data.join("pki"), clock.now())?;
+        let pki = Arc::new(Pki::open(&data.join("pki"), clock.now())?);
         let identity = pki.server(&server_names(&config, node_ip), clock.now())?;
         let shown = Shown::new(&pki, &identity)?;
         let admin = pki.client(ADMIN, "kubernetes-admin", "system:masters", clock.now())?;
@@ -112,7 +112,7 @@ impl Platform {
                     clock: clock.clone(),
                     config: config.clone(),
                     token: token::open(data, &pki)?,
-                    pki: Pki::open(&data.join("pki"), clock.now())?,
+                    pki: pki.clone(),
                     own,
                     file: servers::file(data),
                     present: tokio::sync::watch::Sender::default(),

@@ -103,7 +103,7 @@ pub struct Servers {
     pub(crate) kv: Kv,
     pub(crate) clock: SharedClock,
     pub(crate) config: Config,
-    pub(crate) pki: Pki,
+    pub(crate) pki: Arc<Pki>,
     pub(crate) token: Token,
     /// This server as it tells of itself.
     pub(crate) own: Server,
