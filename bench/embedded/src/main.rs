@@ -1,7 +1,9 @@
 //! How long a put and the event that it causes take in the process of the store.
 //!
-//! It is the store as the platform has it: the writer's thread, the log, checksums and all. Only the
-//! device is left out: the directory lies in memory (`/dev/shm`), where a sync costs a system call.
+//! It is the store as the platform has it: the writer, the log, checksums and all. Only the device is
+//! left out: the directory lies in memory (`/dev/shm`), where a sync costs a system call. The store
+//! finds that out and writes in the caller; on a disk that takes its time a thread waits for it, and waking
+//! that and being woken by it comes on top.
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;

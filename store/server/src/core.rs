@@ -29,6 +29,10 @@ const AHEAD: usize = 128;
 const APPLY: u64 = 4 << 20;
 /// The time of a request beside two election timeouts, as etcd's.
 pub(crate) const REQUEST: Duration = Duration::from_secs(5);
+/// To wake a thread takes about as long, and longer on a machine with nothing to do.
+const QUICK: Duration = Duration::from_micros(30);
+/// So many quick appends in a row make a quick disk.
+const STEADY: u32 = 32;
 /// With room for so many bytes a disk is not full.
 const PROBE: usize = 4 << 10;
 
@@ -61,6 +65,7 @@ pub(crate) struct Core {
     pub(crate) transfer: Option<(u64, Duration, Reply<()>)>,
     /// Bytes and number of the entries that Raft has taken and that are not written yet.
     pub(crate) due: (usize, usize),
+    pace: Pace,
     pub(crate) applied: u64,
     /// The term in which this member leads and knows everything from before.
     pub(crate) leads: u64,
@@ -83,6 +88,21 @@ pub(crate) struct Core {
     pub(crate) alone: bool,
     /// It has been so since it knows everything that was acknowledged.
     pub(crate) knows_all: bool,
+}
+
+/// How long the log takes to be durable, lately.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Appends in a row that took less than [`QUICK`].
+    quick: u32,
+}
+
+impl Pace {
+    /// Takes note of an append. Returns whether the disk is quick: memory, or one that is told not to sync.
+    fn note(&mut self, took: Duration) -> bool {
+        self.quick = if took < QUICK { self.quick.saturating_add(1) } else { 0 };
+        self.quick >= STEADY
+    }
 }
 
 impl std::fmt::Debug for Core {
@@ -143,6 +163,7 @@ impl Core {
             leaving: Vec::new(),
             transfer: None,
             due: (0, 0),
+            pace: Pace::default(),
             applied,
             leads: 0,
             seen: (0, 0),
@@ -351,12 +372,15 @@ impl Core {
         }
         if !entries.is_empty() || ready.must_sync() {
             let hard = self.node.raft.hard_state();
+            let begun = shared.clock.monotonic();
             if let Err(error) = self.log_mut().append(entries, Some(hard)) {
                 tracing::error!(%error, "the store cannot write any more; reads go on");
                 self.failed = Some(Error::Storage(error.to_string()));
                 return;
             }
             self.due = (0, 0);
+            let quick = self.pace.note(shared.clock.monotonic() - begun);
+            shared.note_pace(quick);
         }
         for message in ready.take_persisted_messages() {
             self.send(shared, message);

@@ -47,6 +47,12 @@ impl Checkpoints {
         self.waiting.push(reply);
     }
 
+    /// Whether it is time for one, and none is under way.
+    pub(crate) fn is_due(&self, core: &Core) -> bool {
+        let grown = core.node.store().disk.as_ref().map_or(0, |disk| disk.grown);
+        self.running.is_none() && (grown >= self.limit || !self.waiting.is_empty())
+    }
+
     /// Begins a checkpoint in a thread of its own, if one is due.
     pub(crate) fn beside(&mut self, core: &mut Core, shared: &Arc<Shared>) {
         let Some((stand, header, directory)) = self.begin(core, shared) else { return };
@@ -55,7 +61,9 @@ impl Checkpoints {
         let spawned =
             std::thread::Builder::new().name("store-checkpoint".into()).spawn(move || {
                 let result = write_checkpoint(&their, directory, &stand, &header);
+                // Not by `enqueue`: this thread is waited for by whoever takes note of its end.
                 their.queue.push(Request::Checkpointed { index, records, result });
+                their.queue.wake();
             });
         match spawned {
             Ok(thread) => self.running = Some(thread),
@@ -80,14 +88,13 @@ impl Checkpoints {
         core: &mut Core,
         shared: &Shared,
     ) -> Option<(Stand, MachineHeader, Arc<Directory>)> {
-        let log = core.log_mut();
-        let Some(disk) = &mut log.disk else {
+        if !self.is_due(core) {
+            return None;
+        }
+        let Some(disk) = &mut core.log_mut().disk else {
             self.answer(Ok(()));
             return None;
         };
-        if (disk.grown < self.limit && self.waiting.is_empty()) || self.running.is_some() {
-            return None;
-        }
         disk.grown = 0;
         let directory = disk.log.directory().clone();
         let mut state = shared.write();

@@ -45,6 +45,8 @@ struct Pending {
     /// One tick stands for all that a writer that is held up has missed: the others did not wait
     /// for it either.
     ticked: bool,
+    /// The writer's thread has something to do besides what is in the queue.
+    woken: bool,
     closed: bool,
 }
 
@@ -56,22 +58,24 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// Adds a request; when the store has stopped it is dropped, which its sender notices.
-    pub(crate) fn push(&self, request: Request) {
+    /// Adds a request; when the store has stopped it is dropped, which its sender notices. Returns
+    /// whether it is the first, whose sender must see to it that somebody looks.
+    pub(crate) fn push(&self, request: Request) -> bool {
         let mut pending = lock(&self.pending);
         if pending.closed {
-            return;
+            return false;
         }
         if matches!(request, Request::Tick) && std::mem::replace(&mut pending.ticked, true) {
-            return;
+            return false;
         }
         pending.requests.push_back(request);
-        // The writer looks before it sleeps, so only the first request needs to wake it.
-        let first = pending.requests.len() == 1;
-        drop(pending);
-        if first {
-            self.arrived.notify_one();
-        }
+        pending.requests.len() == 1
+    }
+
+    /// Has the writer's thread look.
+    pub(crate) fn wake(&self) {
+        lock(&self.pending).woken = true;
+        self.arrived.notify_one();
     }
 
     pub(crate) fn close(&self) {
@@ -94,15 +98,20 @@ impl Queue {
         lock(&self.pending).requests.is_empty()
     }
 
-    /// Moves what has arrived into `batch`, which is empty, waiting for something if `wait`. Returns
-    /// whether the writer should go on.
-    pub(crate) fn take(&self, batch: &mut VecDeque<Request>, wait: bool) -> bool {
+    /// Waits for a request, for [`Queue::wake`], or for the end. Returns whether the writer should go on.
+    pub(crate) fn wait(&self) -> bool {
         let mut pending = lock(&self.pending);
-        while wait && pending.requests.is_empty() && !pending.closed {
+        while pending.requests.is_empty() && !pending.woken && !pending.closed {
             pending = self.arrived.wait(pending).unwrap_or_else(PoisonError::into_inner);
         }
+        pending.woken = false;
+        !(pending.closed && pending.requests.is_empty())
+    }
+
+    /// Moves what has arrived into `batch`, which is empty.
+    pub(crate) fn take(&self, batch: &mut VecDeque<Request>) {
+        let mut pending = lock(&self.pending);
         pending.ticked = false;
         std::mem::swap(&mut pending.requests, batch);
-        !(pending.closed && batch.is_empty())
     }
 }

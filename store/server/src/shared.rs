@@ -6,7 +6,7 @@ use crate::members::Members;
 use crate::queue::{Queue, Reply, Request};
 use crate::watch::{Hub, lock};
 use crate::wire::{Ask, Told};
-use crate::writer::Writer;
+use crate::writer::{Abandon, Writer};
 use dhow_clock::SharedClock;
 use dhow_kv::Error;
 use dhow_kv::admin::{AuthStatus, Identity};
@@ -55,6 +55,9 @@ impl State {
 /// Reader `who` of [`State::hold`] that writes a checkpoint. Members are readers by their
 /// identifiers.
 pub(crate) const CHECKPOINT: u64 = 0;
+
+/// A caller that writes for others, too, lets the writer's thread go on after so many batches.
+const TURNS: usize = 8;
 
 /// Numbers that are read without a lock.
 #[derive(Debug, Default)]
@@ -115,8 +118,10 @@ pub(crate) struct Shared {
     pub(crate) swept: AtomicU64,
     /// Numbers for readers that hold back compactions.
     readers: AtomicU64,
-    /// The writer, when it has no thread of its own.
-    pub(crate) inline: Option<Mutex<Option<Writer>>>,
+    /// Whoever holds the writer writes.
+    pub(crate) writer: Mutex<Option<Writer>>,
+    /// Whoever asks writes, instead of the thread of the writer's: see [`Shared::enqueue`].
+    caller_writes: AtomicBool,
 }
 
 impl Shared {
@@ -127,7 +132,7 @@ impl Shared {
         clock: SharedClock,
         options: Options,
     ) -> Self {
-        let inline = options.inline.then(|| Mutex::new(None));
+        let caller_writes = AtomicBool::new(options.inline);
         let numbers = Numbers::default();
         numbers.note_rules(&state.machine);
         Self {
@@ -147,7 +152,8 @@ impl Shared {
             directory,
             swept: AtomicU64::new(0),
             readers: AtomicU64::new(1 << 63),
-            inline,
+            writer: Mutex::new(None),
+            caller_writes,
         }
     }
 
@@ -177,33 +183,59 @@ impl Shared {
     /// Refuses what comes from now on, and lets go of the disk of a writer without a thread.
     pub(crate) fn close(&self) {
         self.queue.close();
-        if let Some(writer) = &self.inline {
-            *lock(writer) = None;
+        if self.options.inline {
+            *lock(&self.writer) = None;
             self.queue.abandon();
         }
         self.gone.send_replace(true);
     }
 
-    /// Has the writer run a request.
+    /// Takes note of how long the disk takes to make a batch durable.
+    pub(crate) fn note_pace(&self, quick: bool) {
+        self.caller_writes.store(quick || self.options.inline, Ordering::Release);
+    }
+
+    /// Has the writer run a request: in its thread, or here and now if there is no thread, or if
+    /// waking it and being woken by it would take longer than the disk does.
     pub(crate) fn enqueue(&self, request: Request) {
-        self.queue.push(request);
-        let Some(inline) = &self.inline else { return };
+        let first = self.queue.push(request);
+        if !self.caller_writes.load(Ordering::Acquire) {
+            if first {
+                self.queue.wake();
+            }
+            return;
+        }
+        let abandon = Abandon(self);
+        let done = self.write_here();
+        if done {
+            std::mem::forget(abandon);
+        }
+    }
+
+    /// Does what is in the queue unless somebody else is at it. Returns whether anybody can write.
+    fn write_here(&self) -> bool {
         // Whoever has the writer looks for more before and after letting go of it, so that nothing
         // stays behind.
+        let mut turns = 0;
         while !self.queue.is_empty() {
-            let mut writer = match inline.try_lock() {
+            let mut writer = match self.writer.try_lock() {
                 Ok(writer) => writer,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return,
+                Err(TryLockError::WouldBlock) => return true,
+                // Whoever had it has panicked in the middle of something.
+                Err(TryLockError::Poisoned(_)) => return false,
             };
-            match &mut *writer {
-                Some(writer) => writer.run_inline(self),
-                None => {
-                    self.queue.abandon();
-                    return;
-                }
+            let Some(writer) = &mut *writer else { return false };
+            if self.options.inline {
+                writer.run_inline(self);
+                continue;
+            }
+            turns += 1;
+            if writer.run_here(self) || turns == TURNS {
+                self.queue.wake();
+                return true;
             }
         }
+        true
     }
 
     async fn ask_writer<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {

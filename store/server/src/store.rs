@@ -9,7 +9,7 @@ use crate::raftlog::RaftLog;
 use crate::shared::{Shared, State};
 use crate::watch::{StoreWatcher, lock};
 use crate::wire::{Ask, Told};
-use crate::writer::Writer;
+use crate::writer::{self, Writer};
 use crate::{Introduction, OpenError, Options, Standing};
 use bytes::Bytes;
 use dhow_clock::disk::{Disk, Real};
@@ -71,9 +71,7 @@ impl Store {
             Err(error) => unreachable!("an empty log was refused: {error}"),
         };
         let writer = Writer::new(core, Checkpoints::new(options.checkpoint_bytes));
-        if let Some(inline) = &store.shared.inline {
-            *lock(inline) = Some(writer);
-        }
+        *lock(&store.shared.writer) = Some(writer);
         store
     }
 
@@ -106,12 +104,11 @@ impl Store {
             })?;
         store.shared.numbers.checkpoint_bytes.store(checkpoint, Ordering::Relaxed);
         let writer = Writer::new(core, Checkpoints::new(limit));
-        if let Some(inline) = &store.shared.inline {
-            *lock(inline) = Some(writer);
-        } else {
+        *lock(&store.shared.writer) = Some(writer);
+        if !options.inline {
             let shared = store.shared.clone();
             let named = std::thread::Builder::new().name("store-writer".into());
-            let thread = named.spawn(move || writer.run(&shared)).map_err(|source| {
+            let thread = named.spawn(move || writer::run(&shared)).map_err(|source| {
                 let action = "start the thread that writes";
                 OpenError::Disk { action, path: path.to_owned(), source }
             })?;

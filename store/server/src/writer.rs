@@ -6,6 +6,7 @@ use crate::journal::Checkpoints;
 use crate::queue::{Reply, Request};
 use crate::requests::{Reading, Whom};
 use crate::shared::Shared;
+use crate::watch::lock;
 use dhow_kv::Error;
 use dhow_kv::admin::{Alarm, AlarmKind};
 use dhow_mvcc::{Command, Outcome, cost};
@@ -40,15 +41,45 @@ pub(crate) struct Writer {
     compacting: i64,
     /// This member's alarm about space was proposed, and is not known to have ended.
     alarmed: bool,
+    /// What was taken from the queue; empty between turns.
+    pending: VecDeque<Request>,
 }
 
-/// However the writer ends, even by a panic, nobody waits for it in vain.
-struct Abandon<'a>(&'a Shared);
+/// However the writer's thread ends, or a caller that writes panics, nobody waits for it in vain.
+pub(crate) struct Abandon<'a>(pub(crate) &'a Shared);
 
 impl Drop for Abandon<'_> {
     fn drop(&mut self) {
         self.0.queue.abandon();
         self.0.gone.send_replace(true);
+    }
+}
+
+/// Writes in a thread of its own until the queue is closed, as long as callers do not do it themselves.
+pub(crate) fn run(shared: &Arc<Shared>) {
+    let _abandon = Abandon(shared);
+    let mut more = false;
+    while more || shared.queue.wait() {
+        // The requests are taken by whoever has the writer: their order stays.
+        let Ok(mut writer) = shared.writer.lock() else { return };
+        let Some(writer) = &mut *writer else { return };
+        writer.work_off(shared);
+        if writer.core.removed {
+            break;
+        }
+        more = writer.tidy(shared) && !shared.queue.is_closed();
+        if writer.core.failed.is_none() {
+            writer.checkpoints.beside(&mut writer.core, shared);
+        }
+    }
+    // A checkpoint under way gives up when it sees this.
+    shared.queue.close();
+    let writer = lock(&shared.writer).take();
+    if let Some(writer) = writer {
+        if writer.core.removed {
+            shared.hub.stop();
+        }
+        writer.checkpoints.close();
     }
 }
 
@@ -61,47 +92,42 @@ impl Writer {
             looked: 0,
             compacting: 0,
             alarmed: false,
+            pending: VecDeque::new(),
         }
     }
 
-    /// Works until the queue is closed.
-    pub(crate) fn run(mut self, shared: &Arc<Shared>) {
-        let _abandon = Abandon(shared);
-        let mut pending = VecDeque::new();
-        let mut untidy = false;
-        while shared.queue.take(&mut pending, !untidy) {
+    /// Does what is in the queue.
+    fn work_off(&mut self, shared: &Shared) {
+        let mut pending = std::mem::take(&mut self.pending);
+        loop {
+            shared.queue.take(&mut pending);
+            if pending.is_empty() || self.core.removed {
+                break;
+            }
             while !pending.is_empty() {
                 self.commit(shared, &mut pending);
             }
-            if self.core.removed {
-                break;
-            }
-            untidy = self.tidy(shared);
-            if self.core.failed.is_none() {
-                self.checkpoints.beside(&mut self.core, shared);
-            }
         }
-        // A checkpoint under way gives up when it sees this.
-        shared.queue.close();
-        if self.core.removed {
-            shared.hub.stop();
-        }
-        self.checkpoints.close();
+        self.pending = pending;
+    }
+
+    /// Does what is in the queue, in a caller. Returns whether the thread has something to do that may
+    /// take longer.
+    pub(crate) fn run_here(&mut self, shared: &Shared) -> bool {
+        self.work_off(shared);
+        self.core.removed
+            || !self.core.physical.is_empty()
+            || shared.read().machine.mvcc.wants_prune()
+            || self.checkpoints.is_due(&self.core)
     }
 
     /// Does what is in the queue and tidies up, all in the caller.
     pub(crate) fn run_inline(&mut self, shared: &Shared) {
-        let mut pending = VecDeque::new();
-        while shared.queue.take(&mut pending, false) && !pending.is_empty() {
-            while !pending.is_empty() {
-                self.commit(shared, &mut pending);
-            }
-            if self.core.removed {
-                shared.queue.abandon();
-                shared.gone.send_replace(true);
-                shared.hub.stop();
-                return;
-            }
+        self.work_off(shared);
+        if self.core.removed {
+            drop(Abandon(shared));
+            shared.hub.stop();
+            return;
         }
         while self.tidy(shared) {}
         if self.core.failed.is_none() {

@@ -2,13 +2,13 @@
 
 mod common;
 
+use common::disk::Watched;
 use common::*;
 use dhow_clock::System;
-use dhow_clock::disk::{Disk, DiskFile, Memory, Open};
+use dhow_clock::disk::{Disk, Memory};
 use dhow_kv::{Backend, Error, Op, Range, Span};
 use dhow_server::{OpenError, Options, Retention, Store};
-use std::fmt::Debug;
-use std::io::{self, BufRead, BufReader};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -128,10 +128,10 @@ async fn a_crash_at_any_moment_loses_nothing_acknowledged_and_tears_nothing() {
 }
 
 /// A disk whose syncs wait at a gate.
-#[derive(Debug, Clone, Default)]
-struct Gated {
-    disk: Memory,
-    gate: Arc<Gate>,
+fn gated() -> (Watched, Arc<Gate>) {
+    let gate = Arc::<Gate>::default();
+    let passing = gate.clone();
+    (Watched::new(move || passing.pass()), gate)
 }
 
 #[derive(Debug, Default)]
@@ -165,62 +165,15 @@ impl Gate {
     }
 }
 
-#[derive(Debug)]
-struct GatedFile(Box<dyn DiskFile>, Arc<Gate>);
-
-impl DiskFile for GatedFile {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset)
-    }
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
-    }
-    fn allocate(&self, length: u64) -> io::Result<()> {
-        self.0.allocate(length)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.1.pass();
-        self.0.sync()
-    }
-}
-
-impl Disk for Gated {
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir_all(path)
-    }
-    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        self.disk.list(path)
-    }
-    fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(GatedFile(self.disk.open(path, how)?, self.gate.clone())))
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync + Debug>> {
-        self.disk.lock(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.sync_dir(path)
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_seen_before_it_is_durable_and_reads_do_not_wait() {
-    let gated = Gated::default();
-    let store =
-        Store::open_on(Arc::new(gated.clone()), dir(), clock(), Options::default()).unwrap();
+    let (disk, gate) = gated();
+    let store = Store::open_on(Arc::new(disk.clone()), dir(), clock(), Options::default()).unwrap();
     put(&*store, "a", "old").await;
     let mut watcher = watch(&*store, "", 0);
-    gated.gate.shut(true);
+    gate.shut(true);
     // A failed assertion must not leave the writer at the gate: the store waits for it.
-    let _open = Opens(gated.gate.clone());
+    let _open = Opens(gate.clone());
     let writing = {
         let store = store.clone();
         tokio::spawn(async move {
@@ -228,8 +181,8 @@ async fn nothing_is_seen_before_it_is_durable_and_reads_do_not_wait() {
             run(&*store, ops).await
         })
     };
-    let gate = gated.gate.clone();
-    tokio::task::spawn_blocking(move || gate.await_arrival()).await.unwrap();
+    let arriving = gate.clone();
+    tokio::task::spawn_blocking(move || arriving.await_arrival()).await.unwrap();
     assert_eq!(store.revision(), 2);
     assert_eq!(value(&*store, "a").await.unwrap(), "old");
     let found = store.range(Range::all(Span::From("".into()))).await.unwrap();
@@ -241,7 +194,7 @@ async fn nothing_is_seen_before_it_is_durable_and_reads_do_not_wait() {
     let mut late = watch(&*store, "", 3);
     assert_eq!(futures::future::poll_immediate(watcher.next()).await, None);
     assert_eq!(futures::future::poll_immediate(late.next()).await, None);
-    gated.gate.shut(false);
+    gate.shut(false);
     assert_eq!(writing.await.unwrap().unwrap().revision, 3);
     assert_eq!(events(&mut *watcher).await.0, 3);
     assert_eq!(events(&mut *late).await.0, 3);
@@ -258,30 +211,29 @@ impl Drop for Opens {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_that_arrive_together_share_a_sync() {
-    let gated = Gated::default();
-    let store =
-        Store::open_on(Arc::new(gated.clone()), dir(), clock(), Options::default()).unwrap();
-    gated.gate.shut(true);
+    let (disk, gate) = gated();
+    let store = Store::open_on(Arc::new(disk.clone()), dir(), clock(), Options::default()).unwrap();
+    gate.shut(true);
     let put_one = |n: i32| {
         let store = store.clone();
         tokio::spawn(async move { put(&*store, &format!("k{n}"), "v").await })
     };
     let first = put_one(0);
-    let gate = gated.gate.clone();
-    tokio::task::spawn_blocking(move || gate.await_arrival()).await.unwrap();
-    let before = gated.disk.syncs();
+    let arriving = gate.clone();
+    tokio::task::spawn_blocking(move || arriving.await_arrival()).await.unwrap();
+    let before = disk.memory.syncs();
     let rest: Vec<_> = (1..200).map(put_one).collect();
     // All have been polled once when as many later tasks have run; then they are in the queue.
     let reached =
         futures::future::join_all((0..64).map(|_| tokio::spawn(tokio::task::yield_now())));
     reached.await;
-    gated.gate.shut(false);
+    gate.shut(false);
     first.await.unwrap();
     let mut revisions: Vec<i64> =
         futures::future::join_all(rest).await.into_iter().map(Result::unwrap).collect();
     revisions.sort_unstable();
     assert_eq!(revisions, (3..202).collect::<Vec<i64>>());
-    assert!(gated.disk.syncs() - before < 100, "{} syncs", gated.disk.syncs() - before);
+    assert!(disk.memory.syncs() - before < 100, "{} syncs", disk.memory.syncs() - before);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What the behaviour tests share: a clock that only moves when told to, and short words.
 #![allow(dead_code, reason = "each test file uses some")]
 
+pub mod disk;
 pub mod net;
 
 use bytes::Bytes;
