@@ -243,3 +243,19 @@ pub struct Config {
     /// Issuer of service account tokens.
     pub issuer: String,
 }
+
+impl Config {
+    /// For tests: few node ports, so that they run out, and a token key that nobody else has.
+    pub fn for_tests() -> Self {
+        let random = ring::rand::SystemRandom::new();
+        let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+        let token_key = ring::signature::EcdsaKeyPair::generate_pkcs8(algorithm, &random);
+        Self {
+            service_cidr: ipnet::Ipv4Net::new_assert([10, 96, 0, 0].into(), 24),
+            node_ports: (30_000, 30_004),
+            ca_pem: "the authority".into(),
+            token_key: token_key.map(|key| key.as_ref().to_vec()).unwrap_or_default(),
+            issuer: "https://kubernetes.default.svc.cluster.local".into(),
+        }
+    }
+}

@@ -106,7 +106,7 @@ async fn a_service_gets_an_address_of_the_range() {
         .unwrap();
     let spec = &made.value()["spec"];
     let address: std::net::Ipv4Addr = spec["clusterIP"].as_str().unwrap().parse().unwrap();
-    assert!(common::config().service_cidr.contains(&address));
+    assert!(dhow_state::Config::for_tests().service_cidr.contains(&address));
     assert_eq!(spec["clusterIPs"], json!([address.to_string()]));
     assert_eq!(
         (&spec["ipFamilies"], &spec["ipFamilyPolicy"]),

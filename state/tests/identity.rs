@@ -149,7 +149,8 @@ async fn a_token_lives_ten_minutes_at_least() {
 #[tokio::test]
 async fn a_token_expires() {
     let clock = common::Manual::shared();
-    let state = State::open(common::kv(), clock.clone(), common::config()).await.unwrap();
+    let state =
+        State::open(common::kv(), clock.clone(), dhow_state::Config::for_tests()).await.unwrap();
     let request = TokenRequest { expiration_seconds: 600, ..TokenRequest::default() };
     let issued = state.issue_token("default", "default", request).await.unwrap();
     assert!(state.authenticate_token(&issued.token, &[]).await.is_ok());

@@ -214,7 +214,7 @@ async fn events_are_one_kind_in_two_groups() {
 #[tokio::test]
 async fn an_idle_watch_gets_a_bookmark_about_once_a_minute_when_something_moved() {
     let clock = common::Manual::shared();
-    let state = State::open(kv(), clock.clone(), common::config()).await.unwrap();
+    let state = State::open(kv(), clock.clone(), dhow_state::Config::for_tests()).await.unwrap();
     let asks = WatchOptions { bookmarks: true, ..WatchOptions::default() };
     let mut watch = state.watch(&kinds::SECRET, None, asks).await.unwrap();
     let mut silent = state.watch(&kinds::SECRET, None, WatchOptions::default()).await.unwrap();
@@ -234,7 +234,7 @@ async fn an_idle_watch_gets_a_bookmark_about_once_a_minute_when_something_moved(
 #[tokio::test]
 async fn a_revision_that_has_not_happened_is_waited_for_and_then_refused() {
     let clock = common::Manual::shared();
-    let state = State::open(kv(), clock, common::config()).await.unwrap();
+    let state = State::open(kv(), clock, dhow_state::Config::for_tests()).await.unwrap();
     let options = ListOptions { revision: Some(1_000_000), ..ListOptions::default() };
     let refusal = state.list(&kinds::SECRET, None, &options).await.unwrap_err();
     assert_eq!((refusal.code, refusal.reason), (504, "Timeout"));

@@ -240,7 +240,7 @@ mod tests {
     use super::*;
     use dhow_clock::System;
     use dhow_fault::Effect;
-    use dhow_state::{Actor, State};
+    use dhow_state::{Actor, Config, State};
     use serde_json::Value;
     use std::time::Duration;
 
@@ -331,19 +331,9 @@ mod tests {
     /// Faults are armed for the whole process: one test.
     #[tokio::test]
     async fn pods_come_to_a_machine_after_a_failure_and_after_a_change() {
-        let random = ring::rand::SystemRandom::new();
-        let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
-        let token_key = ring::signature::EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-        let config = dhow_state::Config {
-            service_cidr: "10.96.0.0/24".parse().unwrap(),
-            node_ports: (30000, 30004),
-            ca_pem: "the authority".into(),
-            token_key: token_key.as_ref().to_vec(),
-            issuer: "https://kubernetes.default.svc.cluster.local".into(),
-        };
         let clock = System::shared();
         let kv = dhow_kv::Kv::new(dhow_server::Store::memory(clock.clone()));
-        let state = State::open(kv, clock.clone(), config).await.unwrap();
+        let state = State::open(kv, clock.clone(), Config::for_tests()).await.unwrap();
         let room = json!({"cpu": "1", "memory": "1Gi", "pods": "10"});
         create(&state, &kinds::NODE, json!({"metadata": {"name": "a"}})).await;
         let status = Patch::Merge(json!({"status": {"allocatable": room, "capacity": room}}));

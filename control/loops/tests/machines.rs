@@ -2,7 +2,7 @@
 
 use dhow_clock::{BoxFuture, Clock, SharedClock};
 use dhow_objects::kinds;
-use dhow_state::{Actor, Key, Patch, State, View, WriteOptions};
+use dhow_state::{Actor, Config, Key, Patch, State, View, WriteOptions};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -44,18 +44,8 @@ async fn create(state: &State, kind: &'static kinds::Kind, namespace: &str, valu
 }
 
 async fn open(clock: &SharedClock) -> State {
-    let random = ring::rand::SystemRandom::new();
-    let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
-    let token_key = ring::signature::EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-    let config = dhow_state::Config {
-        service_cidr: "10.96.0.0/24".parse().unwrap(),
-        node_ports: (30000, 30004),
-        ca_pem: "the authority".into(),
-        token_key: token_key.as_ref().to_vec(),
-        issuer: "https://kubernetes.default.svc.cluster.local".into(),
-    };
     let kv = dhow_kv::Kv::new(dhow_server::Store::memory(clock.clone()));
-    State::open(kv, clock.clone(), config).await.unwrap()
+    State::open(kv, clock.clone(), Config::for_tests()).await.unwrap()
 }
 
 /// A machine with room, that says that it is there.

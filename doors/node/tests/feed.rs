@@ -13,18 +13,8 @@ use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
 
 async fn state() -> State {
-    let random = ring::rand::SystemRandom::new();
-    let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
-    let key = ring::signature::EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-    let config = Config {
-        service_cidr: "10.96.0.0/24".parse().unwrap(),
-        node_ports: (30000, 30100),
-        ca_pem: "the authority".into(),
-        token_key: key.as_ref().to_vec(),
-        issuer: "https://kubernetes.default.svc.cluster.local".into(),
-    };
     let kv = Kv::new(dhow_server::Store::memory(System::shared()));
-    State::open(kv, System::shared(), config).await.unwrap()
+    State::open(kv, System::shared(), Config::for_tests()).await.unwrap()
 }
 
 fn owner(name: &Option<String>, revision: u64) -> Owner {

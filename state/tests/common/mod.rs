@@ -13,21 +13,8 @@ pub fn kv() -> Kv {
     Kv::new(dhow_server::Store::memory(System::shared()))
 }
 
-pub fn config() -> Config {
-    let random = ring::rand::SystemRandom::new();
-    let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
-    let key = ring::signature::EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-    Config {
-        service_cidr: "10.96.0.0/24".parse().unwrap(),
-        node_ports: (30000, 30004),
-        ca_pem: "the authority".into(),
-        token_key: key.as_ref().to_vec(),
-        issuer: "https://kubernetes.default.svc.cluster.local".into(),
-    }
-}
-
 pub async fn open(kv: Kv) -> State {
-    State::open(kv, System::shared(), config()).await.unwrap()
+    State::open(kv, System::shared(), Config::for_tests()).await.unwrap()
 }
 
 pub async fn state() -> State {

@@ -72,17 +72,13 @@ impl Platform {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "dhow");
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let random = ring::rand::SystemRandom::new();
-        let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
-        let key = ring::signature::EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-        let issuer = "https://kubernetes.default.svc.cluster.local".to_owned();
         let config = dhow_state::Config {
             service_cidr: "10.96.0.0/16".parse().unwrap(),
             node_ports: (30000, 32767),
             ca_pem: ca.pem(),
-            token_key: key.as_ref().to_vec(),
-            issuer: issuer.clone(),
+            ..dhow_state::Config::for_tests()
         };
+        let issuer = config.issuer.clone();
         let state = State::open(Kv::new(store.clone()), clock.clone(), config).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
