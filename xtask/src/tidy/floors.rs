@@ -45,13 +45,15 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("fuzz", &["base", "model", "store", "state", "doors"]),
     // Real crashes are judged by the simulation's checkers.
     ("tests/e2e", &["base", "store/kv", "store/remote", "tests/sim"]),
+    ("tests/harness", &["node/kernel"]),
     ("tests", &["base", "model", "store", "state", "control", "node", "doors", "ops"]),
     ("xtask", &["base/reason"]),
     ("examples", &[]),
 ];
 
-/// What tests and examples of a crate may use besides: the store in memory, objects, state.
-const IN_TESTS: &[&str] = &["base", "model", "store", "state"];
+/// What tests and examples of a crate may use besides: the store in memory, objects, state, and what
+/// tests share that are programs of their own.
+const IN_TESTS: &[&str] = &["base", "model", "store", "state", "tests/harness"];
 
 /// A crate of this workspace.
 #[derive(Debug)]

@@ -251,7 +251,7 @@ fn entry() -> tar::Header {
 fn archive(name: &str) -> Vec<u8> {
     let mut layer = tar::Builder::new(Vec::new());
     let mut header = entry();
-    let busybox = std::fs::read("/bin/busybox").expect("apt install busybox-static");
+    let busybox = std::fs::read(dhow_harness::busybox()).unwrap();
     for dir in ["bin/", "tmp/", "etc/"] {
         header.set_entry_type(tar::EntryType::Directory);
         header.set_mode(0o777);
@@ -314,7 +314,7 @@ pub fn shell(name: &str, script: &str) -> serde_json::Value {
 /// A script that runs until it is asked to end.
 pub const FOREVER: &str = "trap 'exit 0' TERM; sleep 1000 & wait";
 
-pub fn run_all(tests: &[Test], chosen: impl Fn(&str) -> bool) -> i32 {
+pub fn run_all(tests: Vec<Test>) -> ! {
     if std::env::var_os("DHOW_TEST_LOG").is_some() {
         tracing_subscriber::fmt()
             .with_writer(std::io::stderr)
@@ -323,16 +323,15 @@ pub fn run_all(tests: &[Test], chosen: impl Fn(&str) -> bool) -> i32 {
     }
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
     assert!(up.is_ok_and(|s| s.success()), "ip (iproute2) has to be installed");
-    let mut failed = 0;
-    for (name, test) in tests.iter().filter(|(name, _)| chosen(name)) {
-        let begun = Instant::now();
+    dhow_harness::run(tests, |_, test| {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
-        let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        // A panic has said itself what is wrong.
+        std::panic::catch_unwind(AssertUnwindSafe(|| {
             runtime.block_on(async {
                 let lab = Lab::open(dir.path()).await;
                 let caught =
@@ -343,11 +342,7 @@ pub fn run_all(tests: &[Test], chosen: impl Fn(&str) -> bool) -> i32 {
                 }
                 assert!(left.is_empty(), "left behind: {left:?}");
             });
-        }));
-        let word = if result.is_ok() { "ok" } else { "FAILED" };
-        println!("test {name} ... {word} ({:.2?})", begun.elapsed());
-        failed += i32::from(result.is_err());
-    }
-    println!("\n{failed} failed");
-    i32::from(failed > 0)
+        }))
+        .map_err(|_| "see above".to_owned())
+    })
 }

@@ -33,12 +33,7 @@ fn main() {
         streams::TESTS,
     ]
     .concat();
-    if args.iter().any(|arg| arg == "--list") {
-        for (name, _) in &tests {
-            println!("{name}: test");
-        }
-        return;
-    }
+    let tests = dhow_harness::chosen(&tests);
     if std::env::var_os("DHOW_TEST_INSIDE").is_none() {
         let status = std::process::Command::new("unshare")
             .args(["--net", "--mount", "--propagation", "private", "--"])
@@ -48,8 +43,5 @@ fn main() {
             .expect("unshare (util-linux) has to be installed");
         std::process::exit(status.code().unwrap_or(1));
     }
-    let filters: Vec<String> =
-        args[1..].iter().filter(|arg| !arg.starts_with('-')).cloned().collect();
-    let chosen = |name: &str| filters.is_empty() || filters.iter().any(|f| name.contains(f));
-    std::process::exit(lab::run_all(&tests, chosen));
+    lab::run_all(tests);
 }

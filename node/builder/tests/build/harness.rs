@@ -42,13 +42,6 @@ impl Said {
     }
 }
 
-pub fn busybox() -> &'static str {
-    ["/bin/busybox", "/usr/bin/busybox"]
-        .into_iter()
-        .find(|path| Path::new(path).exists())
-        .expect("busybox is missing: apt install busybox-static")
-}
-
 impl World {
     pub fn new(name: &str) -> Self {
         let cgroup = format!("dhow-test-{}-{name}", std::process::id());
@@ -119,16 +112,14 @@ impl World {
     /// An image `box` with a shell and some users.
     pub fn base(&self) {
         let context = self.dir.join("base");
-        for dir in ["bin", "etc", "tmp"] {
+        for dir in ["etc", "tmp"] {
             std::fs::create_dir_all(context.join(dir)).unwrap();
         }
-        std::fs::copy(busybox(), context.join("bin/busybox")).unwrap();
-        for name in [
+        let applets = [
             "sh", "cat", "echo", "id", "ls", "mkdir", "rm", "env", "test", "stat", "sleep",
             "touch", "chmod", "pwd", "mv", "grep", "wc", "ip",
-        ] {
-            let _ = std::os::unix::fs::symlink("busybox", context.join("bin").join(name));
-        }
+        ];
+        dhow_harness::install_busybox(&context.join("bin"), &applets);
         std::fs::write(
             context.join("etc/passwd"),
             "root:x:0:0::/:/bin/sh\nweb:x:33:34::/tmp:/bin/sh\n",
@@ -191,22 +182,7 @@ impl World {
         for entry in std::fs::read_dir(self.dir.join("images/tmp")).unwrap() {
             found.push(format!("file {}", entry.unwrap().path().display()));
         }
-        for entry in dhow_kernel::mount::list(&self.dir).unwrap() {
-            found.push(format!("mount {}", entry.target.display()));
-        }
-        for hierarchy in dhow_kernel::cgroup::Layout::detect().unwrap().hierarchies {
-            let group = hierarchy.own.join(&self.cgroup);
-            if group.exists() {
-                found.push(format!("cgroup {}", group.display()));
-            }
-        }
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let Ok(command) = std::fs::read(entry.path().join("cmdline")) else { continue };
-            let command = String::from_utf8_lossy(&command).replace('\0', " ");
-            if command.contains(&self.cgroup) {
-                found.push(format!("process {}: {command}", entry.file_name().display()));
-            }
-        }
+        found.extend(dhow_harness::leftovers(&self.dir, &self.cgroup));
         if self.dir.join("run/launcher.sock").exists() {
             found.push("launcher.sock".into());
         }
@@ -230,22 +206,15 @@ impl World {
     }
 }
 
-pub fn run_all(tests: &[Test], wanted: impl Fn(&str) -> bool) -> i32 {
-    let (mut passed, mut failed) = (0, Vec::new());
-    for (path, test) in tests.iter().filter(|(name, _)| wanted(name)) {
-        let name = path.strip_prefix("build::").unwrap_or(path);
-        let started = Instant::now();
+pub fn run_all(tests: &[Test]) -> ! {
+    dhow_harness::run(dhow_harness::chosen(tests), |name, test| {
         let world = World::new(&name.replace("::", "-"));
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&world)));
         let left = world.tear_down();
-        if result.is_ok() && left.is_empty() {
-            passed += 1;
-            println!("test {name} ... ok ({:.2} s)", started.elapsed().as_secs_f64());
-        } else {
-            println!("test {name} ... FAILED, left behind: {left:#?}");
-            failed.push(name);
+        match result {
+            Err(_) => Err("see above".to_owned()),
+            Ok(()) if !left.is_empty() => Err(format!("left behind: {left:#?}")),
+            Ok(()) => Ok(()),
         }
-    }
-    println!("\ntest result: {passed} passed; {} failed {failed:?}", failed.len());
-    i32::from(!failed.is_empty())
+    })
 }

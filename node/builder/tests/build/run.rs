@@ -80,7 +80,7 @@ fn here_documents_are_scripts(world: &World) {
 }
 
 fn commands_run_without_a_base(world: &World) {
-    std::fs::copy(crate::harness::busybox(), world.write("busybox", "")).unwrap();
+    std::fs::copy(dhow_harness::busybox(), world.write("busybox", "")).unwrap();
     let image = world.build(
         "FROM scratch\nCOPY busybox /bin/sh\nRUN echo 1 > /made\nFROM scratch\nCOPY --from=0 /made /\n",
     );

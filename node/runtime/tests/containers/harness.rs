@@ -177,20 +177,16 @@ pub async fn read_until(fd: &OwnedFd, needle: &str) -> String {
 }
 
 fn build_lower(lower: &Path) {
-    for dir in ["bin", "etc", "tmp", "root"] {
+    for dir in ["etc", "tmp", "root"] {
         std::fs::create_dir_all(lower.join(dir)).unwrap();
     }
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).exists());
-    let busybox = busybox.expect("busybox is missing: apt install busybox-static");
-    std::fs::copy(busybox, lower.join("bin/busybox")).unwrap();
-    for name in [
+    let applets = [
         "sh", "true", "false", "cat", "echo", "sleep", "id", "hostname", "ls", "mount", "ip",
         "stty", "dd", "head", "yes", "wc", "grep", "kill", "touch", "unshare", "mkdir", "ps",
         "seq", "tr", "stat", "readlink", "pwd", "test", "awk", "sysctl", "env", "nc", "tail",
         "usleep", "rm",
-    ] {
-        let _ = std::os::unix::fs::symlink("busybox", lower.join("bin").join(name));
-    }
+    ];
+    dhow_harness::install_busybox(&lower.join("bin"), &applets);
     std::fs::write(
         lower.join("etc/passwd"),
         "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/tmp:/bin/sh\n",
@@ -201,24 +197,7 @@ fn build_lower(lower: &Path) {
 
 /// What a test may leave behind, found by the name of its cgroup and directory.
 fn leftovers(dir: &Path, cgroup: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in dhow_kernel::mount::list(dir).unwrap() {
-        found.push(format!("mount {}", entry.target.display()));
-    }
-    let layout = dhow_kernel::cgroup::Layout::detect().unwrap();
-    for hierarchy in layout.hierarchies {
-        let group = hierarchy.own.join(cgroup);
-        if group.exists() {
-            found.push(format!("cgroup {}", group.display()));
-        }
-    }
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(command) = std::fs::read(entry.path().join("cmdline")) else { continue };
-        let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        if command.contains(cgroup) {
-            found.push(format!("process {}: {command}", entry.file_name().display()));
-        }
-    }
+    let mut found = dhow_harness::leftovers(dir, cgroup);
     let run = dir.join("run");
     if run.exists() {
         found.push(format!("{}", run.display()));
@@ -267,18 +246,15 @@ pub async fn tear_down(world: Rc<World>) -> Vec<String> {
     left
 }
 
-pub fn run_all(tests: &[Test], wanted: impl Fn(&str) -> bool) -> i32 {
-    let (mut passed, mut failed) = (0, Vec::new());
-    for (path, test) in tests.iter().filter(|(name, _)| wanted(name)) {
-        let name = path.strip_prefix("containers::").unwrap_or(path);
-        let started = Instant::now();
+pub fn run_all(tests: &[Test]) -> ! {
+    dhow_harness::run(dhow_harness::chosen(tests), |name, test| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
         let local = tokio::task::LocalSet::new();
-        let result = runtime.block_on(local.run_until(async {
+        runtime.block_on(local.run_until(async {
             let world = Rc::new(world(&name.replace("::", "-")).await);
             let result = tokio::task::spawn_local(test(world.clone())).await;
             let left = tear_down(world).await;
@@ -287,18 +263,6 @@ pub fn run_all(tests: &[Test], wanted: impl Fn(&str) -> bool) -> i32 {
                 Ok(()) if !left.is_empty() => Err(format!("left behind: {left:#?}")),
                 Ok(()) => Ok(()),
             }
-        }));
-        match result {
-            Ok(()) => {
-                passed += 1;
-                println!("test {name} ... ok ({:.2} s)", started.elapsed().as_secs_f64());
-            }
-            Err(error) => {
-                println!("test {name} ... FAILED: {error}");
-                failed.push(name);
-            }
-        }
-    }
-    println!("\ntest result: {passed} passed; {} failed {failed:?}", failed.len());
-    i32::from(!failed.is_empty())
+        }))
+    })
 }
