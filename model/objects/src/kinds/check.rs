@@ -4,10 +4,9 @@
 
 use super::{Kind, NameRule, Part};
 use crate::quantity::Quantity;
-use crate::selectors::LabelSelector;
 use crate::status::{Status, StatusCause};
 use crate::{meta, names};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 pub(crate) const IMMUTABLE: &str = "field is immutable";
 pub(crate) const NEGATIVE: &str = "must be greater than or equal to 0";
@@ -159,34 +158,6 @@ impl Checks {
                 }
             }
             self.invalid_all(&format!("{at}.key"), key, names::qualified(key));
-        }
-    }
-
-    /// The selector and the template of a workload.
-    pub(crate) fn selector_and_template(&mut self, spec: &Value, kind: &str) {
-        let selector = match spec.get("selector") {
-            None | Some(Value::Null) => {
-                self.required("spec.selector", "");
-                &Value::Null
-            }
-            Some(selector) => {
-                self.label_selector("spec.selector", selector);
-                if selector.as_object().is_none_or(Map::is_empty) {
-                    let detail = format!("empty selector is invalid for {kind}");
-                    self.invalid("spec.selector", selector.clone(), &detail);
-                }
-                selector
-            }
-        };
-        let labels = spec.pointer("/template/metadata/labels").unwrap_or(&Value::Null);
-        match LabelSelector::from_json(selector) {
-            Err(_) => self.invalid("spec.selector", selector.clone(), "invalid label selector"),
-            Ok(s) if s.is_empty() || s.matches(labels) => {}
-            Ok(_) => self.invalid(
-                "spec.template.metadata.labels",
-                labels.clone(),
-                "`selector` does not match template `labels`",
-            ),
         }
     }
 

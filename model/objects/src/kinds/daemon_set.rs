@@ -1,10 +1,10 @@
 //! `DaemonSet`: one pod on every machine that takes it.
 
 use super::check::Checks;
-use super::column::{AGE, Column, NAME, containers, labels, number, selector};
-use super::deployment::amount;
+use super::column::{AGE, Column, NAME, labels, number};
 use super::fill::{object_at, set};
-use super::pod::{defaults, validate as pods};
+use super::pod::defaults;
+use super::workload::{self, CONTAINERS, IMAGES, SELECTOR, amount};
 use super::{BASE, Kind, Prepare, STATUS_VERBS, Subresource};
 use crate::status::StatusCause;
 use serde_json::{Value, json};
@@ -18,14 +18,7 @@ pub static DAEMON_SET: Kind = Kind {
     short_names: &["ds"],
     categories: &["all"],
     storage: "apps/daemonsets",
-    subresources: &[Subresource {
-        name: "status",
-        group: "apps",
-        version: "v1",
-        kind: "DaemonSet",
-        verbs: STATUS_VERBS,
-        part: None,
-    }],
+    subresources: &[Subresource::new("status", "apps", "DaemonSet", STATUS_VERBS)],
     columns: &[
         NAME,
         Column::number("Desired", "Machines that should run its pod.", |v, _| {
@@ -47,15 +40,9 @@ pub static DAEMON_SET: Kind = Kind {
             json!(labels(v.pointer("/spec/template/spec/nodeSelector")))
         }),
         AGE,
-        Column::text("Containers", "Names of each container in the template.", |v, _| {
-            containers(v, "/spec/template/spec/containers", "/name")
-        })
-        .wide(),
-        Column::text("Images", "Images referenced by each container in the template.", |v, _| {
-            containers(v, "/spec/template/spec/containers", "/image")
-        })
-        .wide(),
-        Column::text("Selector", "Which pods belong to it.", |v, _| selector(v)).wide(),
+        CONTAINERS,
+        IMAGES,
+        SELECTOR,
     ],
     default,
     validate,
@@ -81,8 +68,7 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
     let mut checks = Checks::default();
     let empty = json!({});
     let spec = new.get("spec").unwrap_or(&empty);
-    checks.selector_and_template(spec, "daemonset");
-    pods::template(&mut checks, spec.get("template"));
+    workload::selector_and_template(&mut checks, spec, "daemonset");
     for field in ["minReadySeconds", "revisionHistoryLimit"] {
         checks.not_negative(&format!("spec.{field}"), spec.get(field));
     }
@@ -115,9 +101,6 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
             &["OnDelete", "RollingUpdate"],
         ),
     }
-    if let Some(old) = old {
-        let selector = |v: &Value| v.pointer("/spec/selector").cloned();
-        checks.immutable("spec.selector", selector(new).as_ref(), selector(old).as_ref());
-    }
+    workload::same_selector(&mut checks, new, old);
     checks.causes()
 }

@@ -1,10 +1,10 @@
 //! `Deployment`: replicas that roll from one template to the next.
 
 use super::check::Checks;
-use super::column::{AGE, Column, NAME, containers, number, selector};
+use super::column::{AGE, Column, NAME, number};
 use super::fill::{object_at, set};
-use super::pod::{defaults, validate as pods};
-use super::replica_set::SCALE;
+use super::pod::defaults;
+use super::workload::{self, CONTAINERS, IMAGES, SCALE, SELECTOR, amount};
 use super::{BASE, Kind, Prepare, STATUS_VERBS, Subresource};
 use crate::status::StatusCause;
 use serde_json::{Value, json};
@@ -18,17 +18,7 @@ pub static DEPLOYMENT: Kind = Kind {
     short_names: &["deploy"],
     categories: &["all"],
     storage: "apps/deployments",
-    subresources: &[
-        SCALE,
-        Subresource {
-            name: "status",
-            group: "apps",
-            version: "v1",
-            kind: "Deployment",
-            verbs: STATUS_VERBS,
-            part: None,
-        },
-    ],
+    subresources: &[SCALE, Subresource::new("status", "apps", "Deployment", STATUS_VERBS)],
     columns: &[
         NAME,
         Column::text("Ready", "Number of the pod with ready state", |v, _| {
@@ -41,15 +31,9 @@ pub static DEPLOYMENT: Kind = Kind {
             json!(number(v, "/status/availableReplicas"))
         }),
         AGE,
-        Column::text("Containers", "Names of each container in the template.", |v, _| {
-            containers(v, "/spec/template/spec/containers", "/name")
-        })
-        .wide(),
-        Column::text("Images", "Images referenced by each container in the template.", |v, _| {
-            containers(v, "/spec/template/spec/containers", "/image")
-        })
-        .wide(),
-        Column::text("Selector", "Which pods belong to it.", |v, _| selector(v)).wide(),
+        CONTAINERS,
+        IMAGES,
+        SELECTOR,
     ],
     default,
     validate,
@@ -78,8 +62,7 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
     let empty = json!({});
     let spec = new.get("spec").unwrap_or(&empty);
     checks.not_negative("spec.replicas", spec.get("replicas"));
-    checks.selector_and_template(spec, "deployment");
-    pods::template(&mut checks, spec.get("template"));
+    workload::selector_and_template(&mut checks, spec, "deployment");
     strategy(&mut checks, spec);
     for field in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
         checks.not_negative(&format!("spec.{field}"), spec.get(field));
@@ -90,10 +73,7 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
         let detail = "must be greater than minReadySeconds";
         checks.invalid("spec.progressDeadlineSeconds", deadline, detail);
     }
-    if let Some(old) = old {
-        let selector = |v: &Value| v.pointer("/spec/selector").cloned();
-        checks.immutable("spec.selector", selector(new).as_ref(), selector(old).as_ref());
-    }
+    workload::same_selector(&mut checks, new, old);
     checks.causes()
 }
 
@@ -125,25 +105,5 @@ fn strategy(checks: &mut Checks, spec: &Value) {
             spec.get("strategy").cloned().unwrap_or_default(),
             &["Recreate", "RollingUpdate"],
         ),
-    }
-}
-
-/// A number or a percentage.
-pub(super) fn amount(checks: &mut Checks, path: &str, value: Option<&Value>) -> i64 {
-    match value {
-        Some(Value::String(text)) => {
-            match text.strip_suffix('%').and_then(|n| n.parse::<i64>().ok()).filter(|n| *n >= 0) {
-                Some(percent) => percent,
-                None => {
-                    let detail = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
-                    checks.invalid(path, text.as_str(), detail);
-                    1
-                }
-            }
-        }
-        other => {
-            checks.not_negative(path, other);
-            other.and_then(Value::as_i64).unwrap_or(0)
-        }
     }
 }

@@ -25,6 +25,7 @@ mod scale;
 mod secret;
 mod service;
 mod service_account;
+mod workload;
 
 pub use column::Column;
 pub use config_map::CONFIG_MAP;
@@ -67,6 +68,18 @@ pub struct Subresource {
     pub verbs: &'static [&'static str],
     /// How the part of the object is written that this path alone may change, if there is one.
     pub part: Option<&'static Part>,
+}
+
+impl Subresource {
+    /// One whose kind has version `v1`, and which has no part of its own.
+    pub(crate) const fn new(
+        name: &'static str,
+        group: &'static str,
+        kind: &'static str,
+        verbs: &'static [&'static str],
+    ) -> Self {
+        Self { name, group, version: "v1", kind, verbs, part: None }
+    }
 }
 
 /// A part of an object that only a path of its own may change, for example `pods/resize`.

@@ -18,22 +18,8 @@ pub static NAMESPACE: Kind = Kind {
     storage: "core/namespaces",
     name_rule: NameRule::Label,
     subresources: &[
-        Subresource {
-            name: "finalize",
-            group: "",
-            version: "v1",
-            kind: "Namespace",
-            verbs: &["update"],
-            part: None,
-        },
-        Subresource {
-            name: "status",
-            group: "",
-            version: "v1",
-            kind: "Namespace",
-            verbs: STATUS_VERBS,
-            part: None,
-        },
+        Subresource::new("finalize", "", "Namespace", &["update"]),
+        Subresource::new("status", "", "Namespace", STATUS_VERBS),
     ],
     fields: &[
         SelectableField { label: "status.phase", path: "status.phase", absent: "" },

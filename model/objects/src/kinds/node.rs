@@ -19,22 +19,8 @@ pub static NODE: Kind = Kind {
     namespaced: false,
     storage: "core/nodes",
     subresources: &[
-        Subresource {
-            name: "proxy",
-            group: "",
-            version: "v1",
-            kind: "NodeProxyOptions",
-            verbs: PROXY_VERBS,
-            part: None,
-        },
-        Subresource {
-            name: "status",
-            group: "",
-            version: "v1",
-            kind: "Node",
-            verbs: STATUS_VERBS,
-            part: None,
-        },
+        Subresource::new("proxy", "", "NodeProxyOptions", PROXY_VERBS),
+        Subresource::new("status", "", "Node", STATUS_VERBS),
     ],
     fields: &[SelectableField {
         label: "spec.unschedulable",

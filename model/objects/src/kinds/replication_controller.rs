@@ -1,10 +1,10 @@
 //! `ReplicationController`: so many pods of one template, chosen by equality of labels.
 
 use super::check::Checks;
-use super::column::{AGE, Column, NAME, containers, labels, number};
+use super::column::{AGE, Column, NAME, labels};
 use super::fill::{object_at, set};
 use super::pod::{defaults, validate as pods};
-use super::replica_set::SCALE;
+use super::workload::{CONTAINERS, CURRENT, DESIRED, IMAGES, READY, SCALE};
 use super::{BASE, Kind, Prepare, STATUS_VERBS, Subresource};
 use crate::status::StatusCause;
 use serde_json::{Value, json};
@@ -17,37 +17,15 @@ pub static REPLICATION_CONTROLLER: Kind = Kind {
     short_names: &["rc"],
     categories: &["all"],
     storage: "core/replicationcontrollers",
-    subresources: &[
-        SCALE,
-        Subresource {
-            name: "status",
-            group: "",
-            version: "v1",
-            kind: "ReplicationController",
-            verbs: STATUS_VERBS,
-            part: None,
-        },
-    ],
+    subresources: &[SCALE, Subresource::new("status", "", "ReplicationController", STATUS_VERBS)],
     columns: &[
         NAME,
-        Column::number("Desired", "Replicas that are wanted.", |v, _| {
-            json!(number(v, "/spec/replicas"))
-        }),
-        Column::number("Current", "Replicas that exist.", |v, _| {
-            json!(number(v, "/status/replicas"))
-        }),
-        Column::number("Ready", "Replicas that are ready.", |v, _| {
-            json!(number(v, "/status/readyReplicas"))
-        }),
+        DESIRED,
+        CURRENT,
+        READY,
         AGE,
-        Column::text("Containers", "Names of each container in the template.", |v, _| {
-            containers(v, "/spec/template/spec/containers", "/name")
-        })
-        .wide(),
-        Column::text("Images", "Images referenced by each container in the template.", |v, _| {
-            containers(v, "/spec/template/spec/containers", "/image")
-        })
-        .wide(),
+        CONTAINERS,
+        IMAGES,
         Column::text("Selector", "Which pods belong to it.", |v, _| {
             json!(labels(v.pointer("/spec/selector")))
         })

@@ -22,22 +22,8 @@ pub static SERVICE: Kind = Kind {
     storage: "core/services",
     name_rule: NameRule::Label,
     subresources: &[
-        Subresource {
-            name: "proxy",
-            group: "",
-            version: "v1",
-            kind: "ServiceProxyOptions",
-            verbs: PROXY_VERBS,
-            part: None,
-        },
-        Subresource {
-            name: "status",
-            group: "",
-            version: "v1",
-            kind: "Service",
-            verbs: STATUS_VERBS,
-            part: None,
-        },
+        Subresource::new("proxy", "", "ServiceProxyOptions", PROXY_VERBS),
+        Subresource::new("status", "", "Service", STATUS_VERBS),
     ],
     fields: &[
         SelectableField { label: "spec.clusterIP", path: "spec.clusterIP", absent: "" },

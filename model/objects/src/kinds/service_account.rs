@@ -10,14 +10,12 @@ pub static SERVICE_ACCOUNT: Kind = Kind {
     singular: "serviceaccount",
     short_names: &["sa"],
     storage: "core/serviceaccounts",
-    subresources: &[Subresource {
-        name: "token",
-        group: "authentication.k8s.io",
-        version: "v1",
-        kind: "TokenRequest",
-        verbs: &["create"],
-        part: None,
-    }],
+    subresources: &[Subresource::new(
+        "token",
+        "authentication.k8s.io",
+        "TokenRequest",
+        &["create"],
+    )],
     columns: &[NAME, AGE],
     ..BASE
 };

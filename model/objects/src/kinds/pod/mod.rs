@@ -22,19 +22,22 @@ pub static POD: Kind = Kind {
     categories: &["all"],
     storage: "core/pods",
     subresources: &[
-        below("attach", "", "PodAttachOptions", &["create", "get"]),
-        below("binding", "", "Binding", &["create"]),
+        Subresource::new("attach", "", "PodAttachOptions", &["create", "get"]),
+        Subresource::new("binding", "", "Binding", &["create"]),
         Subresource {
             part: Some(&parts::EPHEMERAL_CONTAINERS),
-            ..below("ephemeralcontainers", "", "Pod", STATUS_VERBS)
+            ..Subresource::new("ephemeralcontainers", "", "Pod", STATUS_VERBS)
         },
-        below("eviction", "policy", "Eviction", &["create"]),
-        below("exec", "", "PodExecOptions", &["create", "get"]),
-        below("log", "", "Pod", &["get"]),
-        below("portforward", "", "PodPortForwardOptions", &["create", "get"]),
-        below("proxy", "", "PodProxyOptions", PROXY_VERBS),
-        Subresource { part: Some(&parts::RESIZE), ..below("resize", "", "Pod", STATUS_VERBS) },
-        below("status", "", "Pod", STATUS_VERBS),
+        Subresource::new("eviction", "policy", "Eviction", &["create"]),
+        Subresource::new("exec", "", "PodExecOptions", &["create", "get"]),
+        Subresource::new("log", "", "Pod", &["get"]),
+        Subresource::new("portforward", "", "PodPortForwardOptions", &["create", "get"]),
+        Subresource::new("proxy", "", "PodProxyOptions", PROXY_VERBS),
+        Subresource {
+            part: Some(&parts::RESIZE),
+            ..Subresource::new("resize", "", "Pod", STATUS_VERBS)
+        },
+        Subresource::new("status", "", "Pod", STATUS_VERBS),
     ],
     fields: &[
         field("spec.nodeName", ""),
@@ -57,15 +60,6 @@ pub static POD: Kind = Kind {
     graceful: Some(grace),
     ..BASE
 };
-
-const fn below(
-    name: &'static str,
-    group: &'static str,
-    kind: &'static str,
-    verbs: &'static [&'static str],
-) -> Subresource {
-    Subresource { name, group, version: "v1", kind, verbs, part: None }
-}
 
 const fn field(path: &'static str, absent: &'static str) -> SelectableField {
     SelectableField { label: path, path, absent }
