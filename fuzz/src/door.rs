@@ -20,9 +20,10 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 /// No answer takes longer.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-async fn serve() -> Result<SocketAddr> {
+/// A door in this process.
+pub(crate) async fn serve() -> Result<SocketAddr> {
     let options = Options { retention: None, ..Options::default() };
     let store = Store::memory_with(System::shared(), options);
     let door = Door::new(Kv::new(store.clone()), store, Config::default());

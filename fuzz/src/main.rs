@@ -5,6 +5,7 @@
 //! a look at coverage; what it finds is found again by the same seed.
 
 mod door;
+mod frames;
 mod mutate;
 mod targets;
 

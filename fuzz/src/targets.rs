@@ -30,7 +30,8 @@ pub fn all() -> Result<Vec<Box<dyn Target>>> {
         Box::new(Messages::new(runtime.clone())?),
         Box::new(Bolt::new(&runtime)?),
         Box::new(crate::door::Proto::new(runtime.clone())?),
-        Box::new(crate::door::Gateway::new(runtime)?),
+        Box::new(crate::door::Gateway::new(runtime.clone())?),
+        Box::new(crate::frames::Frames::new(runtime)?),
     ])
 }
 

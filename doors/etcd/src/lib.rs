@@ -10,6 +10,7 @@
 
 mod access;
 mod auth;
+mod authority;
 mod body;
 mod cluster;
 mod convert;

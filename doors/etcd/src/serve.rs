@@ -1,6 +1,7 @@
 //! Sockets: accept, TLS, HTTP/1.1 and HTTP/2 on one port, and an orderly end.
 
 use crate::access::{Call, Connection};
+use crate::authority::Lenient;
 use crate::gather::Gather;
 use crate::turn::{Arrivals, Turns};
 use crate::{Door, Inner, grpc, http1};
@@ -290,7 +291,7 @@ impl Inner {
                 Ok::<_, Infallible>(response)
             }
         });
-        let socket = Gather::new(socket);
+        let socket = Gather::new(Lenient::new(socket));
         let serving = builder.serve_connection(TokioIo::new(socket.clone()), service).into_owned();
         if let Err(error) = Turns::new(watcher.watch(serving), arrivals, socket).await {
             tracing::debug!(%error, "a connection ended early");

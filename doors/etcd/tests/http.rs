@@ -143,6 +143,48 @@ async fn garbage_ends_its_connection_and_nothing_else() {
     }
 }
 
+/// One call over HTTP/2, byte by byte: its stream, and where its authority stands.
+fn status_call(stream: u8, authority: &[u8]) -> Vec<u8> {
+    let path = b"/etcdserverpb.Maintenance/Status";
+    // POST, http, :path, :authority, content-type, te; `\x5f` and such name rows of the static table.
+    let block = [
+        &[0x83, 0x86, 0x44, path.len() as u8][..],
+        path,
+        authority,
+        b"\x5f\x10application/grpc\x40\x02te\x08trailers",
+    ]
+    .concat();
+    let headers = [&[0, 0, block.len() as u8, 1, 4, 0, 0, 0, stream], &block[..]].concat();
+    let data = [0, 0, 5, 0, 1, 0, 0, 0, stream, 0, 0, 0, 0, 0];
+    [headers, data.to_vec()].concat()
+}
+
+#[tokio::test]
+async fn a_client_may_send_a_url_as_authority() {
+    let served = Served::new(Config::default()).await;
+    let mut socket = TcpStream::connect(served.address).await.unwrap();
+    // `http://127.0.0.1:2379` as etcdctl 3.4 sends it, and then from the table of headers.
+    let literal = b"\x41\x8f\x9d\x29\xae\xe3\x0c\x04\x4e\xae\x05\xc0\xb8\x6e\x09\x97\x5f";
+    let calls = [status_call(1, literal), status_call(3, b"\xc1")].concat();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    socket.write_all(&[preface, &calls[..]].concat()).await.unwrap();
+    let mut ended = Vec::new();
+    while ended.len() < 2 {
+        let mut head = [0; 9];
+        socket.read_exact(&mut head).await.unwrap();
+        let [_, a, b, kind, flags, _, _, _, stream] = head;
+        let mut payload = vec![0; usize::from(u16::from_be_bytes([a, b]))];
+        socket.read_exact(&mut payload).await.unwrap();
+        assert_ne!(kind, 3, "stream {stream} was reset");
+        // Its last headers, with the status of gRPC.
+        if kind == 1 && flags & 1 == 1 {
+            ended.push(stream);
+        }
+    }
+    ended.sort_unstable();
+    assert_eq!(ended, [1, 3]);
+}
+
 /// What a call of bytes is answered with: HTTP status, then code and message of gRPC.
 async fn call(
     address: SocketAddr,
