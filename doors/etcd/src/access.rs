@@ -207,7 +207,7 @@ impl Inner {
 
     /// A transaction of a client. The rules are checked here, and once more when it is applied that
     /// they are still the same.
-    pub(crate) async fn write(&self, call: &Call, txn: Txn) -> Result<TxnResult, Error> {
+    pub(crate) async fn write(&self, call: &Call, mut txn: Txn) -> Result<TxnResult, Error> {
         if !self.config.protected.is_empty() {
             self.spare_protected(&txn)?;
         }
@@ -220,17 +220,22 @@ impl Inner {
         }
         let mut tries = 0;
         loop {
-            let revision = match self.access(call)? {
-                Access::Open { revision } => revision,
+            let (revision, again) = match self.access(call)? {
+                Access::Open { revision } => (revision, None),
                 access @ Access::As { revision, .. } => {
                     self.allow_write(&access, &txn).await?;
-                    revision
+                    (revision, (tries < RETRIES).then(|| txn.clone()))
                 }
             };
-            match self.admin.txn_as(txn.clone(), revision).await {
-                Err(Error::AuthOldRevision) if tries < RETRIES => tries += 1,
-                done => return done,
-            }
+            txn = match (self.admin.txn_as(txn, revision).await, again) {
+                (Err(Error::AuthOldRevision), Some(again)) => again,
+                // Nobody was asked for a name until a moment ago: as for reads.
+                (Err(Error::AuthOldRevision), None) if tries == 0 => {
+                    return Err(Error::UserNameEmpty);
+                }
+                (done, _) => return done,
+            };
+            tries += 1;
         }
     }
 

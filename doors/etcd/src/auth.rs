@@ -145,17 +145,17 @@ impl Inner {
             if !self.admin.auth_status().enabled {
                 return Err(status(&Error::AuthNotEnabled));
             }
-            let Some((hash, revision)) = self.admin.password_hash(&request.name) else {
-                tracing::warn!(user = request.name, "refused a login");
-                return Err(status(&Error::AuthFailed));
+            let refuse = |error| {
+                tracing::warn!(user = request.name, %error, "refused a login");
+                status(&error)
             };
+            let (hash, revision) = self.admin.password_hash(&request.name).map_err(refuse)?;
             let password = request.password.clone();
             // A stored hash that cannot be read fits no password.
             let fits =
                 self.hashed(move || bcrypt::verify(password, &hash).unwrap_or(false)).await?;
             if !fits {
-                tracing::warn!(user = request.name, "refused a login");
-                return Err(status(&Error::AuthFailed));
+                return Err(refuse(Error::AuthFailed));
             }
             let token = match &*self.config.tokens {
                 Tokens::Simple => {

@@ -58,7 +58,7 @@ fn code(error: &Error) -> Code {
         | Error::PermissionNotGranted
         | Error::AuthNotEnabled
         | Error::DowngradeInProcess => Code::FailedPrecondition,
-        Error::Storage(_) | Error::Other(_) => Code::Unknown,
+        Error::NoPasswordUser | Error::Storage(_) | Error::Other(_) => Code::Unknown,
     }
 }
 

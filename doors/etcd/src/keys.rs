@@ -39,20 +39,8 @@ impl Inner {
     }
 
     pub(crate) async fn put(&self, call: &Call, request: pb::PutRequest) -> Result<Bytes, Status> {
-        let lease = request.lease;
         let op = convert::put(request).map_err(|e| status(&e))?;
-        let done = match self.write(call, single(op)).await {
-            // Of two things that are missing, etcd tells the lease first; within a transaction the key.
-            Err(Error::KeyNotFound) if lease != 0 => {
-                match self.kv.lease_time_to_live(lease, false).await {
-                    Ok(found) if found.ttl >= 0 => Err(Error::KeyNotFound),
-                    Ok(_) => Err(Error::LeaseNotFound),
-                    Err(error) => Err(error),
-                }
-            }
-            done => done,
-        };
-        let mut done = done.map_err(|e| status(&e))?;
+        let mut done = self.write(call, single(op)).await.map_err(|e| status(&e))?;
         let prev_kv = match done.results.pop() {
             Some(OpResult::Put { prev_kv }) => prev_kv,
             _ => None,

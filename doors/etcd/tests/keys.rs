@@ -62,12 +62,14 @@ async fn requests_that_etcd_refuses_are_refused_with_its_words() {
     let request = pb::PutRequest { lease: 1, ..put("k", "v") };
     let no_lease = (Code::NotFound, "etcdserver: requested lease not found");
     refused(client.put(request).await, no_lease.0, no_lease.1);
-    // Of two things that are missing, the lease is told, unless it is within a transaction.
+    // Of two things that are missing, the lease is told.
     let request = pb::PutRequest { ignore_value: true, lease: 1, ..put("missing", "") };
     refused(client.put(request.clone()).await, no_lease.0, no_lease.1);
     let within = vec![op(Request::RequestPut(request))];
     let request = pb::TxnRequest { success: within, ..Default::default() };
-    refused(client.txn(request).await, bad, "etcdserver: key not found");
+    refused(client.txn(request).await, no_lease.0, no_lease.1);
+    let request = pb::PutRequest { ignore_value: true, ..put("missing", "") };
+    refused(client.put(request).await, bad, "etcdserver: key not found");
     let request = pb::RangeRequest { revision: 99, ..key("k") };
     refused(
         client.range(request).await,

@@ -5,6 +5,7 @@ mod common;
 use common::{Served, refused};
 use dhow_door_etcd::{Config, Jwt, Tokens};
 use dhow_kv::Error;
+use dhow_kv::admin::AuthChange;
 use dhow_rpc::etcdserverpb as pb;
 use dhow_rpc::health::{HealthCheckRequest, health_client::HealthClient};
 use dhow_rpc::v3electionpb::{self as election, election_client::ElectionClient};
@@ -241,6 +242,14 @@ async fn logins_are_checked() {
             pb::AuthenticateRequest { name: name.to_owned(), password: password.to_owned() };
         refused(auth.authenticate(login).await, Code::InvalidArgument, failed);
     }
+    let (name, hash) = ("cert".to_owned(), String::new());
+    let add = AuthChange::UserAdd { name: name.clone(), hash, no_password: true };
+    served.admin.auth_change(add).await.unwrap();
+    refused(
+        auth.authenticate(pb::AuthenticateRequest { name, password: "x".to_owned() }).await,
+        Code::Unknown,
+        "auth: authentication failed, password was given for no password user",
+    );
     let root = token(&mut auth, "root").await;
     auth.auth_disable(by(&root, pb::AuthDisableRequest {})).await.unwrap();
     let login = pb::AuthenticateRequest { name: "u".to_owned(), password: "x".to_owned() };

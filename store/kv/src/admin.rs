@@ -322,9 +322,11 @@ pub trait Admin: Send + Sync + 'static {
     /// # Errors
     /// [`Error::UserNotFound`].
     fn user(&self, name: &str) -> Result<Vec<String>, Error>;
-    /// The bcrypt hash of a user's password and the auth revision that it was read at; `None` for
-    /// users that have no password or do not exist.
-    fn password_hash(&self, name: &str) -> Option<(String, u64)>;
+    /// The bcrypt hash of a user's password and the auth revision that it was read at.
+    ///
+    /// # Errors
+    /// [`Error::AuthFailed`] without such a user, [`Error::NoPasswordUser`].
+    fn password_hash(&self, name: &str) -> Result<(String, u64), Error>;
     /// The names of all roles.
     fn roles(&self) -> Vec<String>;
     /// The permissions of a role.
@@ -346,9 +348,10 @@ pub trait Admin: Send + Sync + 'static {
     /// # Errors
     /// [`Error::DuplicateKey`], [`Error::TooLarge`] and what else is wrong with it in itself.
     fn check_txn(&self, txn: &Txn) -> Result<(), Error>;
-    /// Runs a transaction only if the rules are still those of `auth_revision`, or nobody is asked for
-    /// a name, so that a permission that is taken away is not used after that was acknowledged, and
-    /// names are asked for from the moment that it was acknowledged that they are.
+    /// Runs a transaction that [`Admin::check_txn`] takes, and only if the rules are still those of
+    /// `auth_revision`, or nobody is asked for a name, so that a permission that is taken away is not
+    /// used after that was acknowledged, and names are asked for from the moment that it was
+    /// acknowledged that they are.
     ///
     /// # Errors
     /// [`Error::AuthOldRevision`]: ask again; and as [`Backend::txn`](crate::Backend::txn).

@@ -126,4 +126,6 @@ errors! {
     AuthNotEnabled = "etcdserver: authentication is not enabled",
     /// Root and what authentication needs cannot be changed so.
     InvalidAuthManagement = "etcdserver: invalid auth management",
+    /// The user has no password, and so cannot be asked for one.
+    NoPasswordUser = "auth: authentication failed, password was given for no password user",
 }

@@ -278,13 +278,13 @@ impl Mvcc {
                     self.check_revision(range.revision, now)?;
                 }
                 Op::Put { key, lease, ignore_value, ignore_lease, .. } => {
+                    if *lease != 0 && !self.leases.contains_key(lease) {
+                        return Err(Error::LeaseNotFound);
+                    }
                     if (*ignore_value || *ignore_lease)
                         && self.index.get(key).and_then(|e| e.live_at(now)).is_none()
                     {
                         return Err(Error::KeyNotFound);
-                    }
-                    if *lease != 0 && !self.leases.contains_key(lease) {
-                        return Err(Error::LeaseNotFound);
                     }
                 }
                 Op::Delete { .. } => {}

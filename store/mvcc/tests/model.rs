@@ -105,11 +105,11 @@ impl Model {
                     OpResult::Range(dhow_kv::RangeResult { revision, kvs, more, count })
                 }
                 Op::Put { key, value, lease, prev_kv, ignore_value, ignore_lease } => {
-                    if (*ignore_value || *ignore_lease) && !self.now().contains_key(key) {
-                        return Err(Error::KeyNotFound);
-                    }
                     if *lease != 0 && !self.leases.contains_key(lease) {
                         return Err(Error::LeaseNotFound);
+                    }
+                    if (*ignore_value || *ignore_lease) && !self.now().contains_key(key) {
+                        return Err(Error::KeyNotFound);
                     }
                     let before = work.keys.get(key).cloned();
                     let next = self.revision() + 1;

@@ -179,7 +179,7 @@ impl Admin for Store {
         self.shared.read().machine.auth().user(name).map(<[String]>::to_vec)
     }
 
-    fn password_hash(&self, name: &str) -> Option<(String, u64)> {
+    fn password_hash(&self, name: &str) -> Result<(String, u64), Error> {
         let state = self.shared.read();
         let found = state.machine.auth().password_hash(name);
         found.map(|(hash, revision)| (hash.to_owned(), revision))

@@ -343,13 +343,12 @@ impl Store {
         }
     }
 
-    /// Runs a transaction, with the rules that it was allowed by.
+    /// Runs a transaction that [`check_txn`] takes, with the rules that it was allowed by.
     pub(crate) async fn run_txn(
         &self,
         txn: Txn,
         auth_revision: Option<u64>,
     ) -> Result<TxnResult, Error> {
-        check_txn(&txn, &self.shared.options.limits)?;
         if is_read_only(&txn) {
             if !reads_serializable(&txn) {
                 self.shared.catch_up().await?;
@@ -439,7 +438,10 @@ impl Backend for Store {
     }
 
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnResult, Error>> {
-        Box::pin(self.run_txn(txn, None))
+        Box::pin(async move {
+            check_txn(&txn, &self.shared.options.limits)?;
+            self.run_txn(txn, None).await
+        })
     }
 
     fn compact(&self, revision: i64, physical: bool) -> BoxFuture<'_, Result<i64, Error>> {

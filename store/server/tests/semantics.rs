@@ -142,6 +142,16 @@ async fn a_failing_step_leaves_nothing_behind() {
     };
     let failed = run(&*store, vec![Op::put("a", "2"), keep]).await;
     assert_eq!(failed, Err(Error::KeyNotFound));
+    // Of two things that are missing, etcd tells the lease.
+    let keep = Op::Put {
+        key: "absent".into(),
+        value: "".into(),
+        lease: 77,
+        prev_kv: false,
+        ignore_value: true,
+        ignore_lease: false,
+    };
+    assert_eq!(run(&*store, vec![keep]).await, Err(Error::LeaseNotFound));
     let future = Op::Range(Range { revision: 50, ..all("a") });
     assert_eq!(run(&*store, vec![Op::put("a", "2"), future]).await, Err(Error::FutureRevision));
     assert_eq!(put_leased(&*store, "a", 77).await, Err(Error::LeaseNotFound));

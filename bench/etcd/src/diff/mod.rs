@@ -230,13 +230,6 @@ fn excused(call: &Call, left: &Answer, right: &Answer) -> bool {
     if left.words.ends_with("etcdserver: request is too large") && refused {
         return true;
     }
-    // Of two reasons to refuse a put, etcd tells the lease outside a transaction and the key inside.
-    if call.path.ends_with("KV/Put")
-        && left.words.ends_with("etcdserver: requested lease not found")
-        && right.words.ends_with("etcdserver: key not found")
-    {
-        return true;
-    }
     // At exactly the compacted revision etcd tells the checksum that it kept from before.
     call.path.ends_with("Maintenance/HashKV")
         && HashKvResponse::decode(right.body.clone())

@@ -215,7 +215,7 @@ impl Admin for Local {
         self.rules().user(name).map(<[String]>::to_vec)
     }
 
-    fn password_hash(&self, name: &str) -> Option<(String, u64)> {
+    fn password_hash(&self, name: &str) -> Result<(String, u64), Error> {
         self.rules().password_hash(name).map(|(hash, revision)| (hash.to_owned(), revision))
     }
 

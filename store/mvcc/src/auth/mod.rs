@@ -155,22 +155,27 @@ impl Auth {
         Ok(given.clone())
     }
 
-    /// The bcrypt hash of a user's password and the revision of the rules it belongs to; `None` for
-    /// users that have none or do not exist.
-    pub fn password_hash(&self, name: &str) -> Option<(&str, u64)> {
-        let user = self.users.get(name).filter(|user| !user.no_password)?;
-        Some((&user.hash, self.revision))
+    /// The bcrypt hash of a user's password and the revision of the rules it belongs to.
+    ///
+    /// # Errors
+    /// [`Error::AuthFailed`] without such a user, [`Error::NoPasswordUser`].
+    pub fn password_hash(&self, name: &str) -> Result<(&str, u64), Error> {
+        let user = self.users.get(name).ok_or(Error::AuthFailed)?;
+        if user.no_password {
+            return Err(Error::NoPasswordUser);
+        }
+        Ok((&user.hash, self.revision))
     }
 
     /// Whether a token may be given to the user, whose password was checked at `revision`.
     ///
     /// # Errors
-    /// [`Error::AuthNotEnabled`], [`Error::AuthFailed`], [`Error::AuthOldRevision`].
+    /// [`Error::AuthNotEnabled`], [`Error::AuthOldRevision`], and as [`Auth::password_hash`].
     pub fn check_login(&self, name: &str, revision: u64) -> Result<(), Error> {
         if !self.enabled {
             return Err(Error::AuthNotEnabled);
         }
-        self.password_hash(name).ok_or(Error::AuthFailed)?;
+        self.password_hash(name)?;
         if revision != self.revision {
             return Err(Error::AuthOldRevision);
         }
