@@ -1,47 +1,46 @@
 //! Images for containers: found on this machine, never fetched yet.
 
-use crate::pods::apply::StartFailure;
 use dhow_images::{Error, Image, Images};
 use k8s_openapi::api::core::v1::{Container, ContainerImage};
 
 /// Most images that the node's status lists, as upstream.
 const LISTED_MOST: usize = 50;
 
+/// Why a container has no image: reason and message of its waiting state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoImage(pub &'static str, pub String);
+
 /// Finds a container's image. `missed` says that it was missing before: the words change from the
 /// attempt to the pause between attempts.
 ///
 /// # Errors
-/// The waiting reason and message when it is not here.
-pub fn find(images: &Images, container: &Container, missed: bool) -> Result<Image, StartFailure> {
+/// When it is not here.
+pub fn find(images: &Images, container: &Container, missed: bool) -> Result<Image, NoImage> {
     let name = container.image.as_deref().unwrap_or("");
-    images.get(name).map_err(|error| waiting(container, name, missed, &error))
+    images.get(name).map_err(|error| no_image(container, name, missed, &error))
 }
 
-fn waiting(container: &Container, name: &str, missed: bool, error: &Error) -> StartFailure {
+fn no_image(container: &Container, name: &str, missed: bool, error: &Error) -> NoImage {
     let never = container.image_pull_policy.as_deref() == Some("Never");
     match error {
-        Error::InvalidName { .. } => StartFailure::Waiting(
+        Error::InvalidName { .. } => NoImage(
             "InvalidImageName",
             format!("Failed to apply default image tag {name:?}: {error}"),
         ),
-        Error::NotFound(_) if never => StartFailure::Waiting(
+        Error::NotFound(_) if never => NoImage(
             "ErrImageNeverPull",
             format!("Container image {name:?} is not present with pull policy of Never"),
         ),
-        Error::NotFound(_) if missed => StartFailure::Waiting(
-            "ImagePullBackOff",
-            format!("Back-off pulling image {name:?}: {error}"),
-        ),
-        Error::NotFound(_) => StartFailure::Waiting(
+        Error::NotFound(_) if missed => {
+            NoImage("ImagePullBackOff", format!("Back-off pulling image {name:?}: {error}"))
+        }
+        Error::NotFound(_) => NoImage(
             "ErrImagePull",
             format!(
                 "failed to pull image {name:?}: this version of dhow has no registry client: {error}"
             ),
         ),
-        _ => StartFailure::Waiting(
-            "ImageInspectError",
-            format!("Failed to inspect image {name:?}: {error}"),
-        ),
+        _ => NoImage("ImageInspectError", format!("Failed to inspect image {name:?}: {error}")),
     }
 }
 
@@ -77,10 +76,9 @@ mod tests {
         let reason = |policy: &str, missed: bool| {
             let container =
                 Container { image_pull_policy: Some(policy.into()), ..Container::default() };
-            match waiting(&container, "x", missed, &Error::NotFound("x".into())) {
-                StartFailure::Waiting(reason, message) => (reason, message),
-                StartFailure::Missing(_) | StartFailure::CannotStart(..) => unreachable!(),
-            }
+            let NoImage(reason, message) =
+                no_image(&container, "x", missed, &Error::NotFound("x".into()));
+            (reason, message)
         };
         assert_eq!(reason("Never", false).0, "ErrImageNeverPull");
         let (first, message) = reason("IfNotPresent", false);

@@ -3,6 +3,7 @@
 use super::container::{self, Start};
 use super::observe::{Hook, Instance, Net, Role, label};
 use crate::env::{Sources, Trouble};
+use crate::images::{self, NoImage};
 use crate::probes::{self, ProbeState};
 use crate::registry::Live;
 use crate::volumes;
@@ -143,7 +144,8 @@ pub async fn start(world: &Arc<World>, order: Order) -> Result<Instance, StartFa
     let shared = world.clone();
     let asked = order.clone();
     let prepared = tokio::task::spawn_blocking(move || {
-        let image = crate::images::find(&shared.images, &asked.container, asked.missed)?;
+        let image = images::find(&shared.images, &asked.container, asked.missed)
+            .map_err(|NoImage(reason, message)| StartFailure::Waiting(reason, message))?;
         let start = Start {
             pod: &asked.pod,
             role: asked.role,
