@@ -1,6 +1,6 @@
 //! Whether they may: asks `state`'s access rules.
 
-use crate::handle::Verb;
+use crate::call::Verb;
 use crate::path::ResourcePath;
 use dhow_objects::Status;
 use dhow_state::{Attributes, State, User};

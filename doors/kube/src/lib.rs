@@ -6,6 +6,7 @@
 
 mod authn;
 mod authorize;
+mod call;
 mod catalog;
 mod codec;
 mod discovery;

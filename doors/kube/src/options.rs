@@ -1,7 +1,7 @@
 //! Query parameters and option bodies, read into `state`'s options.
 
+use crate::call::Call;
 use crate::codec;
-use crate::handle::Call;
 use bytes::Bytes;
 use dhow_objects::kinds::Kind;
 use dhow_objects::selectors::{FieldSelector, LabelSelector};

@@ -1,8 +1,8 @@
 //! Objects: get, list, create, update, patch, delete, and what lies below an object.
 
+use crate::call::{Call, Verb};
 use crate::catalog::{self, value};
 use crate::codec;
-use crate::handle::{Call, Verb};
 use crate::negotiate::{self, Form, View};
 use crate::respond::{self, Reply};
 use crate::{authorize, options, reviews, table, watch};

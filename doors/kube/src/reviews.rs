@@ -2,9 +2,9 @@
 //!
 //! Follows `authentication.k8s.io/v1` and `authorization.k8s.io/v1`.
 
+use crate::call::{Call, Verb};
 use crate::catalog::Review;
 use crate::codec;
-use crate::handle::{Call, Verb};
 use crate::negotiate::{self, View};
 use crate::respond::Reply;
 use crate::{options, resources};

@@ -1,7 +1,7 @@
 //! Tables for people (`meta/v1.Table`) and objects reduced to their metadata.
 
+use crate::call::Call;
 use crate::catalog::value;
-use crate::handle::Call;
 use crate::negotiate::Form;
 use crate::resources::list_meta;
 use dhow_clock::SharedClock;

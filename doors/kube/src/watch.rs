@@ -1,7 +1,7 @@
 //! Watches: one JSON frame for each change, for as long as the client listens.
 
+use crate::call::Call;
 use crate::catalog::value;
-use crate::handle::Call;
 use crate::metrics::WatcherGuard;
 use crate::negotiate::{self, Form, View};
 use crate::respond::{self, BodyError, Reply};

@@ -5,7 +5,7 @@
 use super::spdy::{Connection, Stream as SpdyStream, Writer};
 use super::target::{Target, refusal};
 use super::{STREAM_PROTOCOL, Upgrade, agree, spdy_reply, wanted_upgrade, websocket};
-use crate::handle::{Call, Verb};
+use crate::call::{Call, Verb};
 use crate::respond::Reply;
 use bytes::{Bytes, BytesMut};
 use dhow_clock::SharedClock;

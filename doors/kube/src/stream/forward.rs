@@ -7,7 +7,7 @@ use super::spdy::{Connection, Reader, Stream, Writer};
 use super::target::Target;
 use super::websocket::Bytestream;
 use super::{STREAM_PROTOCOL, Upgrade, agree, spdy_reply, wanted_upgrade, websocket};
-use crate::handle::{Call, Verb};
+use crate::call::{Call, Verb};
 use crate::respond::Reply;
 use bytes::BytesMut;
 use dhow_intents::{PodRef, Streams};

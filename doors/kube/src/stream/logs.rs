@@ -1,7 +1,7 @@
 //! `pods/log`: a container's output as plain text, to its end or as it grows.
 
 use super::target::{Target, refusal};
-use crate::handle::{Call, Verb};
+use crate::call::{Call, Verb};
 use crate::path::Query;
 use crate::respond::{self, BodyError, Reply};
 use dhow_clock::SharedClock;

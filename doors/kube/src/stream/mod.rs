@@ -11,8 +11,8 @@ mod websocket;
 
 pub use relay::Relay;
 
+use crate::call::Call;
 use crate::catalog;
-use crate::handle::Call;
 use crate::respond::{self, Body, Reply};
 use dhow_objects::Status;
 use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, UPGRADE};

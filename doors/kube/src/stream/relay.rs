@@ -6,7 +6,7 @@
 
 use super::proxy;
 use super::target::Target;
-use crate::handle::Call;
+use crate::call::Call;
 use crate::respond::Reply;
 use dhow_objects::Status;
 use dhow_state::User;

@@ -1,7 +1,7 @@
 //! What a live stream leads to: the pod, its container, and the machine that runs it.
 
+use crate::call::Call;
 use crate::catalog::value;
-use crate::handle::Call;
 use dhow_intents::{PodRef, StreamError, Streams};
 use dhow_objects::{Status, kinds};
 use serde_json::Value;

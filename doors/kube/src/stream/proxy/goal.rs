@@ -1,7 +1,7 @@
 //! Where a proxied request goes: the address of a pod, or of one of a service's ready endpoints.
 
+use crate::call::Call;
 use crate::catalog::value;
-use crate::handle::Call;
 use dhow_objects::selectors::LabelSelector;
 use dhow_objects::{Status, kinds};
 use dhow_state::ListOptions;

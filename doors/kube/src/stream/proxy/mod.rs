@@ -9,7 +9,7 @@ mod goal;
 mod node;
 mod tls;
 
-use crate::handle::Call;
+use crate::call::Call;
 use crate::respond::{self, Body, Reply};
 use dhow_objects::Status;
 use goal::Goal;

@@ -1,7 +1,7 @@
 //! `nodes/proxy`: what people ask a kubelet for, answered from what the platform knows.
 
+use crate::call::{Call, Verb};
 use crate::catalog::value;
-use crate::handle::{Call, Verb};
 use crate::respond::{self, Reply};
 use crate::stream::logs;
 use dhow_objects::selectors::FieldSelector;
