@@ -2,7 +2,8 @@
 
 use crate::commands::config;
 use crate::config::{DEFAULT_DATA_DIR, Flags};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use crate::print::Output;
+use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
 /// A microservices platform in one binary.
@@ -20,18 +21,6 @@ pub struct Target {
     /// The platform's data directory
     #[arg(long, value_name = "DIR", env = "DHOW_DATA_DIR", default_value = DEFAULT_DATA_DIR)]
     pub data_dir: PathBuf,
-}
-
-/// How data is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Output {
-    /// Columns for people
-    #[default]
-    Table,
-    /// JSON
-    Json,
-    /// YAML
-    Yaml,
 }
 
 /// Everything that dhow does.

@@ -1,8 +1,20 @@
 //! Tables, JSON and YAML for people.
 
-use crate::cli::Output;
 use anyhow::Result;
+use clap::ValueEnum;
 use serde_json::Value;
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Output {
+    /// Columns for people
+    #[default]
+    Table,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+}
 
 /// Prints rows in columns, the first row being the heads.
 pub fn table(rows: &[Vec<String>]) {

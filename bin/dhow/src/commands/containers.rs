@@ -1,9 +1,9 @@
 //! `dhow run|ps|logs|exec|rm`: one container as people know it, which is a pod of one container.
 
-use crate::cli::{Output, Run, Target};
+use crate::cli::{Run, Target};
 use crate::client::{Client, is_not_found};
 use crate::commands::streams;
-use crate::print;
+use crate::print::{self, Output};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http::Method;

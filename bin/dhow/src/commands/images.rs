@@ -1,8 +1,8 @@
 //! `dhow image ...`: works on the data directory itself, so it needs no running platform.
 
-use crate::cli::{ImageCommand, Output, Target};
+use crate::cli::{ImageCommand, Target};
 use crate::config::Config;
-use crate::print;
+use crate::print::{self, Output};
 use anyhow::{Context, Result};
 use dhow_images::{Images, Name};
 use std::fs::File;

@@ -1,8 +1,8 @@
 //! `dhow apply|get|describe|delete`: objects, for machines that have no kubectl.
 
-use crate::cli::{Output, Target};
+use crate::cli::Target;
 use crate::client::Client;
-use crate::print;
+use crate::print::{self, Output};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::io::Read;

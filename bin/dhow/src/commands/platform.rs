@@ -1,9 +1,10 @@
 //! `dhow up|down|env|status`: the platform as a whole.
 
-use crate::cli::{Output, Target};
+use crate::cli::Target;
 use crate::client::{self, Client};
 use crate::config::{Config, Flags};
-use crate::{call, join, pki, print, roles, runtime, servers, token};
+use crate::print::{self, Output};
+use crate::{call, join, pki, roles, runtime, servers, token};
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::FlockOperation;
 use serde_json::{Value, json};

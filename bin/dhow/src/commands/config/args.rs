@@ -1,7 +1,7 @@
 //! The command line of `dhow config`.
 
-use crate::cli::Output;
 use crate::config::DEFAULT_DATA_DIR;
+use crate::print::Output;
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 

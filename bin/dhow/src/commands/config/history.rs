@@ -3,8 +3,8 @@
 use super::store::{Store, normal, text};
 use super::values::line;
 use crate::chronicle;
-use crate::cli::Output;
 use crate::print;
+use crate::print::Output;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use dhow_kv::{Backend, KeyValue, Op, Span, WatchEvent, WatchRequest};

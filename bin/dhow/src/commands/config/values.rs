@@ -1,8 +1,8 @@
 //! `dhow config put|get|ls|rm|watch`.
 
 use super::store::{Store, normal, text};
-use crate::cli::Output;
 use crate::print;
+use crate::print::Output;
 use anyhow::{Context, Result, bail};
 use dhow_kv::{Backend, Event, KeyValue, Op, Span, WatchEvent, WatchRequest};
 use serde_json::{Value, json};
