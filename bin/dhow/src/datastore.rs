@@ -142,7 +142,7 @@ impl Datastore {
         let mut options = dhow_remote::Options::new(&self.endpoints);
         let (ca, cert, key) = (read(&self.ca)?, read(&self.cert)?, read(&self.key)?);
         if self.is_secure() {
-            options.tls = Some(Tls { ca, identity: cert.zip(key), server_name: None });
+            options.tls = Some(Tls { ca, identity: cert.zip(key), ..Tls::default() });
         }
         if let Some(user) = &self.user {
             let password = read(&self.password_file)?.unwrap_or_default();

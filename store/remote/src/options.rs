@@ -19,6 +19,11 @@ pub struct Options {
     pub attempt: Duration,
     /// How long a member may take to accept a connection.
     pub connect: Duration,
+    /// How long a connection with calls may be quiet before a member is asked whether it is there.
+    /// etcd cuts off clients that ask more often than every 5 s.
+    pub keep_alive: Duration,
+    /// How long its answer may take.
+    pub keep_alive_timeout: Duration,
 }
 
 /// Whom to trust and who we are, all PEM.
@@ -30,6 +35,9 @@ pub struct Tls {
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
     /// The name that the members' certificates carry, when it is not the one that they are reached by.
     pub server_name: Option<String>,
+    /// Members may show any certificate, whatever [`Tls::ca`] says: who is between can read and change
+    /// everything.
+    pub any_server: bool,
 }
 
 impl Options {
@@ -42,6 +50,8 @@ impl Options {
             timeout: Duration::from_secs(10),
             attempt: Duration::from_secs(5),
             connect: Duration::from_secs(2),
+            keep_alive: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(5),
         }
     }
 
@@ -69,19 +79,19 @@ impl Options {
                 return Err(bad("it names no port; etcd listens on 2379".into()));
             }
             if uri.scheme_str() == Some("https") {
-                let tls = self.tls.clone().unwrap_or_default().config();
-                endpoint = endpoint.tls_config(tls).map_err(|e| {
+                let tls = self.tls.clone().unwrap_or_default();
+                endpoint = tls.secure(endpoint).map_err(|e| {
                     let why =
                         std::error::Error::source(&e).map_or(e.to_string(), |s| s.to_string());
                     ConnectError::BadCertificate { why }
                 })?;
             }
-            // etcd cuts off clients whose pings come closer than 5 s, or without a stream.
+            // etcd cuts off clients that ask whether it is there without a stream.
             let endpoint = endpoint
                 .connect_timeout(self.connect)
                 .tcp_nodelay(true)
-                .http2_keep_alive_interval(Duration::from_secs(10))
-                .keep_alive_timeout(Duration::from_secs(5))
+                .http2_keep_alive_interval(self.keep_alive)
+                .keep_alive_timeout(self.keep_alive_timeout)
                 .keep_alive_while_idle(false)
                 .initial_stream_window_size(4 << 20)
                 .initial_connection_window_size(16 << 20);
@@ -102,18 +112,23 @@ impl std::fmt::Debug for Options {
 }
 
 impl Tls {
-    fn config(self) -> ClientTlsConfig {
+    fn secure(self, endpoint: Endpoint) -> Result<Endpoint, tonic::transport::Error> {
         let mut config = ClientTlsConfig::new();
-        if let Some(ca) = self.ca {
-            config = config.ca_certificate(Certificate::from_pem(ca));
-        }
         if let Some((certificate, key)) = self.identity {
             config = config.identity(Identity::from_pem(certificate, key));
         }
         if let Some(name) = self.server_name {
             config = config.domain_name(name);
         }
-        config
+        if self.any_server {
+            let provider = rustls::crypto::ring::default_provider();
+            let anyone = dhow_tls::any_server(provider.signature_verification_algorithms);
+            return endpoint.tls_config_with_verifier(config, anyone);
+        }
+        if let Some(ca) = self.ca {
+            config = config.ca_certificate(Certificate::from_pem(ca));
+        }
+        endpoint.tls_config(config)
     }
 }
 

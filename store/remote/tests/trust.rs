@@ -35,7 +35,7 @@ impl Authority {
 }
 
 fn with_tls(etcd: &Etcd, ca: Option<Vec<u8>>, identity: Option<(Vec<u8>, Vec<u8>)>) -> Options {
-    Options { tls: Some(Tls { ca, identity, server_name: None }), ..Options::new(etcd.urls()) }
+    Options { tls: Some(Tls { ca, identity, ..Tls::default() }), ..Options::new(etcd.urls()) }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -142,7 +142,7 @@ fn first_bytes(text: &[u8]) -> u64 {
 
 /// The identifier of a member, as etcd computes it: from its peer URLs, the cluster's token, and for
 /// one that is added later the second, so that it differs from an earlier one at the same place.
-pub(crate) fn member_id(peer_urls: &[String], token: &str, added: Option<u64>) -> u64 {
+pub fn member_id(peer_urls: &[String], token: &str, added: Option<u64>) -> u64 {
     let mut text = sorted(peer_urls).concat() + token;
     if let Some(added) = added {
         text += &added.to_string();

@@ -35,7 +35,7 @@ mod watch;
 mod wire;
 mod writer;
 
-pub use cluster::{Cluster, Introduction, Standing, Start};
+pub use cluster::{Cluster, Introduction, Standing, Start, member_id};
 pub use dhow_log::Error as OpenError;
 pub use restore::{RestoreError, Restored, force_new, restore};
 pub use store::{Status, Store};

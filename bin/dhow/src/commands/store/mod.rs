@@ -3,6 +3,7 @@
 mod certificates;
 mod compaction;
 mod corruption;
+mod discovery;
 mod flags;
 mod gates;
 mod log;

@@ -34,7 +34,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// What is missing, taken or damaged, and what to do.
-pub async fn run(settings: Settings) -> Result<()> {
+pub async fn run(mut settings: Settings) -> Result<()> {
     let clock = dhow_clock::System::shared();
     let mut stop = Stop::new()?;
     let directory = directory(&settings.data_dir);
@@ -101,6 +101,13 @@ pub async fn run(settings: Settings) -> Result<()> {
             }
         }
         (true, false) => {
+            if let Some(discovery) = settings.discovery.take() {
+                let Settings { name, advertise_peers: urls, .. } = &settings;
+                let id = dhow_server::member_id(urls, discovery.token(), None);
+                let found = stop.or(discovery.join(id, name, urls, &clock)).await;
+                let Some(found) = found else { return Ok(()) };
+                settings.initial = found?;
+            }
             settings.check_first()?;
             Start::New
         }

@@ -2,6 +2,7 @@
 
 use super::compaction::Retention;
 use super::corruption::Checks;
+use super::discovery::Discovery;
 use super::flags::{Values, duration};
 use super::gates::{Gate, Gates};
 use anyhow::{Result, anyhow, bail};
@@ -37,6 +38,8 @@ pub struct Settings {
     pub advertise_clients: Vec<String>,
     /// All members of a new cluster, or the known ones of an existing.
     pub initial: Vec<(String, Vec<String>)>,
+    /// Where the first members of a new cluster find each other, if not in [`Settings::initial`].
+    pub discovery: Option<Discovery>,
     /// Tells clusters apart.
     pub token: String,
     /// Join instead of beginning.
@@ -132,6 +135,7 @@ impl Settings {
             "" => vec![(name.clone(), advertise_peers.clone())],
             text => parse_cluster(text)?,
         };
+        let discovery = Discovery::new(values)?;
         let data_dir = match values.text("data-dir") {
             "" => format!("{name}.etcd").into(),
             dir => PathBuf::from(dir),
@@ -151,7 +155,11 @@ impl Settings {
         Ok(Self {
             existing: values.text("initial-cluster-state") == "existing",
             force_new: values.bool("force-new-cluster"),
-            token: values.text("initial-cluster-token").to_owned(),
+            token: match &discovery {
+                Some(discovery) => discovery.token().to_owned(),
+                None => values.text("initial-cluster-token").to_owned(),
+            },
+            discovery,
             heartbeat: Duration::from_millis(heartbeat),
             election: Duration::from_millis(election),
             wait_ready: values.duration("wait-cluster-ready-timeout"),

@@ -72,9 +72,10 @@ pub fn find(name: &str) -> Option<&'static Flag> {
 use Kind::{Bool, Choice, Duration, Int, List, Text, Uint, Urls};
 
 /// All flags, in groups.
-pub const GROUPS: [(&str, &[Flag]); 9] = [
+pub const GROUPS: [(&str, &[Flag]); 10] = [
     ("Member", MEMBER),
     ("Cluster", CLUSTER),
+    ("Discovery of the members of a new cluster at another etcd", DISCOVERY),
     ("TLS", TLS),
     ("Users", USERS),
     ("Limits and history", LIMITS),
@@ -164,6 +165,32 @@ const CLUSTER: &[Flag] = &[
         "",
         "InitialCorruptCheck=true, CompactHashCheck=true; etcd's others mean nothing here",
     ),
+];
+
+const DISCOVERY: &[Flag] = &[
+    works("discovery-token", Text, "", "Which of the clusters that are registered there"),
+    works("discovery-endpoints", List, "", "Where the other etcd is"),
+    works("discovery-dial-timeout", Duration, "2s", "How long it may take to be reached"),
+    works("discovery-request-timeout", Duration, "5s", "How long its answers may take"),
+    works(
+        "discovery-keepalive-time",
+        Duration,
+        "2s",
+        "How long it may be quiet before it is asked whether it is there; at least 10s",
+    ),
+    works("discovery-keepalive-timeout", Duration, "6s", "How long it may take to say so"),
+    works("discovery-insecure-transport", Bool, "true", "Endpoints without a scheme are http"),
+    works(
+        "discovery-insecure-skip-tls-verify",
+        Bool,
+        "false",
+        "Take any certificate: whoever is between can tell who the members are",
+    ),
+    works("discovery-cert", Text, "", "Certificate to show there, PEM"),
+    works("discovery-key", Text, "", "Its key, PEM"),
+    works("discovery-cacert", Text, "", "Authority that signs the other etcd's certificates, PEM"),
+    works("discovery-user", Text, "", "NAME or NAME:PASSWORD to be there"),
+    works("discovery-password", Text, "", "Password of that user"),
 ];
 
 const TLS: &[Flag] = &[
@@ -348,19 +375,8 @@ const IDLE: &[Flag] = &[
     idle("distributed-tracing-instance-id", Text, "", TRACING),
     idle("distributed-tracing-sampling-rate", Int, "0", TRACING),
     idle("unsafe-no-fsync", Bool, "false", "what is acknowledged is on the disk"),
-    idle("discovery-fallback", Text, "exit", "there is no discovery service"),
-    idle("discovery-proxy", Text, "", "there is no discovery service"),
-    idle("discovery-dial-timeout", Duration, "2s", "there is no discovery service"),
-    idle("discovery-request-timeout", Duration, "5s", "there is no discovery service"),
-    idle("discovery-keepalive-time", Duration, "2s", "there is no discovery service"),
-    idle("discovery-keepalive-timeout", Duration, "6s", "there is no discovery service"),
-    idle("discovery-insecure-transport", Bool, "true", "there is no discovery service"),
-    idle("discovery-insecure-skip-tls-verify", Bool, "false", "there is no discovery service"),
-    idle("discovery-cert", Text, "", "there is no discovery service"),
-    idle("discovery-key", Text, "", "there is no discovery service"),
-    idle("discovery-cacert", Text, "", "there is no discovery service"),
-    idle("discovery-user", Text, "", "there is no discovery service"),
-    idle("discovery-password", Text, "", "there is no discovery service"),
+    idle("discovery-fallback", Text, "exit", "a member that finds no others ends"),
+    idle("discovery-proxy", Text, "", NO_V2),
     idle("proxy-failure-wait", Uint, "5000", NO_V2),
     idle("proxy-refresh-interval", Uint, "30000", NO_V2),
     idle("proxy-dial-timeout", Uint, "1000", NO_V2),
@@ -382,12 +398,10 @@ const IDLE: &[Flag] = &[
     idle("vv", Text, "", NO_V2),
 ];
 
-const LIST_THEM: &str = "list the members with --initial-cluster";
+const LIST_THEM: &str = "list the members with --initial-cluster, or see --discovery-endpoints";
 
 const REFUSED: &[Flag] = &[
     refused("discovery", Text, LIST_THEM),
-    refused("discovery-token", Text, LIST_THEM),
-    refused("discovery-endpoints", List, LIST_THEM),
     refused("discovery-srv", Text, LIST_THEM),
     refused("discovery-srv-name", Text, LIST_THEM),
     refused("proxy", Choice(&["off"]), "point clients at the members"),
