@@ -1,6 +1,6 @@
 //! What members are alarmed about, and what is refused meanwhile.
 
-use crate::codec::{Malformed, Reader, put_length};
+use crate::codec::{Malformed, Reader, put_number};
 use dhow_kv::Error;
 use dhow_kv::admin::{Alarm, AlarmKind};
 use std::collections::BTreeSet;
@@ -53,7 +53,7 @@ impl Alarms {
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        put_length(out, self.raised.len() as u64);
+        put_number(out, self.raised.len() as u64);
         for alarm in &self.raised {
             put_alarm(out, alarm);
         }
@@ -94,10 +94,10 @@ pub(crate) fn read_kind(reader: &mut Reader<'_>) -> Result<Option<AlarmKind>, Ma
 
 pub(crate) fn put_alarm(out: &mut Vec<u8>, alarm: &Alarm) {
     put_kind(out, Some(alarm.kind));
-    put_length(out, alarm.member);
+    put_number(out, alarm.member);
 }
 
 pub(crate) fn read_alarm(reader: &mut Reader<'_>) -> Result<Alarm, Malformed> {
     let kind = read_kind(reader)?.ok_or(Malformed("an alarm about nothing"))?;
-    Ok(Alarm { member: reader.length()?, kind })
+    Ok(Alarm { member: reader.number()?, kind })
 }

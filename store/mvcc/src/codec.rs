@@ -25,28 +25,28 @@ impl Command {
             }
             Self::Compact(revision) => {
                 out.push(2);
-                put_number(out, *revision);
+                put_signed(out, *revision);
             }
             Self::LeaseGrant { id, ttl } => {
                 out.push(3);
-                put_number(out, *id);
-                put_number(out, *ttl);
+                put_signed(out, *id);
+                put_signed(out, *ttl);
             }
             Self::LeaseRevoke { id } => {
                 out.push(4);
-                put_number(out, *id);
+                put_signed(out, *id);
             }
             Self::LeaseCheckpoint(remaining) => {
                 out.push(11);
-                put_length(out, remaining.len() as u64);
+                put_number(out, remaining.len() as u64);
                 for (id, remaining) in remaining {
-                    put_number(out, *id);
-                    put_number(out, *remaining);
+                    put_signed(out, *id);
+                    put_signed(out, *remaining);
                 }
             }
             Self::TxnAs { txn, auth_revision } => {
                 out.push(5);
-                put_length(out, *auth_revision);
+                put_number(out, *auth_revision);
                 put_txn(out, txn);
             }
             Self::AlarmRaise(alarm) => {
@@ -56,7 +56,7 @@ impl Command {
             Self::AlarmDisarm { member, kind } => {
                 out.push(7);
                 put_kind(out, *kind);
-                put_length(out, *member);
+                put_number(out, *member);
             }
             Self::Auth(change) => {
                 out.push(8);
@@ -66,7 +66,7 @@ impl Command {
                 out.push(9);
                 put_bytes(out, user.as_bytes());
                 put_bytes(out, prefix.as_bytes());
-                put_length(out, *auth_revision);
+                put_number(out, *auth_revision);
             }
             Self::Downgrade(to) => {
                 out.push(10);
@@ -99,29 +99,29 @@ impl Command {
         let mut reader = Reader::new(bytes);
         let command = match reader.byte()? {
             1 => Self::Txn(reader.txn(DEPTH)?),
-            2 => Self::Compact(reader.number()?),
-            3 => Self::LeaseGrant { id: reader.number()?, ttl: reader.number()? },
-            4 => Self::LeaseRevoke { id: reader.number()? },
+            2 => Self::Compact(reader.signed()?),
+            3 => Self::LeaseGrant { id: reader.signed()?, ttl: reader.signed()? },
+            4 => Self::LeaseRevoke { id: reader.signed()? },
             5 => {
-                let auth_revision = reader.length()?;
+                let auth_revision = reader.number()?;
                 Self::TxnAs { txn: reader.txn(DEPTH)?, auth_revision }
             }
             6 => Self::AlarmRaise(read_alarm(&mut reader)?),
             7 => {
                 let kind = read_kind(&mut reader)?;
-                Self::AlarmDisarm { member: reader.length()?, kind }
+                Self::AlarmDisarm { member: reader.number()?, kind }
             }
             8 => Self::Auth(read_change(&mut reader)?),
             9 => Self::TokenIssue {
                 user: reader.text()?,
                 prefix: reader.text()?,
-                auth_revision: reader.length()?,
+                auth_revision: reader.number()?,
             },
             10 => Self::Downgrade(read_version(&mut reader)?),
             11 => {
                 let mut remaining = Vec::new();
                 for _ in 0..reader.count()? {
-                    remaining.push((reader.number()?, reader.number()?));
+                    remaining.push((reader.signed()?, reader.signed()?));
                 }
                 Self::LeaseCheckpoint(remaining)
             }
@@ -135,13 +135,13 @@ impl Command {
 /// Appends the version to go back to; 0.0 for none.
 pub(crate) fn put_version(out: &mut Vec<u8>, version: Option<Version>) {
     let Version { major, minor } = version.unwrap_or(Version { major: 0, minor: 0 });
-    put_length(out, major.into());
-    put_length(out, minor.into());
+    put_number(out, major.into());
+    put_number(out, minor.into());
 }
 
 pub(crate) fn read_version(reader: &mut Reader<'_>) -> Result<Option<Version>, Malformed> {
     let mut number =
-        || u32::try_from(reader.length()?).map_err(|_| Malformed("too large a version"));
+        || u32::try_from(reader.number()?).map_err(|_| Malformed("too large a version"));
     let (major, minor) = (number()?, number()?);
     Ok((major > 0).then_some(Version { major, minor }))
 }
@@ -169,7 +169,8 @@ fn txn_bound(txn: &Txn) -> usize {
     STEP + compares.sum::<usize>() + ops.sum::<usize>()
 }
 
-pub(crate) fn put_length(out: &mut Vec<u8>, mut n: u64) {
+/// Seven bits a byte, the lowest first.
+pub fn put_number(out: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {
         out.push(n as u8 | 0x80);
         n >>= 7;
@@ -178,12 +179,13 @@ pub(crate) fn put_length(out: &mut Vec<u8>, mut n: u64) {
 }
 
 /// Small magnitudes of either sign are short (zigzag).
-pub(crate) fn put_number(out: &mut Vec<u8>, n: i64) {
-    put_length(out, ((n << 1) ^ (n >> 63)) as u64);
+pub fn put_signed(out: &mut Vec<u8>, n: i64) {
+    put_number(out, ((n << 1) ^ (n >> 63)) as u64);
 }
 
-pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_length(out, bytes.len() as u64);
+/// The length, then the bytes.
+pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_number(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
@@ -206,7 +208,7 @@ pub(crate) fn put_span(out: &mut Vec<u8>, span: &Span) {
 }
 
 fn put_txn(out: &mut Vec<u8>, txn: &Txn) {
-    put_length(out, txn.compare.len() as u64);
+    put_number(out, txn.compare.len() as u64);
     for compare in &txn.compare {
         put_span(out, &compare.span);
         out.push(match compare.order {
@@ -227,10 +229,10 @@ fn put_txn(out: &mut Vec<u8>, txn: &Txn) {
             }
         };
         out.push(tag);
-        put_number(out, *number);
+        put_signed(out, *number);
     }
     for branch in [&txn.success, &txn.failure] {
-        put_length(out, branch.len() as u64);
+        put_number(out, branch.len() as u64);
         for op in branch {
             put_op(out, op);
         }
@@ -242,8 +244,8 @@ fn put_op(out: &mut Vec<u8>, op: &Op) {
         Op::Range(range) => {
             out.push(0);
             put_span(out, &range.span);
-            put_number(out, range.revision);
-            put_length(out, range.limit as u64);
+            put_signed(out, range.revision);
+            put_number(out, range.limit as u64);
             let select = range.select != Select::default();
             out.push(flags([range.keys_only, range.count_only, range.serializable, select]));
             if select {
@@ -253,7 +255,7 @@ fn put_op(out: &mut Vec<u8>, op: &Op) {
         Op::Put { key, value, lease, prev_kv, ignore_value, ignore_lease } => {
             out.push(1);
             out.push(flags([*prev_kv, *ignore_value, *ignore_lease]));
-            put_number(out, *lease);
+            put_signed(out, *lease);
             put_bytes(out, key);
             put_bytes(out, value);
         }
@@ -287,7 +289,7 @@ fn put_select(out: &mut Vec<u8>, select: &Select) {
         select.min_create_revision,
         select.max_create_revision,
     ] {
-        put_number(out, bound);
+        put_signed(out, bound);
     }
 }
 
@@ -320,7 +322,7 @@ impl<'a> Reader<'a> {
         Ok(byte)
     }
 
-    pub(crate) fn length(&mut self) -> Result<u64, Malformed> {
+    pub(crate) fn number(&mut self) -> Result<u64, Malformed> {
         let mut n = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -332,13 +334,13 @@ impl<'a> Reader<'a> {
         Err(Malformed("number too long"))
     }
 
-    pub(crate) fn number(&mut self) -> Result<i64, Malformed> {
-        let n = self.length()?;
+    pub(crate) fn signed(&mut self) -> Result<i64, Malformed> {
+        let n = self.number()?;
         Ok((n >> 1) as i64 ^ -((n & 1) as i64))
     }
 
     pub(crate) fn bytes(&mut self) -> Result<Bytes, Malformed> {
-        let length = usize::try_from(self.length()?).map_err(|_| Malformed("length"))?;
+        let length = usize::try_from(self.number()?).map_err(|_| Malformed("length"))?;
         let end = self.at.checked_add(length).filter(|end| *end <= self.whole.len());
         let end = end.ok_or(Malformed("cut short"))?;
         let bytes = self.whole.slice(self.at..end);
@@ -353,7 +355,7 @@ impl<'a> Reader<'a> {
 
     /// A count of things of at least one byte each.
     pub(crate) fn count(&mut self) -> Result<usize, Malformed> {
-        let count = usize::try_from(self.length()?).map_err(|_| Malformed("count"))?;
+        let count = usize::try_from(self.number()?).map_err(|_| Malformed("count"))?;
         if count > self.whole.len() - self.at { Err(Malformed("count")) } else { Ok(count) }
     }
 
@@ -378,10 +380,10 @@ impl<'a> Reader<'a> {
         };
         Ok(Select {
             sort: by.map(|by| (by, sort >> 7 != 0)),
-            min_mod_revision: self.number()?,
-            max_mod_revision: self.number()?,
-            min_create_revision: self.number()?,
-            max_create_revision: self.number()?,
+            min_mod_revision: self.signed()?,
+            max_mod_revision: self.signed()?,
+            min_create_revision: self.signed()?,
+            max_create_revision: self.signed()?,
         })
     }
 
@@ -417,10 +419,10 @@ impl<'a> Reader<'a> {
             _ => return Err(Malformed("unknown comparison")),
         };
         let target = match self.byte()? {
-            0 => Target::Version(self.number()?),
-            1 => Target::CreateRevision(self.number()?),
-            2 => Target::ModRevision(self.number()?),
-            3 => Target::Lease(self.number()?),
+            0 => Target::Version(self.signed()?),
+            1 => Target::CreateRevision(self.signed()?),
+            2 => Target::ModRevision(self.signed()?),
+            3 => Target::Lease(self.signed()?),
             4 => Target::Value(self.bytes()?),
             _ => return Err(Malformed("unknown target")),
         };
@@ -431,8 +433,8 @@ impl<'a> Reader<'a> {
         Ok(match self.byte()? {
             0 => {
                 let span = self.span()?;
-                let revision = self.number()?;
-                let limit = usize::try_from(self.length()?).map_err(|_| Malformed("limit"))?;
+                let revision = self.signed()?;
+                let limit = usize::try_from(self.number()?).map_err(|_| Malformed("limit"))?;
                 let [keys_only, count_only, serializable, select] = self.flags()?;
                 let select = if select { self.select()? } else { Select::default() };
                 Op::Range(Range {
@@ -447,7 +449,7 @@ impl<'a> Reader<'a> {
             }
             1 => {
                 let [prev_kv, ignore_value, ignore_lease] = self.flags()?;
-                let lease = self.number()?;
+                let lease = self.signed()?;
                 let (key, value) = (self.bytes()?, self.bytes()?);
                 Op::Put { key, value, lease, prev_kv, ignore_value, ignore_lease }
             }

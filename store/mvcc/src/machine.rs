@@ -2,7 +2,7 @@
 
 use crate::alarm::Alarms;
 use crate::auth::{Auth, Tokens, invalidates};
-use crate::codec::{Malformed, Reader, put_bytes, put_length, put_version, read_version};
+use crate::codec::{Malformed, Reader, put_bytes, put_number, put_version, read_version};
 use crate::snapshot::{Header, Loader};
 use crate::{Applied, Command, Mvcc, Outcome};
 use bytes::Bytes;
@@ -177,7 +177,7 @@ impl MachineHeader {
         };
         section(AUTH, &|body| self.auth.encode(body));
         section(ALARMS, &|body| self.alarms.encode(body));
-        section(APPLIED, &|body| put_length(body, self.applied));
+        section(APPLIED, &|body| put_number(body, self.applied));
         if self.downgrade.is_some() {
             section(DOWNGRADE, &|body| put_version(body, self.downgrade));
         }
@@ -206,7 +206,7 @@ impl MachineHeader {
             match tag {
                 AUTH => header.auth = Auth::decode(&mut body)?,
                 ALARMS => header.alarms = Alarms::decode(&mut body)?,
-                APPLIED => header.applied = body.length()?,
+                APPLIED => header.applied = body.number()?,
                 DOWNGRADE => header.downgrade = read_version(&mut body)?,
                 REMAINING => header.mvcc.read_remaining(&mut body)?,
                 _ => return Err(Malformed("unknown section: a newer version wrote it")),

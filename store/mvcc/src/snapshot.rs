@@ -1,6 +1,6 @@
 //! The state as a header and chunks, written while the store goes on, and loaded back.
 
-use crate::codec::{Malformed, Reader, put_bytes, put_length, put_number};
+use crate::codec::{Malformed, Reader, put_bytes, put_number, put_signed};
 use crate::history::History;
 use crate::index::Version;
 use crate::{Lease, Mvcc};
@@ -22,12 +22,12 @@ pub struct Header {
 impl Header {
     /// Appends the header's bytes to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        put_number(out, self.revision);
-        put_number(out, self.compacted);
-        put_length(out, self.leases.len() as u64);
+        put_signed(out, self.revision);
+        put_signed(out, self.compacted);
+        put_number(out, self.leases.len() as u64);
         for (id, ttl) in &self.leases {
-            put_number(out, *id);
-            put_number(out, *ttl);
+            put_signed(out, *id);
+            put_signed(out, *ttl);
         }
     }
 
@@ -43,25 +43,25 @@ impl Header {
     }
 
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let (revision, compacted) = (reader.number()?, reader.number()?);
+        let (revision, compacted) = (reader.signed()?, reader.signed()?);
         let mut leases = Vec::new();
         for _ in 0..reader.count()? {
-            leases.push((reader.number()?, reader.number()?));
+            leases.push((reader.signed()?, reader.signed()?));
         }
         Ok(Self { revision, compacted, leases, remaining: Vec::new() })
     }
 
     pub(crate) fn encode_remaining(&self, out: &mut Vec<u8>) {
-        put_length(out, self.remaining.len() as u64);
+        put_number(out, self.remaining.len() as u64);
         for (id, remaining) in &self.remaining {
-            put_number(out, *id);
-            put_number(out, *remaining);
+            put_signed(out, *id);
+            put_signed(out, *remaining);
         }
     }
 
     pub(crate) fn read_remaining(&mut self, reader: &mut Reader<'_>) -> Result<(), Malformed> {
         for _ in 0..reader.count()? {
-            self.remaining.push((reader.number()?, reader.number()?));
+            self.remaining.push((reader.signed()?, reader.signed()?));
         }
         Ok(())
     }
@@ -103,7 +103,7 @@ impl Mvcc {
             let kept: Vec<&Version> = kept.collect();
             if !kept.is_empty() {
                 put_bytes(out, &entry.key);
-                put_length(out, kept.len() as u64);
+                put_number(out, kept.len() as u64);
                 for version in kept {
                     put_version(out, version);
                 }
@@ -117,12 +117,12 @@ impl Mvcc {
 }
 
 fn put_version(out: &mut Vec<u8>, version: &Version) {
-    put_number(out, version.mod_revision);
-    put_length(out, u64::from(version.sub));
-    put_length(out, version.version as u64);
+    put_signed(out, version.mod_revision);
+    put_number(out, u64::from(version.sub));
+    put_number(out, version.version as u64);
     if let Some(value) = &version.value {
-        put_number(out, version.create_revision);
-        put_number(out, version.lease);
+        put_signed(out, version.create_revision);
+        put_signed(out, version.lease);
         put_bytes(out, value);
     }
 }
@@ -162,12 +162,12 @@ impl Loader {
         while !reader.is_empty() {
             let key = reader.bytes()?;
             let (mut newest, mut copy) = (0, Bytes::new());
-            for _ in 0..reader.length()? {
-                let mod_revision = reader.number()?;
-                let sub = u32::try_from(reader.length()?).map_err(|_| Malformed("place"))?;
-                let version = reader.length()? as i64;
+            for _ in 0..reader.number()? {
+                let mod_revision = reader.signed()?;
+                let sub = u32::try_from(reader.number()?).map_err(|_| Malformed("place"))?;
+                let version = reader.number()? as i64;
                 let (create_revision, lease, value) = if version > 0 {
-                    let (create_revision, lease) = (reader.number()?, reader.number()?);
+                    let (create_revision, lease) = (reader.signed()?, reader.signed()?);
                     (create_revision, lease, Some(Bytes::copy_from_slice(&reader.bytes()?)))
                 } else {
                     (0, 0, None)

@@ -1,29 +1,11 @@
-//! Numbers, bytes and texts as the log, checkpoints and the members' messages have them: lengths are
-//! variable-length numbers of seven bits a byte, the lowest first.
+//! Numbers, bytes and texts as the log, checkpoints and the members' messages have them.
 
 use bytes::Bytes;
 use dhow_kv::admin::Member;
+pub(crate) use dhow_mvcc::{put_bytes, put_number, put_signed};
 
 /// Bytes that are not what this version writes.
 pub(crate) type Malformed = &'static str;
-
-pub(crate) fn put_number(out: &mut Vec<u8>, mut n: u64) {
-    while n >= 0x80 {
-        out.push(n as u8 | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
-}
-
-/// Small magnitudes of either sign are short.
-pub(crate) fn put_signed(out: &mut Vec<u8>, n: i64) {
-    put_number(out, ((n << 1) ^ (n >> 63)) as u64);
-}
-
-pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_number(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
 
 pub(crate) fn put_texts(out: &mut Vec<u8>, texts: &[String]) {
     put_number(out, texts.len() as u64);

@@ -1,7 +1,7 @@
 //! The bytes of changes of users and roles, and of the whole state.
 
 use super::{Auth, User};
-use crate::codec::{Malformed, Reader, put_bytes, put_length, put_span};
+use crate::codec::{Malformed, Reader, put_bytes, put_number, put_span};
 use dhow_kv::Span;
 use dhow_kv::admin::{Access, AuthChange, AuthStatus, Permission};
 use std::collections::BTreeMap;
@@ -119,21 +119,21 @@ impl Auth {
     /// Appends the state's bytes to `out`.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.push(u8::from(self.enabled));
-        put_length(out, self.revision);
-        put_length(out, self.users.len() as u64);
+        put_number(out, self.revision);
+        put_number(out, self.users.len() as u64);
         for (name, user) in &self.users {
             put_text(out, name);
             out.push(u8::from(user.no_password));
             put_text(out, &user.hash);
-            put_length(out, user.roles.len() as u64);
+            put_number(out, user.roles.len() as u64);
             for role in &user.roles {
                 put_text(out, role);
             }
         }
-        put_length(out, self.roles.len() as u64);
+        put_number(out, self.roles.len() as u64);
         for (name, permissions) in &self.roles {
             put_text(out, name);
-            put_length(out, permissions.len() as u64);
+            put_number(out, permissions.len() as u64);
             for permission in permissions {
                 put_permission(out, permission);
             }
@@ -143,7 +143,7 @@ impl Auth {
     /// Reads a state back.
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let enabled = reader.byte()? != 0;
-        let revision = reader.length()?;
+        let revision = reader.number()?;
         let mut users = BTreeMap::new();
         for _ in 0..reader.count()? {
             let name = reader.text()?;

@@ -101,7 +101,7 @@ fn put_key_value(out: &mut Vec<u8>, key: &[u8], version: &Version) {
     let number = |out: &mut Vec<u8>, field: u8, n: i64| {
         if n != 0 {
             out.push(field << 3);
-            crate::codec::put_length(out, n as u64);
+            crate::codec::put_number(out, n as u64);
         }
     };
     let text = |out: &mut Vec<u8>, field: u8, bytes: &[u8]| {
