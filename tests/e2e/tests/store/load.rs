@@ -65,12 +65,10 @@ impl Recorder {
 
 pub async fn connect(endpoints: &[String]) -> Arc<Remote> {
     let options = Options {
-        endpoints: endpoints.to_vec(),
-        tls: None,
-        user: None,
         timeout: Duration::from_secs(3),
         attempt: Duration::from_secs(1),
         connect: Duration::from_millis(500),
+        ..Options::new(endpoints)
     };
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
