@@ -1,4 +1,4 @@
-//! Control groups, versions 1, hybrid and 2, behind one trait.
+//! Control groups, versions 1, hybrid and 2, behind one type.
 //!
 //! Groups are only ever made below the process's own group of each hierarchy; nothing else is
 //! touched. On version 1 a group is one directory per hierarchy that holds a controller we use; on
@@ -7,14 +7,11 @@
 
 mod devices;
 mod layout;
-mod recorder;
 mod system;
 
 pub use layout::{Hierarchy, Layout, Version};
-pub use recorder::{Call, Recorder};
 pub use system::System;
 
-use std::fmt::Debug;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -118,54 +115,6 @@ impl Group {
         let v1 = self.parts.iter().filter(|part| part.version == Version::V1);
         v1.map(|part| part.dir.join("tasks")).collect()
     }
-}
-
-/// What the runtime does with control groups.
-pub trait Cgroups: Debug {
-    /// Makes a group (and its ancestors below the own group) and writes its limits. Fine if it
-    /// exists. A controller that cannot be used is left out with one warning per process.
-    ///
-    /// # Errors
-    /// When the name is bad or a directory or limit of a usable controller is refused.
-    fn create(&self, name: &str, limits: &Limits) -> Result<Group, Error>;
-    /// Makes a group that allows only the usual devices: null, zero, full, random, urandom, tty,
-    /// terminals. `None` on version 2, where each group is told by [`Cgroups::guard_devices`].
-    ///
-    /// # Errors
-    /// When the group cannot be made.
-    fn create_device_guard(&self, name: &str) -> Result<Option<Group>, Error>;
-    /// Lets a group use only the same devices, on version 2; does nothing on version 1. Where the
-    /// kernel takes no such program, there is one warning, and missing `mknod` and the container's
-    /// own /dev are what protects devices.
-    fn guard_devices(&self, group: &Group);
-    /// Changes the limits of a group.
-    ///
-    /// # Errors
-    /// When a limit is refused.
-    fn set_limits(&self, group: &Group, limits: &Limits) -> Result<(), Error>;
-    /// Changes the limits of a group whose processes run, upwards or downwards. Also of a group
-    /// that was recorded on disk ([`Group::of_dirs`]).
-    ///
-    /// # Errors
-    /// When a limit is refused: memory below what is in use is, and nobody is killed for it.
-    fn change_limits(&self, group: &Group, limits: &Limits) -> Result<(), Error>;
-    /// The processes in a group, not those of groups below it.
-    fn processes(&self, group: &Group) -> Vec<u32>;
-    /// Sends a signal to every process of a group. `SIGKILL` leaves none behind where the kernel
-    /// allows (no new process can be made meanwhile).
-    fn signal(&self, group: &Group, signal: i32);
-    /// How many processes of the group the kernel has killed for lack of memory.
-    fn oom_kills(&self, group: &Group) -> u64;
-    /// Removes a group. Fine if it is gone.
-    ///
-    /// # Errors
-    /// [`Error::Busy`] while it holds processes.
-    fn remove(&self, group: &Group) -> Result<(), Error>;
-    /// Removes the group of this name and all groups below it, in every hierarchy.
-    ///
-    /// # Errors
-    /// [`Error::Busy`] while one of them holds processes.
-    fn remove_tree(&self, name: &str) -> Result<(), Error>;
 }
 
 /// Whether every part of `name` is a plain directory name.

@@ -2,7 +2,7 @@
 
 use super::devices::Program;
 use super::layout::{Hierarchy, Layout, Version};
-use super::{Cgroups, Error, Group, Limits, Part, check_name, quota, shares, weight};
+use super::{Error, Group, Limits, Part, check_name, quota, shares, weight};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
@@ -85,7 +85,7 @@ impl System {
             }
         }
         if hierarchy.version == Version::V1 && controllers.iter().any(|c| c == "pids") {
-            // One that was there may have been told to let nothing multiply ([`Cgroups::signal`]).
+            // One that was there may have been told to let nothing multiply ([`System::signal`]).
             let _ = write(&dir, "pids.max", "max");
         }
         Ok(Part { version: hierarchy.version, dir, controllers })
@@ -186,8 +186,13 @@ fn writes(part: &Part, limits: &Limits) -> Vec<(&'static str, String, bool)> {
     writes
 }
 
-impl Cgroups for System {
-    fn create(&self, name: &str, limits: &Limits) -> Result<Group, Error> {
+impl System {
+    /// Makes a group (and its ancestors below the own group) and writes its limits. Fine if it
+    /// exists. A controller that cannot be used is left out with one warning per process.
+    ///
+    /// # Errors
+    /// When the name is bad or a directory or limit of a usable controller is refused.
+    pub fn create(&self, name: &str, limits: &Limits) -> Result<Group, Error> {
         check_name(name)?;
         let mut group = Group { name: name.to_owned(), parts: Vec::new() };
         for hierarchy in &self.layout.hierarchies {
@@ -216,7 +221,12 @@ impl Cgroups for System {
         Ok(group)
     }
 
-    fn create_device_guard(&self, name: &str) -> Result<Option<Group>, Error> {
+    /// Makes a group that allows only the usual devices: null, zero, full, random, urandom, tty,
+    /// terminals. `None` on version 2, where each group is told by [`System::guard_devices`].
+    ///
+    /// # Errors
+    /// When the group cannot be made.
+    pub fn create_device_guard(&self, name: &str) -> Result<Option<Group>, Error> {
         check_name(name)?;
         let Some(hierarchy) = self.layout.hierarchies.iter().find(|hierarchy| {
             hierarchy.version == Version::V1 && hierarchy.controllers.iter().any(|c| c == "devices")
@@ -253,7 +263,10 @@ impl Cgroups for System {
         }
     }
 
-    fn guard_devices(&self, group: &Group) {
+    /// Lets a group use only the same devices, on version 2; does nothing on version 1. Where the
+    /// kernel takes no such program, there is one warning, and missing `mknod` and the container's
+    /// own /dev are what protects devices.
+    pub fn guard_devices(&self, group: &Group) {
         // Where version 1 has the controller, its group for all does this.
         if self.layout.has("devices") {
             return;
@@ -271,7 +284,11 @@ impl Cgroups for System {
         }
     }
 
-    fn set_limits(&self, group: &Group, limits: &Limits) -> Result<(), Error> {
+    /// Changes the limits of a group.
+    ///
+    /// # Errors
+    /// When a limit is refused.
+    pub fn set_limits(&self, group: &Group, limits: &Limits) -> Result<(), Error> {
         for part in &group.parts {
             for (file, value, optional) in writes(part, limits) {
                 match write(&part.dir, file, &value) {
@@ -283,7 +300,12 @@ impl Cgroups for System {
         Ok(())
     }
 
-    fn change_limits(&self, group: &Group, limits: &Limits) -> Result<(), Error> {
+    /// Changes the limits of a group whose processes run, upwards or downwards. Also of a group
+    /// that was recorded on disk ([`Group::of_dirs`]).
+    ///
+    /// # Errors
+    /// When a limit is refused: memory below what is in use is, and nobody is killed for it.
+    pub fn change_limits(&self, group: &Group, limits: &Limits) -> Result<(), Error> {
         for part in &group.parts {
             let part = self.with_controllers(part);
             if limits.memory > 0 {
@@ -306,7 +328,8 @@ impl Cgroups for System {
         Ok(())
     }
 
-    fn processes(&self, group: &Group) -> Vec<u32> {
+    /// The processes in a group, not those of groups below it.
+    pub fn processes(&self, group: &Group) -> Vec<u32> {
         let mut all = BTreeSet::new();
         for part in &group.parts {
             let text = std::fs::read_to_string(part.dir.join("cgroup.procs")).unwrap_or_default();
@@ -318,7 +341,9 @@ impl Cgroups for System {
         all.into_iter().collect()
     }
 
-    fn signal(&self, group: &Group, signal: i32) {
+    /// Sends a signal to every process of a group. `SIGKILL` leaves none behind where the kernel
+    /// allows (no new process can be made meanwhile).
+    pub fn signal(&self, group: &Group, signal: i32) {
         if signal == libc::SIGKILL {
             for part in &group.parts {
                 match part.version {
@@ -344,7 +369,8 @@ impl Cgroups for System {
         }
     }
 
-    fn oom_kills(&self, group: &Group) -> u64 {
+    /// How many processes of the group the kernel has killed for lack of memory.
+    pub fn oom_kills(&self, group: &Group) -> u64 {
         // Both files hold a line `oom_kill N`.
         let files = ["memory.oom_control", "memory.events"];
         group
@@ -359,7 +385,11 @@ impl Cgroups for System {
             .unwrap_or(0)
     }
 
-    fn remove(&self, group: &Group) -> Result<(), Error> {
+    /// Removes a group. Fine if it is gone.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while it holds processes.
+    pub fn remove(&self, group: &Group) -> Result<(), Error> {
         let mut result = Ok(());
         for part in &group.parts {
             let removed = remove_dir(&part.dir);
@@ -370,7 +400,11 @@ impl Cgroups for System {
         result
     }
 
-    fn remove_tree(&self, name: &str) -> Result<(), Error> {
+    /// Removes the group of this name and all groups below it, in every hierarchy.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while one of them holds processes.
+    pub fn remove_tree(&self, name: &str) -> Result<(), Error> {
         check_name(name)?;
         let mut result = Ok(());
         for hierarchy in &self.layout.hierarchies {

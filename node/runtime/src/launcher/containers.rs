@@ -8,7 +8,7 @@ use super::{Asker, Ending, Launcher, Womb, bear, monotonic, now};
 use crate::child::{self, Fault, Report, Stdio};
 use crate::spec::{ContainerSpec, ContainerState, Exit, Limits, Phase, ProcessSpec};
 use crate::wire::{self, Body, Failure};
-use dhow_kernel::cgroup::{Cgroups, Group};
+use dhow_kernel::cgroup::Group;
 use rustix::event::epoll::EventFlags;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};

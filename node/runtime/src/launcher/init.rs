@@ -5,7 +5,7 @@ use super::birth::{Womb, bear};
 use super::containers::Role;
 use crate::child;
 use crate::wire::Failure;
-use dhow_kernel::cgroup::{Cgroups, Group, Limits};
+use dhow_kernel::cgroup::{Group, Limits};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use std::io;

@@ -4,7 +4,7 @@ use super::Launcher;
 use super::containers::limits as kernel;
 use crate::spec::Limits;
 use crate::wire::{Failure, Relimit};
-use dhow_kernel::cgroup::{Cgroups, Error};
+use dhow_kernel::cgroup::Error;
 
 /// The wider of two: 0 is no limit, but for the request, of which 0 is the least.
 fn wider(a: &Limits, b: &Limits) -> Limits {

@@ -23,7 +23,7 @@ use birth::{Womb, bear};
 use connection::Connection;
 use containers::{Birth, Container, Dying, Role};
 use dhow_clock::Clock;
-use dhow_kernel::cgroup::{Cgroups, Group, System};
+use dhow_kernel::cgroup::{Group, System};
 use poller::{Poller, Source};
 use rustix::event::epoll::EventFlags;
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};

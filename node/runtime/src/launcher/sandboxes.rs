@@ -8,7 +8,7 @@ use super::{Asker, Launcher};
 use crate::child::{self, Fault, Report};
 use crate::spec::{SandboxSpec, SandboxState};
 use crate::wire::{Body, Failure};
-use dhow_kernel::cgroup::{Cgroups, Group};
+use dhow_kernel::cgroup::Group;
 use rustix::fd::OwnedFd;
 use std::io;
 use std::path::{Path, PathBuf};
