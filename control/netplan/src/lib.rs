@@ -16,9 +16,6 @@ pub use services::compile_service;
 use dhow_intents::Owner;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-/// The label that names the Service of an EndpointSlice.
-pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-
 fn owner(kind: &str, metadata: &ObjectMeta, revision: u64) -> Owner {
     Owner {
         kind: kind.into(),

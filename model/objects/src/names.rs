@@ -9,7 +9,6 @@ fn within(max: usize, text: &str) -> Option<String> {
 
 const LABEL_1123: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 const SUBDOMAIN_1123: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
@@ -39,16 +38,6 @@ pub fn dns_subdomain(text: &str) -> Vec<String> {
     let mut wrong: Vec<String> = within(253, text).into_iter().collect();
     if !text.split('.').all(is_label) {
         wrong.push(SUBDOMAIN_1123.to_owned());
-    }
-    wrong
-}
-
-/// What is wrong with a DNS-1035 label (at most 63 bytes); empty when it is fine.
-#[must_use]
-pub fn dns_1035_label(text: &str) -> Vec<String> {
-    let mut wrong: Vec<String> = within(63, text).into_iter().collect();
-    if !is_label(text) || !text.as_bytes().first().is_some_and(u8::is_ascii_lowercase) {
-        wrong.push(LABEL_1035.to_owned());
     }
     wrong
 }
@@ -193,13 +182,6 @@ pub fn suffix(mut random: u64, length: usize) -> String {
         .collect()
 }
 
-/// Upstream's `SafeEncodeString`: makes a hash printable in the alphabet of generated names, as
-/// `pod-template-hash` is.
-#[must_use]
-pub fn safe_encode(text: &str) -> String {
-    text.bytes().map(|b| char::from(ALPHABET[usize::from(b) % ALPHABET.len()])).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,7 +198,6 @@ mod tests {
         for bad in ["a..b", ".a", "a.", "My_App"] {
             assert!(!dns_subdomain(bad).is_empty(), "{bad}");
         }
-        assert!(!dns_1035_label("1a").is_empty());
         assert_eq!(dns_label(&"a".repeat(64)), ["must be no more than 63 bytes"]);
     }
 

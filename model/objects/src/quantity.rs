@@ -59,18 +59,6 @@ const DECIMAL: [(&str, i32); 10] = [
 ];
 
 impl Quantity {
-    /// So many whole units, written with decimal suffixes.
-    #[must_use]
-    pub fn from_units(units: i64) -> Self {
-        Self { nanos: i128::from(units) * NANO, format: Format::Decimal }
-    }
-
-    /// So many thousandths, written with decimal suffixes: millicores.
-    #[must_use]
-    pub fn from_milli(milli: i64) -> Self {
-        Self { nanos: i128::from(milli) * (NANO / 1000), format: Format::Decimal }
-    }
-
     /// So many bytes, written with binary suffixes.
     #[must_use]
     pub fn from_bytes(bytes: i64) -> Self {

@@ -16,18 +16,6 @@ pub fn format(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// `meta/v1.MicroTime`: microseconds in UTC, for example `2026-11-22T01:54:59.000123Z`.
-#[must_use]
-pub fn format_micro(time: Timestamp) -> String {
-    let micros = time.subsec_microsecond() + time.subsec_millisecond() * 1000;
-    let (time, micros) = if micros < 0 {
-        (time.checked_sub(SignedDuration::from_secs(1)).unwrap_or(time), micros + 1_000_000)
-    } else {
-        (time, micros)
-    };
-    format!("{}.{micros:06}Z", time.strftime("%Y-%m-%dT%H:%M:%S"))
-}
-
 /// An age as tables show it: `5s`, `3m20s`, `4h`, `2d3h`, `400d`, `3y`.
 #[must_use]
 pub fn human(age: SignedDuration) -> String {
@@ -111,7 +99,6 @@ mod tests {
     fn stamps() {
         let time = parse("2026-11-22T03:54:59.000123+02:00").unwrap();
         assert_eq!(format(time), "2026-11-22T01:54:59Z");
-        assert_eq!(format_micro(time), "2026-11-22T01:54:59.000123Z");
         assert!(parse("yesterday").is_none());
     }
 }

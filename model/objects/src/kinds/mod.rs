@@ -290,12 +290,5 @@ pub fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind> 
     ALL.iter().copied().find(|k| k.kind == kind && k.group == group && k.version == version)
 }
 
-/// The kind of `apiVersion` (`v1`, `apps/v1`) and `kind`.
-#[must_use]
-pub fn by_api_version(api_version: &str, kind: &str) -> Option<&'static Kind> {
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    by_kind(group, version, kind)
-}
-
 #[cfg(test)]
 mod tests;

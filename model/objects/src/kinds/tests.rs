@@ -8,8 +8,8 @@ use serde_json::json;
 fn rows_are_found() {
     assert_eq!(find("", "v1", "pods").unwrap().kind, "Pod");
     assert_eq!(by_kind("apps", "v1", "Deployment").unwrap().plural, "deployments");
-    assert_eq!(by_api_version("v1", "Event").unwrap().group, "");
-    assert_eq!(by_api_version("events.k8s.io/v1", "Event").unwrap().storage, "core/events");
+    assert_eq!(by_kind("", "v1", "Event").unwrap().group, "");
+    assert_eq!(by_kind("events.k8s.io", "v1", "Event").unwrap().storage, "core/events");
     assert!(find("apps", "v1beta1", "deployments").is_none());
 }
 

@@ -197,11 +197,6 @@ pub struct Field {
 }
 
 impl Field {
-    /// Whether the value is a list of any kind.
-    pub fn is_list(&self) -> bool {
-        matches!(self.ty, FieldType::List(_))
-    }
-
     /// Whether an applier owns the whole value or nothing of it: an atomic list, map or struct.
     pub fn is_atomic(&self) -> bool {
         match self.ty {

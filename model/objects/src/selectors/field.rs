@@ -158,18 +158,6 @@ impl FieldSelector {
         &self.terms
     }
 
-    /// The one name that objects must have, when the selector says so.
-    #[must_use]
-    pub fn exact_name(&self) -> Option<&str> {
-        self.exact("metadata.name")
-    }
-
-    /// The one namespace that objects must be in, when the selector says so.
-    #[must_use]
-    pub fn exact_namespace(&self) -> Option<&str> {
-        self.exact("metadata.namespace")
-    }
-
     /// The one value that a field must have, when the selector says so.
     #[must_use]
     pub fn exact(&self, label: &str) -> Option<&str> {
@@ -267,6 +255,6 @@ mod tests {
         let text = r"metadata.name=a\,b,status.phase!=x";
         let selector = FieldSelector::parse(text).unwrap();
         assert_eq!(selector.to_string(), text);
-        assert_eq!(selector.exact_name(), Some("a,b"));
+        assert_eq!(selector.exact("metadata.name"), Some("a,b"));
     }
 }

@@ -184,12 +184,6 @@ impl LabelSelector {
         self.matches_with(|key| labels.and_then(|l| l.get(key)).and_then(Value::as_str))
     }
 
-    /// Whether the labels of an object match.
-    #[must_use]
-    pub fn matches_object(&self, object: &Value) -> bool {
-        self.matches_map(crate::meta::labels(object))
-    }
-
     /// Whether labels match that are looked up one by one.
     pub fn matches_with<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
         !self.nothing && self.requirements.iter().all(|r| r.matches(label(&r.key)))
