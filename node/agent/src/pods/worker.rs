@@ -1,6 +1,7 @@
 //! One pod's worker: takes news, plans, carries out, reports. It waits for news or for the next due
 //! moment, and for nothing else.
 
+mod report;
 mod resize;
 
 use super::apply::{self, Order, StartFailure};
@@ -10,7 +11,7 @@ use super::observe::{
     self, Ended, Failure, Hook, Instance, Net, Observed, Role, Step, Stopping, containers,
     field_path,
 };
-use super::{reasons, status};
+use super::reasons;
 use crate::env::{self, Trouble};
 use crate::events::Level;
 use crate::images;
@@ -29,9 +30,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// A status that is neither a new phase nor new readiness is held back this long, so that a start
-/// that goes well is told once.
-const SETTLE: Duration = Duration::from_millis(30);
 /// When to try again after the control plane could not be reached.
 const REACH_AGAIN: Duration = Duration::from_secs(1);
 /// What a container keeps after its `preStop` hook used up the grace period, as upstream.
@@ -275,13 +273,7 @@ impl Worker {
                     self.refresh = true;
                 }
                 let before = std::mem::replace(&mut self.pod, pod);
-                // Marked while this machine was not heard of: what is true is told again.
-                if let (Some(stored), Some(told)) = (&self.stored, &self.pod.status)
-                    && !self.reporting
-                    && notable(told).1.len() < notable(stored).1.len()
-                {
-                    self.stored = Some(told.clone());
-                }
+                self.tell_again();
                 self.try_resize_again(&before);
                 self.asked();
                 self.note();
@@ -898,88 +890,4 @@ impl Worker {
         self.push(async move { Done::Volumes(volumes::prepare(&world, &pod).await) });
         None
     }
-
-    /// Has the status stored when it is new: at most one write is under way, and the newest wins.
-    /// Returns when to look again.
-    fn report(&mut self, now: Duration) -> Option<Duration> {
-        if self.seen.gone.is_some() {
-            return None;
-        }
-        let host_ip = self.world.config.host_ip();
-        let status = status::status(&self.pod, &self.seen, &self.current, host_ip, now);
-        if status != self.current {
-            self.current = status;
-            self.note();
-        }
-        if self.seen.torn && self.pod.metadata.deletion_timestamp.is_some() {
-            return None;
-        }
-        if self.stored.as_ref() == Some(&self.current) {
-            self.report_since = None;
-            self.seen.reported = !self.reporting;
-            return None;
-        }
-        self.seen.reported = false;
-        if self.reporting {
-            return None;
-        }
-        if let Some(at) = self.report_again.filter(|at| now < *at) {
-            return Some(at);
-        }
-        let since = *self.report_since.get_or_insert(now);
-        let urgent = match &self.stored {
-            None => false,
-            Some(stored) => notable(stored) != notable(&self.current),
-        };
-        if !urgent && now < since + SETTLE {
-            return Some(since + SETTLE);
-        }
-        self.report_since = None;
-        self.report_again = None;
-        self.reporting = true;
-        let world = self.world.clone();
-        let (namespace, name, uid) =
-            (self.namespace().to_owned(), self.name().to_owned(), self.uid().to_owned());
-        let status = self.current.clone();
-        self.push(async move {
-            let result = match dhow_fault::point("agent::status") {
-                Ok(()) => world.feed.report_pod(&namespace, &name, &uid, status.clone()).await,
-                Err(fault) => Err(FeedError::Unreachable(fault.to_string())),
-            };
-            Done::Reported(Box::new(status), result)
-        });
-        None
-    }
-
-    fn reported(&mut self, status: PodStatus, result: Result<(), FeedError>, now: Duration) {
-        self.reporting = false;
-        match result {
-            Ok(()) => self.stored = Some(status),
-            Err(FeedError::Unreachable(why)) => {
-                tracing::debug!(pod = self.name(), why, "status not stored yet");
-                self.report_again = Some(now + REACH_AGAIN);
-            }
-            Err(FeedError::Refused(refusal)) => {
-                // The pod is gone or another has its name; its end is on its way here.
-                tracing::debug!(pod = self.name(), refusal = refusal.message, "status refused");
-                if refusal.code == 404 || refusal.code == 409 {
-                    self.stored = Some(status);
-                } else {
-                    self.report_again = Some(now + observe::BACKOFF_FIRST);
-                }
-            }
-        }
-        if self.stored.as_ref() == Some(&self.current) {
-            self.seen.reported = true;
-        }
-    }
-}
-
-/// What of a status others wait for: phase, readiness, address.
-fn notable(status: &PodStatus) -> (Option<&str>, Vec<(&str, &str)>) {
-    let conditions = status.conditions.iter().flatten();
-    let ready =
-        conditions.filter(|c| c.type_ == "Ready").map(|c| (c.type_.as_str(), c.status.as_str()));
-    let phase = status.phase.as_deref().filter(|p| *p != "Pending");
-    (phase, ready.filter(|(_, status)| *status == "True").collect())
 }
