@@ -183,7 +183,7 @@ pub struct Field {
     /// Whether a strategic merge patch replaces the value whole (`replace`).
     pub replace: bool,
     /// Whether the field is marked so that an applier owns the whole map or struct or nothing of
-    /// it; see [`Field::is_atomic`], which also asks the type.
+    /// it. Its type may be so by itself: [`Type::atomic`].
     pub atomic: bool,
     /// Whether the field is marked as granular although its type is atomic.
     pub granular: bool,
@@ -197,17 +197,6 @@ pub struct Field {
 }
 
 impl Field {
-    /// Whether an applier owns the whole value or nothing of it: an atomic list, map or struct.
-    pub fn is_atomic(&self) -> bool {
-        match self.ty {
-            FieldType::List(_) => self.list == ListKind::Atomic,
-            FieldType::Map(_) => self.atomic,
-            FieldType::Message(ty) => !self.granular && (self.atomic || ty.atomic),
-            // Scalars, and values that nobody looks into.
-            _ => true,
-        }
-    }
-
     /// The field's Go type without its pointer, as Go's reflection prints it: `int32`,
     /// `v1.PodSpec`, `[]v1.Container`, `map[string]string`.
     pub fn go_type(&self) -> String {
@@ -367,7 +356,7 @@ mod tests {
         assert!(strategy.unwrap().retain_keys);
         let volume = schema().type_named("io.k8s.api.core.v1.PersistentVolumeSpec").unwrap();
         assert!(volume.field("claimRef").unwrap().ty.message().unwrap().atomic);
-        assert!(!volume.field("claimRef").unwrap().is_atomic());
+        assert!(volume.field("claimRef").unwrap().granular);
         let budget = schema().type_named("io.k8s.api.policy.v1.PodDisruptionBudgetSpec").unwrap();
         assert!(budget.field("selector").unwrap().replace);
         assert!(

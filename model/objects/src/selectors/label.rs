@@ -151,7 +151,7 @@ impl LabelSelector {
     ///
     /// # Errors
     /// 400 when a key or value is not valid.
-    pub fn from_map(labels: &Value) -> Result<Self, Status> {
+    fn from_map(labels: &Value) -> Result<Self, Status> {
         let mut requirements = Vec::new();
         for (key, value) in labels.as_object().into_iter().flatten() {
             let values = [value.as_str().unwrap_or_default().to_owned()].into();

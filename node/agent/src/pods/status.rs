@@ -199,7 +199,7 @@ fn has_inits(context: &Context<'_>) -> bool {
 }
 
 /// `10s`, `1m20s`, as Go prints durations.
-pub fn go_duration(duration: Duration) -> String {
+fn go_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match (seconds / 60, seconds % 60) {
         (0, s) => format!("{s}s"),

@@ -42,7 +42,7 @@ fn own(path: &Path, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
 }
 
 /// Whether something is mounted at a directory.
-pub fn is_mount(path: &Path) -> bool {
+fn is_mount(path: &Path) -> bool {
     let (Ok(own), Some(parent)) = (fs::symlink_metadata(path), path.parent()) else { return false };
     fs::metadata(parent).is_ok_and(|p| p.dev() != own.dev())
 }

@@ -288,7 +288,7 @@ impl System {
     ///
     /// # Errors
     /// When a limit is refused.
-    pub fn set_limits(&self, group: &Group, limits: &Limits) -> Result<(), Error> {
+    fn set_limits(&self, group: &Group, limits: &Limits) -> Result<(), Error> {
         for part in &group.parts {
             for (file, value, optional) in writes(part, limits) {
                 match write(&part.dir, file, &value) {
