@@ -298,3 +298,15 @@ fn kubectl_takes_over_from_its_client_side_apply() {
             .unwrap();
     assert_eq!(told, next);
 }
+
+#[test]
+fn a_field_that_is_marked_as_granular_has_many_owners_although_its_type_is_atomic() {
+    let ty = schema().kind("", "v1", "PersistentVolume").unwrap();
+    let config = json!({
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "disk"},
+        "spec": {"claimRef": {"namespace": "shop", "name": "cart"}},
+    });
+    let volume = apply(None, &config, "kubectl", false, "", T1, ty).unwrap();
+    let owned = &fields(&volume, "kubectl", "Apply")["f:spec"]["f:claimRef"];
+    assert_eq!(*owned, json!({"f:name": {}, "f:namespace": {}}));
+}

@@ -55,6 +55,7 @@ impl Shape {
                 ListKind::Set => Self::List { keys: &[], item },
                 ListKind::Map => Self::List { keys: field.keys, item },
             },
+            FieldType::Message(ty) if field.granular => Self::Struct(ty),
             ty => Self::of_type(ty),
         }
     }
