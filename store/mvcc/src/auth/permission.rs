@@ -99,6 +99,8 @@ impl Union {
             Span::From(from) => (normal(from), None),
         };
         self.around(&from).is_some_and(|interval| match (&interval.to, to) {
+            // A span that ends before it begins has no keys; etcd asks for both ends all the same.
+            (_, Some(to)) if *to <= interval.from => false,
             (None, _) => true,
             (Some(_), None) => false,
             (Some(end), Some(to)) => to <= end,

@@ -147,6 +147,15 @@ fn ranges_add_up() {
 }
 
 #[test]
+fn both_ends_of_a_span_without_keys_must_be_allowed() {
+    let auth = with_ann(&[(Access::ReadWrite, range("c", "d"))]);
+    assert!(may(&auth, Need::Write(range("c5", "c1"))));
+    assert!(!may(&auth, Need::Write(range("c5", "a1"))));
+    assert!(!may(&auth, Need::Write(range("c5", "c"))));
+    assert!(!may(&auth, Need::Write(range("e", "c5"))));
+}
+
+#[test]
 fn a_permission_for_all_keys_holds_the_empty_start() {
     let auth = with_ann(&[(Access::Read, Span::From(Bytes::from_static(&[0])))]);
     assert!(may(&auth, Need::Read(Span::From(Bytes::new()))));
