@@ -71,6 +71,8 @@ pub(crate) struct Core {
     pub(crate) leads: u64,
     /// The leader and term as last seen.
     pub(crate) seen: (u64, u64),
+    /// Who led before the one that leads; 0 for nobody.
+    pub(crate) predecessor: u64,
     /// Ticks until this member asks for votes, and ticks so far.
     pub(crate) patience: usize,
     pub(crate) ticks: u64,
@@ -167,6 +169,7 @@ impl Core {
             applied,
             leads: 0,
             seen: (0, 0),
+            predecessor: 0,
             patience: 0,
             ticks: 0,
             heard: BTreeMap::new(),
@@ -551,6 +554,9 @@ impl Core {
         }
         let (before, _) = std::mem::replace(&mut self.seen, now);
         let (leader, term) = now;
+        if before != 0 && before != leader {
+            self.predecessor = before;
+        }
         self.draw_patience(shared);
         if !self.is_leader() && self.leads != 0 {
             self.leads = 0;

@@ -213,9 +213,15 @@ impl Core {
                     if !keeps_quorum(members, id, 0, 0) {
                         return Err(Error::NotEnoughStarted);
                     }
-                    // One that is down can go. One that is up must not leave too few.
+                    // One that is down can go. One that is up must not leave too few. When it led until
+                    // now it has looked at that itself, and nobody else has heard of all for long.
+                    let handed_over = id == self.predecessor;
+                    let counts = |voter: &&Member| match handed_over {
+                        true => self.is_heard(shared, voter.id),
+                        false => settled(voter),
+                    };
                     let voters = members.voters().count();
-                    let active = members.voters().filter(settled).count();
+                    let active = members.voters().filter(counts).count();
                     if self.is_heard(shared, id) && active < 2 + (voters - 1) / 2 {
                         return Err(Error::Unhealthy);
                     }

@@ -91,6 +91,24 @@ async fn a_leader_that_is_removed_hands_over_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_can_be_removed_once_all_have_been_heard_of_for_long_enough() {
+    let settled = Duration::from_secs(5);
+    let mut nodes = Nodes::start(3, &small());
+    for at in 0..3 {
+        nodes.nodes[at].options.cluster.as_mut().unwrap().settled = settled;
+        nodes.crash(at);
+    }
+    (0..3).for_each(|at| nodes.restart(at));
+    let leader = nodes.leader().await;
+    let gone = nodes.nodes[leader].id;
+    assert_eq!(nodes.store(leader).member_remove(gone).await, Err(Error::Unhealthy));
+    tokio::time::sleep(settled + Duration::from_secs(1)).await;
+    // The next leader has heard of the third member only since it leads.
+    let left = nodes.store(leader).member_remove(gone).await.unwrap();
+    assert!(left.iter().all(|member| member.id != gone));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_learner_follows_does_not_vote_and_is_promoted_when_it_has_caught_up() {
     let mut nodes = Nodes::start(3, &small());
     let leader = nodes.leader().await;
