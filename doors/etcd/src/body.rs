@@ -2,9 +2,10 @@
 
 use crate::wire;
 use bytes::{Bytes, BytesMut};
+use dhow_upload::Upload;
 use futures::Stream;
 use http::HeaderMap;
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -101,12 +102,12 @@ impl HttpBody for Body {
 }
 
 /// The next piece of a request's body; `None` at its end.
-pub(crate) async fn next_data(body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
+pub(crate) async fn next_data(body: &mut Upload) -> Option<Result<Bytes, hyper::Error>> {
     std::future::poll_fn(|context| poll_data(body, context)).await
 }
 
 fn poll_data(
-    body: &mut Incoming,
+    body: &mut Upload,
     context: &mut Context<'_>,
 ) -> Poll<Option<Result<Bytes, hyper::Error>>> {
     loop {
@@ -161,14 +162,14 @@ impl Cut for Frames {
 
 /// The messages of a request stream.
 pub(crate) struct Requests {
-    body: Incoming,
+    body: Upload,
     buffer: BytesMut,
     cut: Box<dyn Cut>,
     ended: bool,
 }
 
 impl Requests {
-    pub(crate) fn new(body: Incoming, cut: Box<dyn Cut>) -> Self {
+    pub(crate) fn new(body: Upload, cut: Box<dyn Cut>) -> Self {
         Self { body, buffer: BytesMut::new(), cut, ended: false }
     }
 

@@ -14,10 +14,10 @@ use crate::grpc;
 use crate::method::{Kind, Method};
 use crate::wire;
 use bytes::{Buf as _, Bytes, BytesMut};
+use dhow_upload::Upload;
 use futures::{StreamExt as _, stream};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response};
-use hyper::body::Incoming;
 use prost::Message as _;
 use prost_reflect::{
     DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions,
@@ -125,7 +125,7 @@ fn refuse(status: &Status) -> Response<Body> {
 pub(crate) async fn answer(
     inner: Arc<Inner>,
     path: &str,
-    request: Request<Incoming>,
+    request: Request<Upload>,
     call: Call,
 ) -> Response<Body> {
     let Some(method) = Method::find_gateway(path) else {
@@ -187,7 +187,7 @@ fn failed(inner: &Inner, method: Method, status: &Status, began: Instant) -> Res
 }
 
 /// The whole body of a request.
-async fn gather(body: &mut Incoming, most: usize) -> Result<BytesMut, Status> {
+async fn gather(body: &mut Upload, most: usize) -> Result<BytesMut, Status> {
     let mut text = BytesMut::new();
     while let Some(data) = next_data(body).await {
         text.extend_from_slice(&data.map_err(|_| Status::cancelled("context canceled"))?);

@@ -7,10 +7,11 @@ use crate::body::{Answers, Body, Frames, Requests, next_data, too_large};
 use crate::method::{self, Kind, Method};
 use crate::wire::PREFIX;
 use bytes::{Bytes, BytesMut};
+use dhow_upload::Upload;
 use futures::Stream;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -36,7 +37,7 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 /// Answers one gRPC request.
 pub(crate) async fn answer(
     inner: Arc<Inner>,
-    request: Request<Incoming>,
+    request: Request<Upload>,
     connection: Arc<Connection>,
 ) -> Response<Body> {
     let (parts, mut body) = request.into_parts();
@@ -152,7 +153,7 @@ fn timeout(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// The one message of a request.
-async fn message(inner: &Inner, method: Method, body: &mut Incoming) -> Result<Bytes, Status> {
+async fn message(inner: &Inner, method: Method, body: &mut Upload) -> Result<Bytes, Status> {
     let canceled = |_| Status::cancelled("context canceled");
     let Some(first) = next_data(body).await else {
         return Err(Status::internal("grpc: the request has no message: EOF"));
@@ -184,7 +185,7 @@ async fn message(inner: &Inner, method: Method, body: &mut Incoming) -> Result<B
 }
 
 /// A message that came in several pieces.
-async fn gather(most: usize, first: Bytes, body: &mut Incoming) -> Result<Bytes, Status> {
+async fn gather(most: usize, first: Bytes, body: &mut Upload) -> Result<Bytes, Status> {
     use crate::body::Cut as _;
     let mut frames = Frames { most };
     let mut buffer = BytesMut::from(first);
@@ -208,7 +209,7 @@ async fn stream(
     inner: &Arc<Inner>,
     method: Method,
     call: Call,
-    mut body: Incoming,
+    mut body: Upload,
 ) -> Response<Body> {
     let ends = Ends::new(inner.clone(), method, &call);
     let answers = if method.row().kind == Kind::BidiStream {

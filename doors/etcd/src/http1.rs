@@ -9,9 +9,9 @@ use crate::metrics::{self, add};
 use bytes::Bytes;
 use dhow_kv::admin::AlarmKind;
 use dhow_kv::{Range, Span};
+use dhow_upload::Upload;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -66,7 +66,7 @@ fn query<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
 /// Answers a request that is not gRPC's.
 pub(crate) async fn answer(
     inner: Arc<Inner>,
-    request: Request<Incoming>,
+    request: Request<Upload>,
     mut call: Call,
 ) -> Response<Body> {
     let path = request.uri().path().to_owned();
@@ -90,7 +90,7 @@ pub(crate) async fn answer(
 }
 
 /// Answers a request for metrics, health or version; there is nothing else here.
-pub(crate) async fn page(inner: Arc<Inner>, request: &Request<Incoming>) -> Response<Body> {
+pub(crate) async fn page(inner: Arc<Inner>, request: &Request<Upload>) -> Response<Body> {
     let path = request.uri().path();
     let known = ["/health", "/livez", "/readyz", "/version", "/metrics", "/debug/vars"]
         .contains(&path)

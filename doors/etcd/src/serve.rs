@@ -6,6 +6,7 @@ use crate::gather::Gather;
 use crate::turn::{Arrivals, Turns};
 use crate::{Door, Inner, grpc, http1};
 use dhow_clock::BoxFuture;
+use dhow_upload::Upload;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -280,6 +281,7 @@ impl Inner {
         let service = service_fn(move |request: http::Request<Incoming>| {
             let (inner, connection) = (self.clone(), connection.clone());
             async move {
+                let request = Upload::of(request);
                 let response = if offer == Offer::Pages {
                     Box::pin(http1::page(inner, &request)).await
                 } else if grpc::is_grpc(request.headers()) {

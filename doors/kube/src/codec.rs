@@ -5,9 +5,9 @@ use dhow_objects::Status;
 use dhow_objects::schema::shape::normalise;
 use dhow_objects::schema::{protobuf, schema, strict};
 use dhow_state::{FieldValidation, WriteOptions};
+use dhow_upload::Upload;
 use http::header::{CONTENT_TYPE, HeaderMap};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
 use serde_json::Value;
 
 /// The largest body that is read, in bytes (upstream's limit).
@@ -24,7 +24,7 @@ pub fn media_type(headers: &HeaderMap) -> String {
 ///
 /// # Errors
 /// 413 when it is larger than [`MAX_BODY`], 400 when the client broke off.
-pub async fn read(body: Incoming) -> Result<Bytes, Status> {
+pub async fn read(body: Upload) -> Result<Bytes, Status> {
     read_at_most(body, MAX_BODY).await
 }
 
@@ -32,7 +32,7 @@ pub async fn read(body: Incoming) -> Result<Bytes, Status> {
 ///
 /// # Errors
 /// As [`read`], with another limit.
-pub async fn read_at_most(body: Incoming, most: usize) -> Result<Bytes, Status> {
+pub async fn read_at_most(body: Upload, most: usize) -> Result<Bytes, Status> {
     match Limited::new(body, most).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(Status::new(

@@ -8,8 +8,8 @@ use crate::server::PeerIdentity;
 use crate::{Door, authn, authorize, health, openapi, resources, reviews, servers, stream};
 use dhow_objects::Status;
 use dhow_objects::kinds::Kind;
+use dhow_upload::Upload;
 use http::{Method, Response, request};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ impl Door {
     pub(crate) async fn handle(
         self: &Arc<Self>,
         identity: &PeerIdentity,
-        mut request: hyper::Request<Incoming>,
+        mut request: hyper::Request<Upload>,
         shutdown: CancellationToken,
     ) -> Response<Body> {
         let started = self.config.clock.monotonic();
@@ -54,7 +54,7 @@ impl Door {
         self: &Arc<Self>,
         identity: &PeerIdentity,
         head: request::Parts,
-        body: Incoming,
+        body: Upload,
         target: Target,
         query: Query,
         upgrade: Option<OnUpgrade>,
@@ -144,7 +144,7 @@ impl Door {
 }
 
 /// Answers a call for objects of a kind, or for what lies below them.
-async fn serve(call: Call, kind: &'static Kind, body: Incoming) -> Reply {
+async fn serve(call: Call, kind: &'static Kind, body: Upload) -> Reply {
     if kind.namespaced == call.path.namespace.is_none() {
         // A namespaced kind may be listed, followed and emptied over all namespaces.
         let over_all = kind.namespaced

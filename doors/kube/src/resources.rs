@@ -10,11 +10,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use dhow_objects::Status;
 use dhow_objects::kinds::Kind;
 use dhow_state::{Deleted, List, Object, Patch, WriteOptions};
-use hyper::body::Incoming;
+use dhow_upload::Upload;
 use serde_json::{Value, json};
 
 /// Answers a request for objects of a kind.
-pub async fn serve(call: Call, kind: &'static Kind, body: Incoming) -> Reply {
+pub async fn serve(call: Call, kind: &'static Kind, body: Upload) -> Reply {
     if !call.path.subresource.is_empty() {
         return subresource(call, kind, body).await;
     }
@@ -156,7 +156,7 @@ fn warned(reply: Reply, options: &WriteOptions) -> Reply {
     Ok(response)
 }
 
-async fn create(call: &Call, kind: &'static Kind, body: Incoming) -> Reply {
+async fn create(call: &Call, kind: &'static Kind, body: Upload) -> Reply {
     if call.path.name.is_some() {
         return Err(Status::method_not_allowed());
     }
@@ -170,7 +170,7 @@ async fn create(call: &Call, kind: &'static Kind, body: Incoming) -> Reply {
     warned(show(call, form, 201, &object), &options)
 }
 
-async fn update(call: &Call, kind: &'static Kind, body: Incoming) -> Reply {
+async fn update(call: &Call, kind: &'static Kind, body: Upload) -> Reply {
     let form = negotiate::objects(&call.head.headers)?;
     let options = options::write(call, "UpdateOptions")?;
     let bytes = codec::read(body).await?;
@@ -195,7 +195,7 @@ async fn update(call: &Call, kind: &'static Kind, body: Incoming) -> Reply {
 }
 
 /// Reads a patch.
-async fn read_patch(call: &Call, body: Incoming, options: &WriteOptions) -> Result<Patch, Status> {
+async fn read_patch(call: &Call, body: Upload, options: &WriteOptions) -> Result<Patch, Status> {
     let media = codec::media_type(&call.head.headers);
     let known = matches!(
         media.as_str(),
@@ -243,7 +243,7 @@ async fn read_patch(call: &Call, body: Incoming, options: &WriteOptions) -> Resu
     }
 }
 
-async fn patch(call: &Call, kind: &'static Kind, body: Incoming) -> Reply {
+async fn patch(call: &Call, kind: &'static Kind, body: Upload) -> Reply {
     let form = negotiate::objects(&call.head.headers)?;
     let options = options::write(call, "PatchOptions")?;
     let patch = read_patch(call, body, &options).await?;
@@ -272,7 +272,7 @@ fn gone(kind: &Kind, object: &Object) -> Value {
     })
 }
 
-async fn delete(call: &Call, kind: &'static Kind, body: Incoming) -> Reply {
+async fn delete(call: &Call, kind: &'static Kind, body: Upload) -> Reply {
     let form = negotiate::objects(&call.head.headers)?;
     let bytes = codec::read(body).await?;
     let options = options::delete(call, &bytes)?;
@@ -287,7 +287,7 @@ async fn delete(call: &Call, kind: &'static Kind, body: Incoming) -> Reply {
     }
 }
 
-async fn delete_collection(call: &Call, kind: &'static Kind, body: Incoming) -> Reply {
+async fn delete_collection(call: &Call, kind: &'static Kind, body: Upload) -> Reply {
     let form = negotiate::objects(&call.head.headers)?;
     let bytes = codec::read(body).await?;
     let options = options::delete(call, &bytes)?;
@@ -301,7 +301,7 @@ async fn delete_collection(call: &Call, kind: &'static Kind, body: Incoming) -> 
     show_list(call, form, kind, &list)
 }
 
-async fn subresource(call: Call, kind: &'static Kind, body: Incoming) -> Reply {
+async fn subresource(call: Call, kind: &'static Kind, body: Upload) -> Reply {
     let below = kind.subresource(&call.path.subresource).ok_or_else(catalog::no_such_resource)?;
     if !below.verbs.contains(&call.verb.name()) {
         return Err(Status::method_not_allowed());
@@ -372,7 +372,7 @@ fn done(code: u16) -> Reply {
     )
 }
 
-async fn evict(call: &Call, body: Incoming) -> Reply {
+async fn evict(call: &Call, body: Upload) -> Reply {
     let options = options::write(call, "CreateOptions")?;
     let bytes = codec::read(body).await?;
     let decoded = codec::object(&call.head.headers, &bytes, "policy", "v1", "Eviction")?;
@@ -390,7 +390,7 @@ async fn evict(call: &Call, body: Incoming) -> Reply {
     done(201)
 }
 
-async fn bind(call: &Call, body: Incoming) -> Reply {
+async fn bind(call: &Call, body: Upload) -> Reply {
     let options = options::write(call, "CreateOptions")?;
     let bytes = codec::read(body).await?;
     let decoded = codec::object(&call.head.headers, &bytes, "", "v1", "Binding")?;

@@ -11,11 +11,11 @@ use crate::{options, resources};
 use dhow_objects::kinds::Kind;
 use dhow_objects::{Status, StatusCause};
 use dhow_state::{Attributes, Bound, State, TokenRequest, User};
-use hyper::body::Incoming;
+use dhow_upload::Upload;
 use serde_json::{Map, Value, json};
 
 /// Answers a review.
-pub async fn answer(call: Call, review: &'static Review, body: Incoming) -> Reply {
+pub async fn answer(call: Call, review: &'static Review, body: Upload) -> Reply {
     if call.verb != Verb::Create || call.path.name.is_some() {
         return Err(Status::method_not_allowed());
     }
@@ -184,7 +184,7 @@ fn rules(state: &State, user: &User, namespace: &str) -> Result<Value, Status> {
 }
 
 /// `serviceaccounts/NAME/token`.
-pub async fn token(call: &Call, kind: &'static Kind, body: Incoming) -> Reply {
+pub async fn token(call: &Call, kind: &'static Kind, body: Upload) -> Reply {
     let mut form = negotiate::objects(&call.head.headers)?;
     form.view = View::Object;
     let options = options::write(call, "CreateOptions")?;

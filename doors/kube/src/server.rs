@@ -2,6 +2,7 @@
 
 use crate::Door;
 use crate::respond::Body;
+use dhow_upload::Upload;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -190,7 +191,8 @@ impl Connections {
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let (door, identity, shutdown) = (door.clone(), identity.clone(), shutdown.clone());
             async move {
-                let reply: hyper::Response<Body> = door.handle(&identity, request, shutdown).await;
+                let reply: hyper::Response<Body> =
+                    door.handle(&identity, Upload::of(request), shutdown).await;
                 Ok::<_, Infallible>(reply)
             }
         });

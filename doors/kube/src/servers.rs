@@ -5,8 +5,8 @@ use crate::respond::{self, Reply};
 use crate::{Door, codec};
 use dhow_clock::BoxFuture;
 use dhow_objects::Status;
+use dhow_upload::Upload;
 use http::{Method, request};
-use hyper::body::Incoming;
 use serde_json::Value;
 
 /// The servers of the platform, as this one knows and changes them.
@@ -37,15 +37,14 @@ fn servers(door: &Door) -> Result<&dyn Servers, Status> {
 const MAX_REQUEST: usize = 16 << 10;
 
 /// `/dhow/v1/join`: asked by machines that have nothing but the token.
-pub async fn join(door: &Door, head: &request::Parts, body: Incoming) -> Reply {
+pub async fn join(door: &Door, head: &request::Parts, body: Upload) -> Reply {
     let servers = servers(door)?;
-    // Read before it is refused: some clients lose an answer that comes while they still send.
-    let request = codec::read_at_most(body, MAX_REQUEST).await?;
     let given = head.headers.get(http::header::AUTHORIZATION).and_then(|v| v.to_str().ok());
     let token = given.and_then(|given| given.strip_prefix("Bearer ")).unwrap_or("");
     if !servers.knows(token) {
         return Err(Status::unauthorized());
     }
+    let request = codec::read_at_most(body, MAX_REQUEST).await?;
     let request = serde_json::from_slice(&request)
         .map_err(|error| Status::bad_request(format!("the body is no JSON: {error}")))?;
     let answer = match head.method {

@@ -11,6 +11,7 @@ use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 type Client = SendRequest<Full<Bytes>>;
@@ -80,9 +81,8 @@ async fn the_local_socket_is_roots() {
     assert_eq!(told["status"]["userInfo"]["username"], "kubernetes-admin");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn without_credentials_only_health_and_version_are_told() {
-    let platform = Platform::start().await;
+/// A TLS connection of somebody without credentials, who speaks HTTP/1.1.
+async fn stranger(platform: &Platform) -> tokio_rustls::client::TlsStream<TcpStream> {
     let pem = std::fs::read(platform.directory.path().join("ca.pem")).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(rustls::pki_types::pem::PemObject::from_pem_slice(&pem).unwrap()).unwrap();
@@ -95,7 +95,46 @@ async fn without_credentials_only_health_and_version_are_told() {
     let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
     let socket = TcpStream::connect(&platform.address).await.unwrap();
     let name = rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap();
-    let stream = connector.connect(name, socket).await.unwrap();
+    connector.connect(name, socket).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_requests_get_their_answers_however_much_they_send() {
+    let platform = Arc::new(Platform::start().await);
+    let mut clients = tokio::task::JoinSet::new();
+    for path in [MAPS, "/api/v1/namespaces/default/pods/p/exec", "/nothing", "/version"] {
+        for turn in 0..16 {
+            let platform = platform.clone();
+            clients.spawn(async move {
+                let path = if turn % 2 == 0 { path } else { "/apis/apps/v1/deployments" };
+                let (length, code) = (4 << 20, if path == "/version" { " 405" } else { " 401" });
+                let head =
+                    format!("POST {path} HTTP/1.1\r\nhost: h\r\ncontent-length: {length}\r\n\r\n");
+                let mut stream = stranger(&platform).await;
+                for _ in 0..2 {
+                    stream.write_all(head.as_bytes()).await.unwrap();
+                    stream.write_all(&vec![b'x'; length]).await.unwrap();
+                    stream.flush().await.unwrap();
+                    let mut answer = Vec::new();
+                    while !answer.ends_with(b"\r\n\r\n") {
+                        answer.push(stream.read_u8().await.unwrap());
+                    }
+                    let answer = String::from_utf8(answer).unwrap().to_ascii_lowercase();
+                    assert!(answer.starts_with(&format!("http/1.1{code}")), "{path}: {answer}");
+                    let length = answer.lines().find_map(|l| l.strip_prefix("content-length: "));
+                    let mut rest = vec![0; length.unwrap().parse().unwrap()];
+                    stream.read_exact(&mut rest).await.unwrap();
+                }
+            });
+        }
+    }
+    clients.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_credentials_only_health_and_version_are_told() {
+    let platform = Platform::start().await;
+    let stream = stranger(&platform).await;
     let (mut client, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);

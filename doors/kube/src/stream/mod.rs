@@ -15,9 +15,9 @@ use crate::call::Call;
 use crate::catalog;
 use crate::respond::{self, Body, Reply};
 use dhow_objects::Status;
+use dhow_upload::Upload;
 use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Response, StatusCode};
-use hyper::body::Incoming;
 
 /// The sub-protocols a client offers for SPDY streams.
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
@@ -30,7 +30,7 @@ pub fn is_stream(call: &Call) -> bool {
 }
 
 /// Serves a live stream.
-pub async fn serve(call: Call, body: Incoming) -> Reply {
+pub async fn serve(call: Call, body: Upload) -> Reply {
     if let Some(server) = relay::elsewhere(&call).await? {
         return relay::carry(call, body, server).await;
     }

@@ -10,8 +10,8 @@ use crate::call::Call;
 use crate::respond::Reply;
 use dhow_objects::Status;
 use dhow_state::User;
+use dhow_upload::Upload;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::body::Incoming;
 use rustls::pki_types::ServerName;
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -66,7 +66,7 @@ pub async fn elsewhere(call: &Call) -> Result<Option<SocketAddr>, Status> {
 ///
 /// # Errors
 /// 503 when that server does not answer.
-pub async fn carry(call: Call, body: Incoming, server: SocketAddr) -> Reply {
+pub async fn carry(call: Call, body: Upload, server: SocketAddr) -> Reply {
     let unreachable =
         |why: String| Status::unavailable(format!("server {server} cannot be reached: {why}"));
     let Some(relay) = call.door.config.relay.clone() else {

@@ -12,11 +12,11 @@ mod tls;
 use crate::call::Call;
 use crate::respond::{self, Body, Reply};
 use dhow_objects::Status;
+use dhow_upload::Upload;
 use goal::Goal;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -35,7 +35,7 @@ const NEIGHBOURS: [HeaderName; 6] = [
 ];
 
 /// Serves a proxied request.
-pub async fn serve(call: Call, body: Incoming) -> Reply {
+pub async fn serve(call: Call, body: Upload) -> Reply {
     let (prefix, rest) = split(&call);
     if rest.is_empty() && matches!(call.head.method, Method::GET | Method::HEAD) {
         // Relative links of the page that follows have to stay below it.
@@ -73,7 +73,7 @@ fn unreachable(why: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("error trying to reach service: {why}"))
 }
 
-async fn carry(call: Call, body: Incoming, prefix: &str, rest: &str, goal: Goal) -> Reply {
+async fn carry(call: Call, body: Upload, prefix: &str, rest: &str, goal: Goal) -> Reply {
     goal.check()?;
     let dial = tokio::net::TcpStream::connect((goal.address.as_str(), goal.port));
     let socket = tokio::time::timeout(CONNECT, dial)
@@ -97,7 +97,7 @@ async fn carry(call: Call, body: Incoming, prefix: &str, rest: &str, goal: Goal)
 pub async fn exchange(
     mut call: Call,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    request: hyper::Request<Incoming>,
+    request: hyper::Request<Upload>,
 ) -> Reply {
     let upgrades = call.head.headers.contains_key(header::UPGRADE);
     let mut response = send(stream, request).await?;
@@ -124,12 +124,12 @@ pub async fn exchange(
 /// The request as the server gets it.
 fn request(
     call: &Call,
-    body: Incoming,
+    body: Upload,
     prefix: &str,
     rest: &str,
     goal: &Goal,
     upgrades: bool,
-) -> Result<hyper::Request<Incoming>, Status> {
+) -> Result<hyper::Request<Upload>, Status> {
     let head = &call.head;
     let target = match head.uri.query() {
         Some(query) => format!("{rest}?{query}"),
@@ -205,7 +205,7 @@ fn relocate(headers: &mut HeaderMap, prefix: &str, goal: &Goal) {
 
 async fn send(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    request: hyper::Request<Incoming>,
+    request: hyper::Request<Upload>,
 ) -> Result<Response<Body>, Status> {
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(unreachable)?;
