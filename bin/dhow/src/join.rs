@@ -9,13 +9,13 @@ use crate::config::{Config, Flags, Joined, Machine};
 use crate::pki::Pki;
 use crate::servers::{JoinAnswer, JoinRequest, VERSION};
 use crate::token::Token;
-use crate::{etcd, member, roles, runtime};
+use crate::{etcd, member, roles, undo};
 use anyhow::{Context, Result, anyhow, bail};
 use http::Method;
 use serde_json::Value;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 const PATH: &str = "/dhow/v1/join";
@@ -195,34 +195,6 @@ impl Undo<'_> {
                 "the other servers still wait for this one ({error:#}): 'dhow join' again, or take it out there with 'etcdctl member remove'"
             );
         }
-        if let Ok(config) = Config::read(data) {
-            let cleaned = async {
-                if let Some(runtime) = runtime::connect(data, &config).await? {
-                    runtime.shutdown().await?;
-                }
-                dhow_dataplane::Dataplane::purge(&config.network, config.cluster_cidr).await?;
-                roles::unmount_below(&data.join("node"))
-            };
-            if let Err(error) = cleaned.await {
-                tracing::warn!(
-                    "something is left of the attempt, 'dhow down --purge' removes it: {error:#}"
-                );
-                return;
-            }
-        }
-        let made: [PathBuf; 9] =
-            ["config.json", "token", "pki", "store", "kubeconfig", "env", "node", "run", "images"]
-                .map(|name| data.join(name));
-        for path in made {
-            let removed = match path.is_dir() {
-                true => std::fs::remove_dir_all(&path),
-                false => std::fs::remove_file(&path),
-            };
-            if let Err(error) = removed
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                tracing::warn!("{} cannot be removed: {error}", path.display());
-            }
-        }
+        undo::everything_made(data).await;
     }
 }

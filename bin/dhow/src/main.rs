@@ -18,6 +18,7 @@ mod roles;
 mod runtime;
 mod servers;
 mod token;
+mod undo;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser};

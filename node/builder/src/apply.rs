@@ -33,6 +33,13 @@ impl Builder<'_> {
         let word = |text: &str| expander.word(text).map_err(|e| place.error(e));
         let words = |text: &str| expander.words(text).map_err(|e| place.error(e));
         let said = |rest: String| format!("{} {rest}", place.keyword);
+        if let Some(text) = instruction.broken_list() {
+            let text = format!(
+                "{}:{}: {}: {text} is no JSON list of strings and goes to the shell as it is",
+                place.file, place.line, place.keyword
+            );
+            (self.report)(Event::Warning(&text));
+        }
         let config = &mut state.config;
         let mut work = Work::Nothing;
         let text = match &instruction.kind {
@@ -127,6 +134,10 @@ impl Builder<'_> {
             }
             Kind::Healthcheck(check) => {
                 config.set_healthcheck(check);
+                instruction.text.clone()
+            }
+            Kind::Onbuild(trigger) => {
+                config.add_trigger(trigger);
                 instruction.text.clone()
             }
             Kind::Maintainer(author) => {

@@ -1,11 +1,11 @@
 //! From the options to the image: reads what there is, and clears up.
 
 use crate::cache::Cache;
-use crate::instruction::{Instruction, Kind};
+use crate::instruction::Kind;
 use crate::pattern::Ignore;
 use crate::run::Launcher;
 use crate::scratch::{self, Scratch};
-use crate::stages::{self, Given};
+use crate::stages::{self, Given, Plan};
 use crate::steps::Builder;
 use crate::tree::Tree;
 use crate::{Error, Event, Options, instruction, syntax};
@@ -35,8 +35,9 @@ pub async fn build(images: &Images, options: &Options, report: Report<'_>) -> Re
     let parsed = syntax::parse(&file, &text)?;
     let escape = parsed.escape;
     let instructions = instruction::understand(parsed)?;
-    let unused = unused(&instructions, &given);
-    let plan = stages::plan(&file, instructions, escape, &given)?;
+    let mut plan = stages::plan(&file, instructions, escape, &given)?;
+    plan.run_triggers(|base| triggers(images, base))?;
+    let unused = unused(&plan, &given);
     let target = plan.target(options.target.as_deref())?;
     let needed = plan.needed(target)?;
     let context = context(options, &beside)?;
@@ -109,10 +110,10 @@ fn given(arguments: &[String]) -> Result<Given, Error> {
 }
 
 /// Arguments that no `ARG` asks for.
-fn unused(instructions: &[Instruction], given: &Given) -> Vec<String> {
-    let mut declared = HashSet::new();
-    for instruction in instructions {
-        if let Kind::Arg(arguments) = &instruction.kind {
+fn unused(plan: &Plan, given: &Given) -> Vec<String> {
+    let mut declared: HashSet<&str> = plan.globals.keys().map(String::as_str).collect();
+    for step in plan.stages.iter().flat_map(|stage| &stage.steps) {
+        if let Kind::Arg(arguments) = &step.kind {
             declared.extend(arguments.iter().map(|(name, _)| name.as_str()));
         }
     }
@@ -127,6 +128,14 @@ fn unused(instructions: &[Instruction], given: &Given) -> Vec<String> {
 
 pub(crate) fn is_proxy(name: &str) -> bool {
     PROXIES.iter().any(|proxy| proxy.eq_ignore_ascii_case(name))
+}
+
+/// What an image leaves to do for those that are made from it. One that is missing is told of when it
+/// is needed.
+fn triggers(images: &Images, base: &str) -> Vec<String> {
+    let Ok((_, whole)) = images.layers(base) else { return Vec::new() };
+    let list = whole.pointer("/config/OnBuild").and_then(serde_json::Value::as_array);
+    list.into_iter().flatten().filter_map(|text| text.as_str().map(str::to_owned)).collect()
 }
 
 fn context(options: &Options, beside: &Path) -> Result<Tree, Error> {

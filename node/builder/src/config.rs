@@ -23,7 +23,7 @@ impl Config {
         config
     }
 
-    /// Goes on from a base image.
+    /// Goes on from a base image, whose triggers have become steps.
     pub(crate) fn from_base(base: Value) -> Self {
         let whole = match base {
             Value::Object(whole) => whole,
@@ -34,12 +34,15 @@ impl Config {
         for own in ["id", "parent", "container", "container_config", "docker_version", "rootfs"] {
             config.whole.remove(own);
         }
+        config.remove("OnBuild");
         config
     }
 
     /// The same for a stage that begins here.
     pub(crate) fn inherited(&self) -> Self {
-        Self { whole: self.whole.clone(), cmd_is_own: false }
+        let mut config = Self { whole: self.whole.clone(), cmd_is_own: false };
+        config.remove("OnBuild");
+        config
     }
 
     fn get(&self, key: &str) -> Option<&Value> {
@@ -203,9 +206,11 @@ impl Config {
         self.set("Healthcheck", value);
     }
 
-    /// Instructions that a base wants run in images made from it.
-    pub(crate) fn triggers(&self) -> Vec<String> {
-        self.strings("OnBuild")
+    /// Leaves an instruction for images made from this one.
+    pub(crate) fn add_trigger(&mut self, text: &str) {
+        let mut triggers = self.strings("OnBuild");
+        triggers.push(text.to_owned());
+        self.set("OnBuild", json!(triggers));
     }
 
     /// Notes a step.

@@ -2,7 +2,7 @@
 //!
 //! Variables are not replaced here: their values depend on the stage.
 
-use crate::syntax::{File, Flag, Heredoc, Node};
+use crate::syntax::{self, File, Flag, Heredoc, Node};
 use crate::{Error, Place, expand};
 
 /// One instruction with its place.
@@ -14,15 +14,48 @@ pub(crate) struct Instruction {
     pub(crate) kind: Kind,
 }
 
+impl Instruction {
+    /// A command or path that begins like a list and is none: most likely a slip.
+    pub(crate) fn broken_list(&self) -> Option<&str> {
+        let command = match &self.kind {
+            Kind::Run { command, .. }
+            | Kind::Cmd(command)
+            | Kind::Entrypoint(command)
+            | Kind::Volume(command)
+            | Kind::Healthcheck(Healthcheck { command: Some(command), .. }) => command,
+            _ => return None,
+        };
+        match command {
+            Command::Shell(text) if begins_like_a_list(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a text looks like a list rather than like the shell's command `[`, after which there is a
+/// space and no comma behind a quote.
+fn begins_like_a_list(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix('[') else { return false };
+    let quoted = rest.trim_start().starts_with(['"', '\'']);
+    quoted && (rest.starts_with(['"', '\'']) || rest.contains("\",") || rest.contains("',"))
+}
+
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
-    From { platform: Option<String>, image: String, name: Option<String> },
+    From {
+        platform: Option<String>,
+        image: String,
+        name: Option<String>,
+    },
     Arg(Vec<(String, Option<String>)>),
     Env(Vec<(String, String)>),
     Label(Vec<(String, String)>),
     Copy(Transfer),
-    Run { command: Command, heredocs: Vec<Heredoc> },
+    Run {
+        command: Command,
+        heredocs: Vec<Heredoc>,
+    },
     Cmd(Command),
     Entrypoint(Command),
     Shell(Vec<String>),
@@ -33,6 +66,8 @@ pub(crate) enum Kind {
     Stopsignal(String),
     Healthcheck(Healthcheck),
     Maintainer(String),
+    /// Text of an instruction that images made from this one run first.
+    Onbuild(String),
 }
 
 /// A command line.
@@ -142,6 +177,7 @@ fn kind(node: &Node, escape: char) -> Result<Kind, String> {
         "STOPSIGNAL" => Kind::Stopsignal(rest.into()),
         "HEALTHCHECK" => Kind::Healthcheck(healthcheck(node)?),
         "MAINTAINER" => Kind::Maintainer(rest.into()),
+        "ONBUILD" => onbuild(rest)?,
         other => return Err(format!("{other} is not implemented; leave the line out")),
     })
 }
@@ -157,6 +193,7 @@ fn usage(keyword: &str) -> &'static str {
         "USER" => "USER[:GROUP]",
         "STOPSIGNAL" => "a signal like SIGTERM",
         "HEALTHCHECK" => "CMD COMMAND or NONE",
+        "ONBUILD" => "an instruction",
         _ => "a command",
     }
 }
@@ -345,6 +382,41 @@ fn healthcheck(node: &Node) -> Result<Healthcheck, String> {
     })
 }
 
+/// A trigger is checked now, and understood when an image is made from this one.
+fn onbuild(rest: &str) -> Result<Kind, String> {
+    let inner = match syntax::parse("", rest).and_then(understand) {
+        Ok(inner) => inner,
+        Err(Error::Dockerfile { message, .. }) => return Err(message),
+        Err(other) => return Err(other.to_string()),
+    };
+    match inner.first().map(|inner| inner.place.keyword.as_str()) {
+        Some(forbidden @ ("FROM" | "MAINTAINER" | "ONBUILD")) => {
+            Err(format!("{forbidden} cannot be left for images made from this one"))
+        }
+        _ => Ok(Kind::Onbuild(rest.to_owned())),
+    }
+}
+
+/// The instructions that a base has left for images made from it. They stand where `FROM` does.
+pub(crate) fn triggers(texts: &[String], from: &Place) -> Result<Vec<Instruction>, Error> {
+    let mut all = Vec::new();
+    for text in texts {
+        let found = syntax::parse(&from.file, text).and_then(understand).map_err(|error| {
+            let message = match error {
+                Error::Dockerfile { message, .. } => message,
+                other => other.to_string(),
+            };
+            from.error(format!("the base wants {text:?} to be run: {message}"))
+        })?;
+        all.extend(found.into_iter().map(|mut instruction| {
+            instruction.place.line = from.line;
+            instruction.text = format!("ONBUILD {}", instruction.text);
+            instruction
+        }));
+    }
+    Ok(all)
+}
+
 /// A duration as Go writes them (`1h2m3.5s`), in nanoseconds; at least a millisecond, or zero.
 fn duration(text: &str) -> Option<u64> {
     if text == "0" {
@@ -412,6 +484,36 @@ mod tests {
     }
 
     #[test]
+    fn what_was_meant_as_a_list_is_told_from_the_shells_test() {
+        let odd = |text: &str| {
+            let file = crate::syntax::parse("Dockerfile", text).unwrap();
+            understand(file).unwrap()[0].broken_list().is_some()
+        };
+        for text in [
+            r#"CMD ["a","#,
+            r#"ENTRYPOINT ["a", 1]"#,
+            "RUN ['a', 'b']",
+            r#"VOLUME [ "/v", ]"#,
+            r#"HEALTHCHECK CMD ["a" "b"]"#,
+        ] {
+            assert!(odd(text), "{text}");
+        }
+        for text in [r#"CMD ["a"]"#, r#"RUN [ "$a" = "b" ] && c"#, "RUN [ -e x ]", "CMD a [\"b\","]
+        {
+            assert!(!odd(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn triggers_are_checked_where_they_are_left() {
+        assert_eq!(one("ONBUILD RUN x").unwrap(), Kind::Onbuild("RUN x".into()));
+        assert!(one("ONBUILD FROM x").unwrap_err().contains("FROM cannot be left"));
+        assert!(one("ONBUILD ONBUILD RUN x").unwrap_err().contains("ONBUILD cannot be left"));
+        assert!(one("ONBUILD COYP a b").unwrap_err().contains("did you mean COPY?"));
+        assert!(one("ONBUILD ENV A").unwrap_err().contains("has no value"));
+    }
+
+    #[test]
     fn health_checks_take_durations() {
         let Kind::Healthcheck(found) =
             one("HEALTHCHECK --interval=1m30s --retries=3 CMD curl x").unwrap()
@@ -427,7 +529,6 @@ mod tests {
     #[test]
     fn what_is_not_implemented_says_so() {
         for text in [
-            "ONBUILD RUN x",
             "ADD https://example.org/x /x",
             "RUN --mount=type=cache,target=/x y",
             "COPY --parents a b",
@@ -458,7 +559,7 @@ mod tests {
         fn no_text_is_too_odd(parts in proptest::collection::vec(proptest::sample::select(vec![
             "FROM", "RUN", "COPY", "ENV", "ARG", "CMD", "LABEL", "HEALTHCHECK", "SHELL", "ADD", " ",
             " ", " ", "\n", "\n", "\\", "\\\n", "`", "# escape=`\n", "#", "<<EOF", "<<-'A b'",
-            "EOF", "\nEOF\n", "--", "--from=", "=", "a", "ä", "$", "${", "}", ":-", ":?", "\"", "'",
+            "EOF", "\nEOF\n", "ONBUILD ", "--", "--from=", "=", "a", "ä", "$", "${", "}", ":-", ":?", "\"", "'",
             "[", "]", "[\"a\"]", ",", "\t", "\r\n", "/", "*", "CMD x", "AS", "scratch",
         ]), 0..40)) {
             let text: String = parts.concat();

@@ -147,6 +147,7 @@ fn spec(job: Job) -> ContainerSpec {
         keep_early: false,
         log: None,
         wait_for_attach: true,
+        with_client: true,
     }
 }
 

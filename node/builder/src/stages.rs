@@ -1,7 +1,7 @@
 //! The stages of a Dockerfile, and which of them a target needs.
 
 use crate::expand::Expander;
-use crate::instruction::{Instruction, Kind};
+use crate::instruction::{self, Instruction, Kind};
 use crate::{Error, Place, config, nearest};
 use std::collections::{BTreeSet, HashMap};
 
@@ -14,6 +14,16 @@ pub(crate) struct Stage {
     pub(crate) base: Base,
     pub(crate) name: Option<String>,
     pub(crate) steps: Vec<Instruction>,
+}
+
+impl Stage {
+    fn triggers(&self) -> Vec<String> {
+        let left = self.steps.iter().filter_map(|step| match &step.kind {
+            Kind::Onbuild(text) => Some(text.clone()),
+            _ => None,
+        });
+        left.collect()
+    }
 }
 
 /// Where files or a file system come from.
@@ -134,6 +144,24 @@ fn earlier(stages: &[Stage], name: &str) -> Option<usize> {
 }
 
 impl Plan {
+    /// Puts what bases leave for those made from them (`ONBUILD`) before the steps of their stages.
+    /// `of_image` tells what an image leaves.
+    pub(crate) fn run_triggers(
+        &mut self,
+        of_image: impl Fn(&str) -> Vec<String>,
+    ) -> Result<(), Error> {
+        for at in 0..self.stages.len() {
+            let texts = match &self.stages[at].base {
+                Base::Scratch => continue,
+                Base::Image(name) => of_image(name),
+                Base::Stage(base) => self.stages[*base].triggers(),
+            };
+            let stage = &mut self.stages[at];
+            stage.steps.splice(0..0, instruction::triggers(&texts, &stage.place)?);
+        }
+        Ok(())
+    }
+
     /// The stage that `--target` names; the last one if none is named.
     pub(crate) fn target(&self, wanted: Option<&str>) -> Result<usize, Error> {
         let Some(wanted) = wanted else { return Ok(self.stages.len() - 1) };

@@ -140,13 +140,7 @@ impl Builder<'_> {
             Base::Image(name) => {
                 let (layers, whole) = self.images.layers(name).map_err(|e| stage.place.error(e))?;
                 let key = digest::of(whole.to_string().as_bytes());
-                let config = Config::from_base(whole);
-                if let Some(trigger) = config.triggers().first() {
-                    return Err(stage.place.error(format!(
-                        "image {name} wants ONBUILD {trigger:?} to be run, which is not implemented"
-                    )));
-                }
-                State { layers, config, key, arguments: vec![] }
+                State { layers, config: Config::from_base(whole), key, arguments: vec![] }
             }
         };
         for instruction in &stage.steps {

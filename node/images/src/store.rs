@@ -210,7 +210,7 @@ impl Images {
             let name = entry.file_name();
             let owner = name.to_str().and_then(|n| n.strip_prefix(WORK)?.split('-').next());
             // Whoever has the number of a dead process by now only delays this.
-            if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
+            if owner.is_some_and(|pid| !is_alive(pid))
                 && let Err(error) = std::fs::remove_dir_all(entry.path())
             {
                 tracing::warn!(path = %entry.path().display(), %error, "leftover work not removed");
@@ -673,6 +673,12 @@ fn check_file(path: &Path, digest: &str) -> Result<(), Error> {
     Err(Error::Damaged { what: format!("layer {digest}"), why })
 }
 
+/// Whether a process is there and has not ended; one that nobody has waited for yet (a zombie) has.
+fn is_alive(pid: &str) -> bool {
+    let state = pid.parse().ok().and_then(dhow_kernel::process::identity).map(|(state, _)| state);
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
 fn check_digest(text: &str) -> Result<(), Error> {
     if name::is_digest(text) {
         return Ok(());
@@ -802,7 +808,14 @@ mod tests {
         let living = images.temporary().unwrap();
         // The largest number of a process is 2^22.
         std::fs::create_dir(dir.path().join("tmp/work-4194305-00")).unwrap();
+        // One that ended, and for which its parent has not waited yet.
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        let id = rustix::process::Pid::from_child(&ended);
+        let looks = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::Pid(id), looks).unwrap();
+        std::fs::create_dir(dir.path().join(format!("tmp/work-{}-00", ended.id()))).unwrap();
         images.sweep();
+        ended.wait().unwrap();
         assert_eq!(leftovers(&images), 1);
         assert!(living.exists());
     }

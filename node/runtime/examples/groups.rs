@@ -101,6 +101,7 @@ impl World {
             log: Some(LogSpec { path: self.log(id), max_size: 0, max_files: 1 }),
             labels: BTreeMap::new(),
             wait_for_attach: false,
+            with_client: false,
         }
     }
 

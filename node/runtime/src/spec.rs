@@ -196,6 +196,9 @@ pub struct ContainerSpec {
     pub labels: BTreeMap<String, String>,
     /// Hold output until the first attach has connected (`dhow run` without losing a byte).
     pub wait_for_attach: bool,
+    /// End and remove it when the client that started it is gone, whatever ended that one.
+    #[serde(default)]
+    pub with_client: bool,
 }
 
 /// Where a container stands.

@@ -68,6 +68,9 @@ fn values_are_kept_told_and_brought_back() {
     assert!(log.code == 0 && log.err.contains("before revision 9 is forgotten"), "{log:#?}");
     shell.fails(&config("get shop/db/host --revision 2"), &["revision 2 is forgotten"]);
 
+    shell.ok("head -c 2000000 /dev/zero > big");
+    shell.fails(&config("put shop/big --file big"), &["shop/big", "2000000 bytes", "1.5 MiB"]);
+
     // What goes wrong is told in a line, and wrong usage by 2.
     for (line, part) in [
         ("get", "required"),

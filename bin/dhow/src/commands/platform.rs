@@ -4,7 +4,7 @@ use crate::cli::Target;
 use crate::client::{self, Client};
 use crate::config::{Config, Flags};
 use crate::print::{self, Output};
-use crate::{call, join, pki, roles, runtime, servers, token};
+use crate::{call, join, pki, roles, runtime, servers, token, undo};
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
@@ -24,8 +24,15 @@ fn pid_file(data: &Path) -> PathBuf {
     data.join("dhow.pid")
 }
 
-/// Held by the one process that runs a data directory.
-struct Running(File);
+/// A data directory that one process has taken for itself.
+struct Claim {
+    /// Held for as long as it runs.
+    lock: File,
+    /// The directory was not there before.
+    made: bool,
+    /// Nothing was in it.
+    empty: bool,
+}
 
 /// What dhow makes first in a data directory, or before it runs there: a directory with none of
 /// these is somebody else's.
@@ -33,23 +40,27 @@ const MARKS: [&str; 3] = ["dhow.pid", "dhow.log", "images/oci-layout"];
 
 /// Whether a directory may be filled, and with `--purge` be removed, as dhow's own.
 fn is_own(data: &Path) -> bool {
-    let empty = || {
-        // A file system of its own is not empty when it is new.
-        let entries = std::fs::read_dir(data);
-        entries.is_ok_and(|all| all.flatten().all(|entry| entry.file_name() == "lost+found"))
-    };
-    MARKS.iter().any(|name| data.join(name).exists()) || empty()
+    MARKS.iter().any(|name| data.join(name).exists()) || holds_only(data, &[])
 }
 
-/// Makes the data directory, or finds it.
-fn make(data: &Path) -> Result<()> {
+/// Whether nothing is in a directory but these files, and what a file system of its own has.
+fn holds_only(data: &Path, names: &[&str]) -> bool {
+    let fine =
+        |name: &std::ffi::OsStr| name == "lost+found" || names.iter().any(|known| name == *known);
+    let entries = std::fs::read_dir(data);
+    entries.is_ok_and(|all| all.flatten().all(|entry| fine(&entry.file_name())))
+}
+
+/// Makes the data directory, or finds it; tells whether it was not there.
+fn make(data: &Path) -> Result<bool> {
+    let made = !data.exists();
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(data)
         .with_context(|| format!("cannot make the data directory {}", data.display()))?;
     if is_own(data) {
-        return Ok(());
+        return Ok(made);
     }
     bail!(
         "{} holds files that are not dhow's: choose an empty or a new directory with --data-dir",
@@ -69,8 +80,8 @@ fn lock(file: &File) -> bool {
 }
 
 /// Takes the data directory for this process.
-fn claim(data: &Path) -> Result<Running> {
-    make(data)?;
+fn claim(data: &Path) -> Result<Claim> {
+    let made = make(data)?;
     let path = pid_file(data);
     loop {
         let mut file = File::options()
@@ -96,7 +107,7 @@ fn claim(data: &Path) -> Result<Running> {
         }
         file.set_len(0)?;
         writeln!(file, "{}", std::process::id())?;
-        return Ok(Running(file));
+        return Ok(Claim { lock: file, made, empty: holds_only(data, &["dhow.pid", "dhow.log"]) });
     }
 }
 
@@ -108,13 +119,15 @@ fn is_at(file: &File, path: &Path) -> bool {
     same(&open, &there)
 }
 
-/// Takes a refused start's trace out of a directory that was empty before.
-fn unclaim(data: &Path) {
-    let Ok(entries) = std::fs::read_dir(data) else { return };
-    let kept = ["dhow.pid", "lost+found"];
-    if entries.flatten().all(|entry| kept.iter().any(|name| entry.file_name() == *name)) {
+/// Takes a refused start's last traces out of a directory that was empty before, or that it made.
+fn unclaim(data: &Path, name: &str, made: bool) {
+    if holds_only(data, &[name]) {
         // Still locked: who waits for the lock looks again.
-        let _ = std::fs::remove_file(pid_file(data));
+        let _ = std::fs::remove_file(data.join(name));
+    }
+    if made {
+        // Fails if something is in it.
+        let _ = std::fs::remove_dir(data);
     }
 }
 
@@ -243,19 +256,28 @@ pub async fn foreground(data: &Path, begin: &Begin<'_>) -> Result<()> {
 }
 
 async fn start(data: &Path, begin: &Begin<'_>) -> Result<roles::Platform> {
-    let running = claim(data)?;
+    let Claim { lock, made, empty } = claim(data)?;
+    // Nobody else begins before everything is taken back.
+    let held = lock.try_clone()?;
     let started = match begin {
-        Begin::Up(flags) => match Config::load(data, flags) {
-            Ok(config) => {
-                roles::Platform::start(data, config, running.0, flags.force_new_cluster).await
+        Begin::Up(flags) => {
+            let started = match Config::load(data, flags) {
+                Ok(config) => {
+                    roles::Platform::start(data, config, lock, flags.force_new_cluster).await
+                }
+                Err(error) => Err(error),
+            };
+            if started.is_err() && empty {
+                undo::everything_made(data).await;
             }
-            Err(error) => Err(error),
-        },
-        Begin::Join(request) => join::start(data, request, running.0).await,
+            started
+        }
+        Begin::Join(request) => join::start(data, request, lock).await,
     };
-    if started.is_err() {
-        unclaim(data);
+    if started.is_err() && empty {
+        unclaim(data, "dhow.pid", made);
     }
+    drop(held);
     started
 }
 
@@ -275,13 +297,14 @@ pub fn detached(data: &Path, joins: bool) -> Result<()> {
         println!("dhow is up already (process {})", pid.as_raw_nonzero());
         return Ok(());
     }
-    make(&data)?;
+    let made = make(&data)?;
+    let (path, new_log) = (log_file(&data), !log_file(&data).exists());
     let log = File::options()
         .create(true)
         .append(true)
         .mode(0o600)
-        .open(log_file(&data))
-        .with_context(|| format!("cannot open {}", log_file(&data).display()))?;
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
     let arguments = std::env::args_os().skip(1).filter(|a| a != "--detach");
     let mut child = std::process::Command::new(std::env::current_exe()?)
         .args(arguments)
@@ -302,7 +325,7 @@ pub fn detached(data: &Path, joins: bool) -> Result<()> {
     let line = match told.recv_timeout(STARTING) {
         Ok(line) => line?,
         Err(_) => {
-            eprintln!("still starting; {} tells what it waits for", log_file(&data).display());
+            eprintln!("still starting; {} tells what it waits for", path.display());
             told.recv().context("dhow cannot be listened to")??
         }
     };
@@ -311,8 +334,13 @@ pub fn detached(data: &Path, joins: bool) -> Result<()> {
             println!("dhow is up: eval \"$(dhow env --data-dir {})\"", print::quoted(&data));
             Ok(())
         }
-        "" => bail!("dhow ended while starting; its log is {}", log_file(&data).display()),
-        told => Err(anyhow!("{told}")),
+        "" => bail!("dhow ended while starting; its log is {}", path.display()),
+        told => {
+            if new_log {
+                unclaim(&data, "dhow.log", made);
+            }
+            Err(anyhow!("{told}"))
+        }
     }
 }
 
@@ -686,12 +714,19 @@ mod tests {
     fn a_refused_start_leaves_an_empty_directory_empty() {
         let dir = tempfile::tempdir().unwrap();
         let held = claim(dir.path()).unwrap();
-        unclaim(dir.path());
+        assert!(held.empty && !held.made);
+        unclaim(dir.path(), "dhow.pid", held.made);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        drop(held);
+        // One that it made itself goes as well.
+        let new = dir.path().join("new");
+        let held = claim(&new).unwrap();
+        unclaim(&new, "dhow.pid", held.made);
+        assert!(!new.exists());
         drop(held);
         let held = claim(dir.path()).unwrap();
         std::fs::write(dir.path().join("config.json"), "{}").unwrap();
-        unclaim(dir.path());
+        unclaim(dir.path(), "dhow.pid", true);
         assert!(pid_file(dir.path()).exists(), "it marks the directory as dhow's own");
         drop(held);
     }

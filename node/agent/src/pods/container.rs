@@ -188,6 +188,7 @@ pub fn spec(
         }),
         labels,
         wait_for_attach: false,
+        with_client: false,
     })
 }
 

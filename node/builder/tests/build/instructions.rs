@@ -1,6 +1,7 @@
 //! What instructions do to the configuration.
 
 use crate::harness::World;
+use dhow_builder::Options;
 use serde_json::json;
 
 crate::tests![
@@ -9,6 +10,8 @@ crate::tests![
     arguments_have_scopes_and_defaults,
     a_base_is_inherited,
     working_directories_are_made,
+    what_a_base_leaves_is_run_in_images_made_from_it_and_only_there,
+    a_command_that_is_no_list_after_all_is_told_of,
 ];
 
 fn an_image_from_scratch_has_its_configuration(world: &World) {
@@ -45,6 +48,56 @@ fn an_image_from_scratch_has_its_configuration(world: &World) {
     assert_eq!(history[4]["created_by"], "USER 5:6");
     assert!(config["created"].as_str().unwrap().ends_with('Z'));
     assert_eq!(image.config.working_dir, "/srv/data");
+}
+
+fn what_a_base_leaves_is_run_in_images_made_from_it_and_only_there(world: &World) {
+    world.base();
+    world.write("app", "x");
+    let base = "FROM box\nARG WHO=nobody\nONBUILD ARG WHO=you\nONBUILD COPY app /srv/\n\
+                ONBUILD RUN cat /srv/app > /srv/copy && echo $WHO > /srv/who\nONBUILD ENV READY=1\n";
+    let mut options = world.options();
+    options.names = vec!["base".into()];
+    world.write("Dockerfile", base);
+    let (made, said) = world.build_with(&options);
+    let config = world.config(&made.unwrap());
+    assert_eq!(config["config"]["OnBuild"].as_array().unwrap().len(), 4);
+    assert!(said.output.is_empty(), "{said:#?}");
+
+    world.write("Dockerfile", "FROM base\nRUN test -n \"$READY\" && cat /srv/copy /srv/who\n");
+    let options = Options { arguments: vec!["WHO=me".into()], ..world.options() };
+    let (made, said) = world.build_with(&options);
+    let config = world.config(&made.unwrap());
+    assert_eq!(said.output, "xme\n");
+    assert!(said.warnings.is_empty(), "{said:#?}");
+    assert_eq!(said.steps[1], "ONBUILD ARG WHO=you");
+    assert!(config["config"].get("OnBuild").is_none());
+    // Nor in what is made from that.
+    world.build("FROM test\nLABEL a=b\n");
+
+    // A stage that leaves something does so for stages made from it.
+    world.write(
+        "Dockerfile",
+        "FROM scratch AS other\nCOPY app /other\nFROM box AS first\n\
+         ONBUILD COPY --from=other /other /here\nFROM first\nRUN cat /here\n",
+    );
+    let (made, said) = world.build_with(&world.options());
+    made.unwrap();
+    assert_eq!(said.output, "x");
+
+    // What it leaves can be wrong here: the line is that of FROM.
+    std::fs::remove_file(world.dir.join("context/app")).unwrap();
+    let refused = world.refused("\nFROM base\n");
+    assert!(refused.starts_with("Dockerfile:2: COPY: \"app\" is not in"), "{refused}");
+}
+
+fn a_command_that_is_no_list_after_all_is_told_of(world: &World) {
+    world.write("Dockerfile", "FROM scratch\nENV A=1\nCMD [\"a\",\n");
+    let (made, said) = world.build_with(&world.options());
+    let config = world.config(&made.unwrap());
+    assert_eq!(config["config"]["Cmd"], json!(["/bin/sh", "-c", "[\"a\","]));
+    let told =
+        "Dockerfile:3: CMD: [\"a\", is no JSON list of strings and goes to the shell as it is";
+    assert_eq!(said.warnings, [told]);
 }
 
 fn variables_are_replaced_where_they_may_be(world: &World) {

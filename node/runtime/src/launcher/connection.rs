@@ -104,5 +104,6 @@ impl Launcher {
         if let Some(connection) = self.connections.remove(&number) {
             self.poller.remove(&connection.socket, connection.token);
         }
+        self.remove_those_of(number);
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Container {
     pub group: Group,
     pub streams: Streams,
     pub life: Life,
+    /// The connection that it does not outlive.
+    client: Option<u64>,
     /// For its namespaces; absent if an earlier launcher made it.
     pidfd: Option<OwnedFd>,
     removers: Vec<Asker>,
@@ -254,6 +256,7 @@ impl Launcher {
         {
             tracing::warn!("container {id}: its output cannot be read: {error}");
         }
+        let client = spec.with_client.then_some(asker.connection);
         let state =
             ContainerState { spec, phase: Phase::Running, pid, started_at: now(), exit: None };
         let container = Container {
@@ -261,6 +264,7 @@ impl Launcher {
             group,
             streams,
             life: Life::Starting,
+            client,
             pidfd: Some(pidfd),
             removers: Vec::new(),
         };
@@ -438,6 +442,17 @@ impl Launcher {
             self.take_away(id);
         }
         false
+    }
+
+    /// Removes the containers that were to live no longer than this client, which is gone.
+    pub(super) fn remove_those_of(&mut self, connection: u64) {
+        let theirs = self.containers.iter().filter(|(_, known)| known.client == Some(connection));
+        let theirs: Vec<String> = theirs.map(|(id, _)| id.clone()).collect();
+        for id in theirs {
+            tracing::info!("container {id} ends with the client that started it");
+            self.forsaken = true;
+            self.remove(Asker { connection, request: 0 }, &id);
+        }
     }
 
     /// Removes an ended container and answers those who wait for that.
@@ -692,6 +707,7 @@ impl Launcher {
                 state,
                 group,
                 life: Life::Exited,
+                client: None,
                 pidfd: None,
                 removers: Vec::new(),
             };

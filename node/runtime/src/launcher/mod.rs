@@ -84,6 +84,8 @@ struct Launcher {
     /// Groups that wait for their last process to be gone.
     dying: Vec<Dying>,
     ending: Option<Ending>,
+    /// A client was killed at work, which can have been the one that this was started by.
+    forsaken: bool,
 }
 
 /// How the launcher is about to end.
@@ -254,6 +256,7 @@ impl Launcher {
             next_exec: 1,
             dying: Vec::new(),
             ending: None,
+            forsaken: false,
         })
     }
 
@@ -395,10 +398,10 @@ impl Launcher {
 
     /// Whether the loop is to end; does the last things if so.
     fn is_over(&mut self) -> bool {
-        let Some(ending) = &self.ending else { return false };
         if !self.births.is_empty() || !self.dying.is_empty() || self.has_helpers() {
             return false;
         }
+        let Some(ending) = &self.ending else { return self.forsaken && self.end_unused() };
         match ending {
             Ending::Stop => self.containers.values().all(|container| !container.is_running()),
             Ending::Purge(asker) => {
@@ -420,6 +423,23 @@ impl Launcher {
                 true
             }
         }
+    }
+
+    /// Leaves nothing behind if there is nobody to serve, and nothing to keep.
+    fn end_unused(&mut self) -> bool {
+        // Somebody may have come while the last one went.
+        self.accept();
+        let used = !self.connections.is_empty()
+            || !self.containers.is_empty()
+            || !self.sandboxes.is_empty();
+        if used {
+            return false;
+        }
+        tracing::info!("the last client is gone and has left nothing");
+        if let Err(error) = self.purge() {
+            tracing::warn!("something is left: {error}");
+        }
+        true
     }
 
     /// Removes what is left when there is no container any more.

@@ -14,6 +14,7 @@ crate::tests![
     removal_ends_what_runs,
     a_hundred_start_at_once,
     a_killed_client_ends_nothing,
+    what_is_for_one_client_ends_with_it_and_so_does_an_unused_launcher,
     an_exit_is_learned_after_a_restart,
     a_lost_launcher_is_replaced_and_its_containers_are_told_to_have_ended,
     what_a_lost_launcher_did_not_record_is_ended,
@@ -188,6 +189,27 @@ async fn a_killed_client_ends_nothing(world: Rc<World>) {
     std::fs::write(format!("/proc/{}/root/go", states[0].pid), "").unwrap();
     assert_eq!(exit_of(&mut exits, "survivor").await.code, 5);
     assert_eq!(world.log("survivor"), "before\nafter\n");
+}
+
+async fn what_is_for_one_client_ends_with_it_and_so_does_an_unused_launcher(world: Rc<World>) {
+    let place = world.dir.join("own");
+    let config = new_config(&place, &format!("{}-own", world.config.cgroup));
+    let builder = Runtime::open(config.clone()).await.unwrap();
+    let other = Runtime::open(config.clone()).await.unwrap();
+    let mut exits = other.exits();
+    let mut spec = world.program("job", &["sleep", "1000"]);
+    spec.with_client = true;
+    builder.start(spec).await.unwrap();
+    drop(builder);
+    assert_eq!(exit_of(&mut exits, "job").await.signal, 9);
+    assert!(other.containers().await.unwrap().is_empty());
+    drop((exits, other));
+    let gone = async {
+        while config.dir.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(gone, "the end of a launcher that nobody uses").await;
 }
 
 async fn an_exit_is_learned_after_a_restart(world: Rc<World>) {

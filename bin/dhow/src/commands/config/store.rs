@@ -5,7 +5,9 @@ use crate::config::Config;
 use crate::datastore::Datastore;
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
-use dhow_kv::{Backend, Compare, KeyValue, Op, Order, Range, RangeResult, Span, Target, Txn};
+use dhow_kv::{
+    Backend, Compare, KeyValue, Op, Order, Range, RangeResult, Span, Target, Txn, TxnResult,
+};
 use dhow_remote::{ConnectError, Remote};
 use std::path::Path;
 use std::sync::Arc;
@@ -178,7 +180,7 @@ impl Store {
     pub async fn change(&self, key: &Bytes, seen: Option<i64>, op: Op) -> Result<Option<i64>> {
         let compare = seen.map(|revision| guard(key.clone(), revision)).into_iter().collect();
         let txn = Txn { compare, success: vec![op], failure: Vec::new() };
-        let answer = self.remote.txn(txn).await?;
+        let answer = self.write(txn).await?;
         Ok(answer.succeeded.then_some(answer.revision))
     }
 
@@ -206,7 +208,7 @@ impl Store {
                 }
             }
             let steps = txn.success.len();
-            let answer = self.remote.txn(txn).await?;
+            let answer = self.write(txn).await?;
             if !answer.succeeded {
                 bail!(
                     "somebody else has changed keys meanwhile: {done} of {all} changes are written; look and do it again"
@@ -216,6 +218,22 @@ impl Store {
             revision = answer.revision;
         }
         Ok(revision)
+    }
+
+    /// Runs a transaction; what hinders it is told with the key.
+    async fn write(&self, txn: Txn) -> Result<TxnResult> {
+        let sizes = txn.success.iter().filter_map(|op| match op {
+            Op::Put { key, value, .. } => Some((self.path(key), value.len())),
+            Op::Delete { span: Span::Key(key), .. } => Some((self.path(key), 0)),
+            _ => None,
+        });
+        let (path, size) = sizes.max_by_key(|(_, size)| *size).unwrap_or_default();
+        self.remote.txn(txn).await.map_err(|error| match error {
+            dhow_kv::Error::TooLarge => anyhow!(
+                "{path} cannot be written: its value has {size} bytes and the store takes 1.5 MiB in one request (etcd's --max-request-bytes): split it, or keep a reference to where it lies"
+            ),
+            error => anyhow!("{path} cannot be written: {error}"),
+        })
     }
 }
 
