@@ -28,6 +28,18 @@ pub struct Object {
 }
 
 impl Object {
+    /// What is seen at this moment and not stored, of a kind without namespaces.
+    pub fn observed(kind: &'static Kind, name: &str, value: Value) -> Self {
+        Self {
+            kind,
+            namespace: String::new(),
+            name: name.to_owned(),
+            revision: 0,
+            bytes: Bytes::from(value.to_string()),
+            parsed: OnceLock::from(value),
+        }
+    }
+
     /// The same object over the same bytes, not parsed.
     pub(crate) fn copy(&self) -> Self {
         Self {

@@ -77,6 +77,12 @@ codes! {
     HookFailed,
     /// The pod was active for longer than it may be.
     DeadlineExceeded,
+    /// A pod has failed, and another is made in its place.
+    PodFailed,
+    /// The limits of a running container cannot be changed.
+    ResizeFailed,
+    /// The pod was ended because its machine is short of something.
+    Evicted,
     /// Something of a pod cannot be ended or removed.
     CannotRemove,
     /// A service's selector matches no ready pod.
@@ -89,11 +95,13 @@ codes! {
     MachineUnreachable,
     /// The control plane does not answer a machine.
     ControlPlaneUnreachable,
+    /// The API refused what a part of the platform wanted to write.
+    Refused,
     /// A write was based on a revision that is no longer the newest.
     Conflict,
     /// A kernel feature that is needed is missing.
     KernelFeatureMissing,
-    /// The disk that holds the data directory is full.
+    /// The disk that holds the data directory is full, or nearly so.
     DiskFull,
     /// A quota or limit of the platform is reached.
     LimitReached,

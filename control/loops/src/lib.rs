@@ -19,7 +19,6 @@ mod taints;
 
 use dhow_clock::SharedClock;
 use dhow_objects::kinds::Kind;
-use dhow_reason::Reason;
 use dhow_state::{Actor, State, View};
 use dhow_workloads::Note;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
@@ -98,20 +97,9 @@ impl Context {
         metadata: &ObjectMeta,
         note: &Note,
     ) {
-        self.note_because(component, kind, metadata, note, None).await;
-    }
-
-    /// Records an event, with its reason as data.
-    pub(crate) async fn note_because(
-        &self,
-        component: &str,
-        kind: &'static Kind,
-        metadata: &ObjectMeta,
-        note: &Note,
-        reason: Option<&Reason>,
-    ) {
+        let because = note.because.as_ref();
         let annotations =
-            reason.map(|reason| [(dhow_reason::ANNOTATION.to_owned(), reason.to_json())].into());
+            because.map(|reason| [(dhow_reason::ANNOTATION.to_owned(), reason.to_json())].into());
         let api_version = match kind.group {
             "" => kind.version.to_owned(),
             group => format!("{group}/{}", kind.version),

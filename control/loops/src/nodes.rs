@@ -4,13 +4,15 @@
 //! is: its conditions become Unknown, its pods count as not ready, so that no service leads to them,
 //! and no new pods go there, until it speaks again and tells how its pods are. Its taints send its
 //! pods away when they have tolerated them for long enough: five minutes, unless they say otherwise.
+//! A machine that is short of something says so by a condition; its taint keeps further pods away.
 
 use crate::Context;
 use dhow_objects::{Status, kinds};
+use dhow_reason::{Code, Reason};
 use dhow_state::{DeleteOptions, Key, Patch, View};
 use dhow_workloads::Note;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use serde_json::json;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,6 +20,12 @@ use std::time::Duration;
 const NAME: &str = "node-controller";
 const LEASES: &str = "kube-node-lease";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+/// Conditions under which a machine takes no further pods, and the taints that say so.
+const PRESSURES: [(&str, &str); 3] = [
+    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+];
 /// How long a lease lasts that does not say.
 const GRACE: Duration = Duration::from_secs(40);
 
@@ -80,12 +88,21 @@ async fn judge(
     let name = node.metadata.name.clone().unwrap_or_default();
     let key = Key::new("", &name);
     let actor = Context::actor(NAME, 0);
-    let tainted =
-        node.spec.iter().flat_map(|s| s.taints.iter().flatten()).any(|t| t.key == UNREACHABLE);
-    if silent == tainted {
+    let (has, others): (Vec<_>, Vec<_>) = node
+        .spec
+        .iter()
+        .flat_map(|s| s.taints.iter().flatten())
+        .cloned()
+        .partition(|t| t.key == UNREACHABLE || PRESSURES.iter().any(|(_, key)| t.key == *key));
+    let wanted = wanted(node, silent);
+    let same =
+        |taint: &Taint, (key, effect): &(&str, &str)| taint.key == *key && taint.effect == *effect;
+    let missing = |taint: &&(&str, &str)| !has.iter().any(|t| same(t, taint));
+    if has.len() == wanted.len() && !wanted.iter().any(|taint| missing(&taint)) {
         return Ok(());
     }
-    if silent {
+    let tainted = has.iter().any(|t| t.key == UNREACHABLE);
+    if silent && !tainted {
         let conditions: Vec<_> = node
             .status
             .iter()
@@ -101,26 +118,40 @@ async fn judge(
         let patch = Patch::Strategic(json!({"status": {"conditions": conditions}}));
         context.state.patch_typed::<Node>(&actor, &kinds::NODE, &key, "status", patch).await?;
         let message = format!("Node {name} status is now: NodeNotReady");
-        let note = Note { kind: "Normal", reason: "NodeNotReady", message };
+        let because =
+            Some(Reason::new(Code::NodeNotReady, format!("node {name}")).with("lease", "over"));
+        let note = Note { kind: "Normal", reason: "NodeNotReady", message, because };
         context.note(NAME, &kinds::NODE, &node.metadata, &note).await;
         tracing::warn!(node = name, "machine fell silent");
         // The taint comes last: until it is written, all of this is tried again.
         doubt(context, pods, &name).await?;
-    } else {
+    } else if tainted && !silent {
         tracing::info!(node = name, "machine speaks again");
     }
-    let mut taints: Vec<_> =
-        node.spec.iter().flat_map(|s| s.taints.iter().flatten()).cloned().collect();
-    taints.retain(|t| t.key != UNREACHABLE);
-    let mut taints = serde_json::to_value(taints).map_err(Status::internal)?;
-    if silent && let Some(list) = taints.as_array_mut() {
-        for effect in ["NoSchedule", "NoExecute"] {
-            list.push(json!({"key": UNREACHABLE, "effect": effect, "timeAdded": context.now()}));
+    // One that stays keeps the moment at which it was added.
+    let kept = has.iter().filter(|t| wanted.iter().any(|taint| same(t, taint))).cloned();
+    let kept: Vec<Taint> = others.into_iter().chain(kept).collect();
+    let mut taints = serde_json::to_value(kept).map_err(Status::internal)?;
+    if let Some(list) = taints.as_array_mut() {
+        for (key, effect) in wanted.iter().filter(missing) {
+            list.push(json!({"key": key, "effect": effect, "timeAdded": context.now()}));
         }
     }
     let patch = Patch::Merge(json!({"spec": {"taints": taints}}));
     context.state.patch_typed::<Node>(&actor, &kinds::NODE, &key, "", patch).await?;
     Ok(())
+}
+
+/// The taints that follow from how a machine is: key and effect.
+fn wanted(node: &Node, silent: bool) -> Vec<(&'static str, &'static str)> {
+    if silent {
+        return vec![(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")];
+    }
+    let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let hold: Vec<&str> =
+        conditions.filter(|c| c.status == "True").map(|c| c.type_.as_str()).collect();
+    let short = PRESSURES.iter().filter(|(condition, _)| hold.contains(condition));
+    short.map(|(_, key)| (*key, "NoSchedule")).collect()
 }
 
 /// Marks the pods of a silent machine as not ready.

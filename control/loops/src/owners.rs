@@ -3,8 +3,9 @@
 use crate::Context;
 use dhow_objects::Status;
 use dhow_objects::kinds::{self, Kind};
+use dhow_reason::{Code, Reason};
 use dhow_state::{DeleteOptions, Key, Patch, View};
-use dhow_workloads::{controller_of, replicaset};
+use dhow_workloads::{Note, controller_of, replicaset};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -93,6 +94,14 @@ impl Owner<'_> {
         Ok(())
     }
 
+    fn refused(&self, refusal: &Status) -> Reason {
+        let kind = self.kind.kind.to_lowercase();
+        let name = self.metadata.name.as_deref().unwrap_or_default();
+        Reason::new(Code::Refused, format!("{kind} {}/{name}", self.namespace()))
+            .with("code", refusal.code)
+            .with("said", &refusal.message)
+    }
+
     /// Makes pods and deletes others (by name); tells of each.
     pub(crate) async fn write_pods(
         &self,
@@ -112,8 +121,9 @@ impl Owner<'_> {
                 Ok(pod) => replicaset::created(pod.metadata.name.as_deref().unwrap_or_default()),
                 Err(refusal) => {
                     let message = format!("Error creating: {refusal}");
+                    let because = Some(self.refused(&refusal));
                     failed = Some(refusal);
-                    dhow_workloads::Note { kind: "Warning", reason: "FailedCreate", message }
+                    Note { kind: "Warning", reason: "FailedCreate", message, because }
                 }
             };
             context.note(self.name, self.kind, self.metadata, &note).await;

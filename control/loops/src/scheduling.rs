@@ -195,7 +195,8 @@ async fn bind(
                     // Beside the path: the pod starts meanwhile.
                     let (context, metadata) = (context.clone(), pod.metadata.clone());
                     tokio::spawn(async move {
-                        let note = Note { kind: "Normal", reason: "Scheduled", message };
+                        let note =
+                            Note { kind: "Normal", reason: "Scheduled", message, because: None };
                         context.note(NAME, &kinds::POD, &metadata, &note).await;
                     });
                     Ok(true)
@@ -226,9 +227,10 @@ async fn bind(
                 if let Err(refusal) = written {
                     tracing::debug!(%key, %refusal, "condition not written");
                 }
-                let note = Note { kind: "Warning", reason: "FailedScheduling", message: text };
-                let because = Some(&*reason);
-                context.note_because(NAME, &kinds::POD, &pod.metadata, &note, because).await;
+                let because = Some(*reason);
+                let note =
+                    Note { kind: "Warning", reason: "FailedScheduling", message: text, because };
+                context.note(NAME, &kinds::POD, &pod.metadata, &note).await;
             }
             Ok(false)
         }

@@ -4,6 +4,7 @@
 use crate::Context;
 use crate::driver::{Outcome, Queue};
 use dhow_objects::{Status, kinds};
+use dhow_reason::{Code, Reason};
 use dhow_scheduler::stay;
 use dhow_state::{DeleteOptions, Key, Patch, View};
 use dhow_workloads::Note;
@@ -79,7 +80,10 @@ async fn reconcile(
 
 async fn send_away(context: &Context, key: &Key, pod: &Pod, because: u64) -> Result<(), Status> {
     let message = format!("Marking for deletion Pod {key}");
-    let note = Note { kind: "Normal", reason: "TaintManagerEviction", message };
+    let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+    let reason = Reason::new(Code::UntoleratedTaint, format!("pod {key}")).with("node", node);
+    let note =
+        Note { kind: "Normal", reason: "TaintManagerEviction", message, because: Some(reason) };
     context.note(NAME, &kinds::POD, &pod.metadata, &note).await;
     let actor = Context::actor(NAME, because);
     let condition = json!({

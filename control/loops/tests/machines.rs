@@ -1,4 +1,5 @@
-//! What happens to the pods of a machine that falls silent, in virtual time.
+//! What happens to machines that fall silent or are short of something, and to their pods, in virtual
+//! time.
 
 use dhow_clock::{BoxFuture, Clock, SharedClock};
 use dhow_objects::kinds;
@@ -114,5 +115,45 @@ async fn pods_of_a_machine_that_stays_silent_are_made_anew_elsewhere() {
     let took = silent.elapsed().as_secs();
     assert!((335..360).contains(&took), "40 s of silence and 300 s of patience, not {took} s");
     heart.abort();
+    loops.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_is_short_of_something_is_tainted_for_as_long_as_it_is() {
+    let clock: SharedClock =
+        Arc::new(Leaping { start: Instant::now(), drawn: AtomicU64::default() });
+    let state = open(&clock).await;
+    machine(&state, "a").await;
+    let loops = dhow_loops::start(&state, &clock);
+    let node = Key::new("", "a");
+    let own = Patch::Merge(json!({"spec": {"taints": [{"key": "mine", "effect": "NoSchedule"}]}}));
+    state.patch_typed::<Node>(&me(), &kinds::NODE, &node, "", own).await.unwrap();
+    let mut nodes: View<Node> = state.view(&kinds::NODE);
+    for (disk, memory, wanted) in [
+        ("True", "False", vec!["mine", "node.kubernetes.io/disk-pressure"]),
+        (
+            "True",
+            "True",
+            vec!["mine", "node.kubernetes.io/disk-pressure", "node.kubernetes.io/memory-pressure"],
+        ),
+        ("False", "True", vec!["mine", "node.kubernetes.io/memory-pressure"]),
+        ("False", "Unknown", vec!["mine"]),
+    ] {
+        let said = json!([
+            {"type": "DiskPressure", "status": disk},
+            {"type": "MemoryPressure", "status": memory},
+        ]);
+        let status = Patch::Merge(json!({"status": {"conditions": said}}));
+        state.patch_typed::<Node>(&me(), &kinds::NODE, &node, "status", status).await.unwrap();
+        let keys = |nodes: &View<Node>| -> Vec<String> {
+            let node = nodes.get("", "a").unwrap();
+            let taints = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
+            assert!(taints.iter().all(|t| t.effect == "NoSchedule"), "{taints:?}");
+            taints.into_iter().map(|t| t.key).collect()
+        };
+        while keys(&nodes) != wanted {
+            nodes.changed().await;
+        }
+    }
     loops.shutdown().await;
 }

@@ -3,6 +3,7 @@
 //! Follows upstream's `pkg/controller/daemon` (`manage`, `rollingUpdate`).
 
 use crate::{Note, available, controller_of, phase, ready_since, seconds, selects};
+use dhow_reason::{Code, Reason};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{
     Affinity, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec,
@@ -187,13 +188,17 @@ fn manage(
                 plan.again_at = Some(plan.again_at.map_or(at, |known| known.min(at)));
                 continue;
             }
-            let message = format!(
-                "Found failed daemon pod {}/{} on node {}, will try to kill it",
-                set.metadata.namespace.as_deref().unwrap_or_default(),
-                name(pod),
-                site.node
-            );
-            plan.notes.push(Note { kind: "Warning", reason: "FailedDaemonPod", message });
+            let of =
+                format!("{}/{}", set.metadata.namespace.as_deref().unwrap_or_default(), name(pod));
+            let message =
+                format!("Found failed daemon pod {of} on node {}, will try to kill it", site.node);
+            let status = pod.status.clone().unwrap_or_default();
+            let because = Reason::new(Code::PodFailed, format!("pod {of}"))
+                .with("phase", status.phase.unwrap_or_default())
+                .with("reason", status.reason.unwrap_or_default())
+                .with("message", status.message.unwrap_or_default());
+            let because = Some(because);
+            plan.notes.push(Note { kind: "Warning", reason: "FailedDaemonPod", message, because });
             plan.delete.push(name(pod));
         }
         let surplus =

@@ -327,7 +327,12 @@ impl<'a> Planner<'a> {
     fn scaled(&mut self, name: &str, from: i32, to: i32) {
         let way = if to > from { "up" } else { "down" };
         let message = format!("Scaled {way} replica set {name} from {from} to {to}");
-        self.notes.push(Note { kind: "Normal", reason: "ScalingReplicaSet", message });
+        self.notes.push(Note {
+            kind: "Normal",
+            reason: "ScalingReplicaSet",
+            message,
+            because: None,
+        });
     }
 
     /// Asks for a size and annotations, if they differ from what is there.

@@ -13,6 +13,7 @@ mod template;
 
 pub use template::template_hash;
 
+use dhow_reason::Reason;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
     LabelSelector, ObjectMeta, OwnerReference, Time,
@@ -28,6 +29,8 @@ pub struct Note {
     pub reason: &'static str,
     /// One line.
     pub message: String,
+    /// Of a refusal, a wait or a failure: why, as data.
+    pub because: Option<Reason>,
 }
 
 /// Whether `selector` selects `labels`. An empty selector selects everything; a missing one

@@ -127,12 +127,14 @@ fn rank(pod: &Pod) -> impl Ord + use<> {
 
 /// The event for a pod that was made.
 pub fn created(name: &str) -> Note {
-    Note { kind: "Normal", reason: "SuccessfulCreate", message: format!("Created pod: {name}") }
+    let message = format!("Created pod: {name}");
+    Note { kind: "Normal", reason: "SuccessfulCreate", message, because: None }
 }
 
 /// The event for a pod that was deleted.
 pub fn deleted(name: &str) -> Note {
-    Note { kind: "Normal", reason: "SuccessfulDelete", message: format!("Deleted pod: {name}") }
+    let message = format!("Deleted pod: {name}");
+    Note { kind: "Normal", reason: "SuccessfulDelete", message, because: None }
 }
 
 #[cfg(test)]

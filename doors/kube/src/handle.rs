@@ -107,7 +107,7 @@ impl Door {
         let call = Call { door: self.clone(), user, head, path, query, verb, shutdown, upgrade };
         let answer = async {
             match served {
-                Served::Kind(kind) => serve(call, kind, body).await,
+                Served::Kind(kind) => warned(serve(call, kind, body).await, kind),
                 Served::Review(review) => reviews::answer(call, review, body).await,
             }
         };
@@ -141,6 +141,14 @@ impl Door {
             _ => Err(catalog::no_such_resource()),
         }
     }
+}
+
+/// Adds what callers of a kind are warned of, to refusals as well.
+fn warned(reply: Reply, kind: &Kind) -> Reply {
+    let Some(warning) = kind.deprecated else { return reply };
+    let mut response = reply.unwrap_or_else(|status| respond::refusal(&status));
+    respond::warn(&mut response, &[warning.to_owned()]);
+    Ok(response)
 }
 
 /// Answers a call for objects of a kind, or for what lies below them.

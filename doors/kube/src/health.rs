@@ -57,7 +57,7 @@ pub async fn health(door: &Door, name: &str, check: Option<&str>, query: &Query)
 }
 
 /// Asks the store for its revision and waits until the cache shows it.
-async fn ask(door: &Door) -> Result<u64, String> {
+pub async fn ask(door: &Door) -> Result<u64, String> {
     match tokio::time::timeout(PATIENCE, door.state.check()).await {
         Ok(answer) => answer.map_err(|refusal| refusal.message),
         Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),

@@ -9,6 +9,7 @@ mod authorize;
 mod call;
 mod catalog;
 mod codec;
+mod components;
 mod discovery;
 mod handle;
 mod health;

@@ -5,7 +5,7 @@ use crate::catalog::{self, value};
 use crate::codec;
 use crate::negotiate::{self, Form, View};
 use crate::respond::{self, Reply};
-use crate::{authorize, options, reviews, table, watch};
+use crate::{authorize, components, options, reviews, table, watch};
 use bytes::{BufMut, Bytes, BytesMut};
 use dhow_objects::Status;
 use dhow_objects::kinds::Kind;
@@ -20,6 +20,9 @@ pub async fn serve(call: Call, kind: &'static Kind, body: Upload) -> Reply {
     }
     if !kind.verbs.contains(&call.verb.name()) {
         return Err(Status::method_not_allowed());
+    }
+    if kind.observed {
+        return components::serve(&call, kind).await;
     }
     match call.verb {
         Verb::Get => get(&call, kind).await,
@@ -106,7 +109,8 @@ fn list_bytes(kind: &Kind, list: &List) -> Bytes {
     out.freeze()
 }
 
-fn show_list(call: &Call, form: Form, kind: &Kind, list: &List) -> Reply {
+/// The reply that shows a list in the form that was asked for.
+pub fn show_list(call: &Call, form: Form, kind: &Kind, list: &List) -> Reply {
     let bytes = match form.view {
         View::Object if !form.yaml => list_bytes(kind, list),
         View::Object => {

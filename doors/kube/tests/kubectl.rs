@@ -34,6 +34,31 @@ async fn discovery_and_identity_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn kinds_on_their_way_out_are_served_with_a_warning() {
+    let platform = Platform::start().await;
+    let parts = platform.try_kubectl(&["get", "cs"]).await;
+    assert_eq!(parts.err.trim(), "Warning: v1 ComponentStatus is deprecated in v1.19+");
+    let rows: Vec<Vec<&str>> =
+        parts.out.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["NAME", "STATUS", "MESSAGE", "ERROR"]);
+    assert_eq!(rows[1], ["controller-manager", "Healthy", "ok"]);
+    assert_eq!(rows[2], ["etcd-0", "Healthy", "ok"]);
+    assert_eq!(rows[3], ["scheduler", "Healthy", "ok"]);
+    let one = platform.kubectl(&["get", "componentstatus", "etcd-0", "-o", "name"]).await;
+    assert_eq!(one.trim(), "componentstatus/etcd-0");
+    let none = platform.try_kubectl(&["get", "cs", "mast"]).await;
+    assert!(none.err.contains("componentstatuses \"mast\" not found"), "{none:?}");
+    let endpoints = platform.try_kubectl(&["get", "endpoints"]).await;
+    let told =
+        "Warning: v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
+    assert_eq!(endpoints.err.lines().next(), Some(told));
+    // A refusal comes with it.
+    let none = platform.try_kubectl(&["get", "endpoints", "mast"]).await;
+    assert!(!none.ok && none.err.starts_with(told), "{none:?}");
+    assert!(!platform.try_kubectl(&["get", "pods"]).await.err.contains("Warning"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn strangers_are_refused() {
     let platform = Platform::start().await;
     let guest = platform.kubectl_as("guest", &["get", "pods"]).await;

@@ -33,6 +33,7 @@ use dhow_runtime::{Exit, Runtime};
 use events::Recorder;
 use futures::future::BoxFuture;
 use network::News;
+use node::Eviction;
 use pods::Pods;
 use registry::Registry;
 use std::path::Path;
@@ -116,9 +117,10 @@ impl Agent {
         let (network, news) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
         tasks.spawn(deliver);
-        tasks.spawn(node::run(world.clone(), images_changed.clone()));
+        let (evict, evicted) = mpsc::unbounded_channel();
+        tasks.spawn(node::run(world.clone(), images_changed.clone(), evict));
         tasks.spawn(network::run(world.clone(), news));
-        tasks.spawn(follow(world.clone(), pods, exits, images_told, network));
+        tasks.spawn(follow(world.clone(), pods, exits, images_told, evicted, network));
         Ok(Arc::new(Self { world, tasks: Mutex::new(tasks), images_changed, images_news }))
     }
 
@@ -155,6 +157,7 @@ async fn follow(
     mut pods: Pods,
     mut exits: broadcast::Receiver<(String, Exit)>,
     mut images: mpsc::UnboundedReceiver<()>,
+    mut evicted: mpsc::UnboundedReceiver<Eviction>,
     network: mpsc::UnboundedSender<News>,
 ) {
     let mut pause = FOLLOW_AGAIN.0;
@@ -179,6 +182,7 @@ async fn follow(
                 Ok(()) = reconnections.changed() => pods.catch_up().await,
                 over = pods.next_end() => pods.settle(over).await,
                 Some(()) = images.recv() => pods.images_changed(),
+                Some(eviction) = evicted.recv() => pods.evict(eviction),
                 change = changes.recv() => match change {
                     Some(change) => {
                         pause = FOLLOW_AGAIN.0;

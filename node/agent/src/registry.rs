@@ -46,6 +46,12 @@ pub struct PodEntry {
     pub netns: Option<Option<std::path::PathBuf>>,
     /// What of the machine is granted to it: thousandths of a core, bytes of memory.
     pub requests: (u64, u64),
+    /// Bytes of ephemeral storage that it requests.
+    pub storage_request: u64,
+    /// The higher, the longer it stays when the machine is short of something.
+    pub priority: i32,
+    /// It has neither ended nor is about to.
+    pub active: bool,
 }
 
 #[derive(Debug, Default)]
@@ -106,6 +112,11 @@ impl Registry {
         if before.is_some_and(|before| now.0 < before.0 || now.1 < before.1) {
             self.room.send_replace(());
         }
+    }
+
+    /// All pods, by namespace and name.
+    pub fn pods(&self) -> Vec<((String, String), PodEntry)> {
+        self.lock().pods.iter().map(|(key, entry)| (key.clone(), entry.clone())).collect()
     }
 
     /// What is granted to all pods but the one with this uid.

@@ -291,6 +291,51 @@ fn machine_started_anew() {
 }
 
 #[test]
+fn a_machine_short_of_disk_sends_the_greediest_pod_away_and_takes_none() {
+    let mut machine = Machine::bare("short");
+    let s = machine.admin().clone();
+    std::fs::create_dir(&s.data).expect("a directory");
+    s.ok("mount -t tmpfs -o size=96m,mode=700 tmpfs $DHOW_DATA_DIR");
+    machine.up(&[]);
+    s.ok("dhow image load -i busybox.tar");
+    let pod = |name: &str, command: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  \
+             terminationGracePeriodSeconds: 300\n  containers:\n  - {{name: c, image: busybox, \
+             imagePullPolicy: IfNotPresent, command: [sh, -c, '{command}']}}\n"
+        )
+    };
+    s.apply(&pod("modest", "echo little > /file; sleep 10000"));
+    s.apply(&pod("greedy", "cat /dev/zero > /file; sleep 10000"));
+    s.until("kubectl get pod greedy -o jsonpath={.status.reason}", "Evicted");
+    let taint = "kubectl get node -o jsonpath={.items[0].spec.taints[*].key}";
+    s.tells(
+        "kubectl get events --field-selector reason=Evicted -o json",
+        &[
+            "low on resource: ephemeral-storage",
+            r#"\"code\":\"Evicted\""#,
+            r#"\"code\":\"DiskFull\""#,
+        ],
+    );
+    s.tells("kubectl describe pod greedy", &["Failed", "DisruptionTarget"]);
+    // It is gone, and its file with it.
+    s.until(taint, "");
+    s.is("kubectl get pod modest -o jsonpath={.status.phase}", "Running");
+    // While others fill the disk, nothing comes here.
+    s.ok("head -c $(( $(stat -f -c '%a * %S' $DHOW_DATA_DIR) - 3000000 )) /dev/zero > $DHOW_DATA_DIR/fill");
+    s.until(taint, "node.kubernetes.io/disk-pressure");
+    s.apply(&pod("late", "sleep 10000"));
+    s.until(
+        "kubectl get events --field-selector reason=FailedScheduling,involvedObject.name=late -o name | wc -l",
+        "1",
+    );
+    s.ok("rm $DHOW_DATA_DIR/fill");
+    s.until("kubectl get pod late -o jsonpath={.status.phase}", "Running");
+    s.tells("dhow down --purge", &["is empty"]);
+    s.ok("umount $DHOW_DATA_DIR && rmdir $DHOW_DATA_DIR");
+}
+
+#[test]
 fn full_disk() {
     let mut machine = Machine::bare("disk");
     let s = machine.admin().clone();

@@ -371,6 +371,26 @@ fn recreate(s: &Shell) {
     assert!(!new.is_empty() && !new.iter().any(runs), "{told}");
 }
 
+/// Processes of a pod among the machine's own end with their container all the same.
+fn host_processes(s: &Shell) {
+    let mark = format!("9{}", std::process::id());
+    let stray = format!("pgrep -fc '^sleep {mark}' || true");
+    let command =
+        format!("setsid sleep {mark} & trap \"exit 0\" TERM; while :; do sleep 0.1; done");
+    s.apply(&pod("h", "hostPID: true", &command, ""));
+    s.ok("kubectl wait --for=condition=Ready pod/h --timeout=30s");
+    s.is("kubectl exec h -- readlink /proc/self/ns/pid", &s.word("readlink /proc/self/ns/pid"));
+    s.tells("kubectl exec h -- ps -o args", &["launcher"]);
+    s.is(&stray, "1");
+    let first = s.word("kubectl exec h -- sh -c 'ps -o pid,args | grep setsid | grep -v grep' | awk 'NR==1{print $1}'");
+    s.ok(&format!("kubectl exec h -- kill -KILL {first}"));
+    s.until("kubectl get pod h -o jsonpath={..restartCount}", "1");
+    s.ok("kubectl wait --for=condition=Ready pod/h --timeout=30s");
+    s.until(&stray, "1");
+    s.ok("kubectl delete pod h");
+    s.is(&stray, "0");
+}
+
 fn healing(s: &Shell) {
     s.apply(&deployment(2, ""));
     s.ok("kubectl rollout status deployment/web --timeout=30s");
@@ -407,6 +427,7 @@ fn workloads() {
             ("long-logs", long_logs),
             ("recreate", recreate),
             ("healing", healing),
+            ("host-processes", host_processes),
         ],
     );
 }

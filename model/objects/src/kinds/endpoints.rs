@@ -14,6 +14,7 @@ pub static ENDPOINTS: Kind = Kind {
     singular: "endpoints",
     short_names: &["ep"],
     storage: "core/endpoints",
+    deprecated: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
     columns: &[
         NAME,
         Column::text("Endpoints", "Addresses and ports.", |v, _| json!(endpoints(v))),

@@ -5,6 +5,7 @@
 
 mod check;
 mod column;
+mod component_status;
 mod config_map;
 mod controller_revision;
 mod daemon_set;
@@ -28,6 +29,7 @@ mod service_account;
 mod workload;
 
 pub use column::Column;
+pub use component_status::COMPONENT_STATUS;
 pub use config_map::CONFIG_MAP;
 pub use controller_revision::CONTROLLER_REVISION;
 pub use daemon_set::DAEMON_SET;
@@ -140,6 +142,10 @@ pub struct Kind {
     pub namespaced: bool,
     /// Verbs, as discovery tells them.
     pub verbs: &'static [&'static str],
+    /// What every caller is warned of, when the kind is on its way out.
+    pub deprecated: Option<&'static str>,
+    /// Nothing of it is stored: the API looks at what it shows when it is asked.
+    pub observed: bool,
     /// Whether an update of an object that is not there makes it.
     pub create_on_update: bool,
     /// What lies below an object.
@@ -195,6 +201,8 @@ pub(crate) const BASE: Kind = Kind {
     categories: &[],
     namespaced: true,
     verbs: VERBS,
+    deprecated: None,
+    observed: false,
     create_on_update: false,
     subresources: &[],
     storage: "",
@@ -249,6 +257,7 @@ impl Kind {
 }
 
 static ALL: &[&Kind] = &[
+    &COMPONENT_STATUS,
     &CONFIG_MAP,
     &ENDPOINTS,
     &EVENT,

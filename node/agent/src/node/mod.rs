@@ -1,9 +1,11 @@
 //! The node itself: registered at the start, then every ten seconds its lease is renewed and its
 //! status told, of which only news is written.
 
+pub mod eviction;
 pub mod observe;
 pub mod status;
 
+pub use eviction::Eviction;
 pub use observe::Facts;
 
 use crate::events::Level;
@@ -12,7 +14,7 @@ use crate::world::World;
 use k8s_openapi::api::core::v1::Node;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 /// How often the lease is renewed.
 const RENEW: Duration = Duration::from_secs(10);
@@ -22,7 +24,12 @@ const LOOK: Duration = Duration::from_secs(300);
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// Registers the node and keeps its status and lease true. `images_changed` asks for a new look.
-pub async fn run(world: Arc<World>, images_changed: Arc<Notify>) {
+/// Pods that have to go because the disk is nearly full are told to `evictions`, one at a time.
+pub async fn run(
+    world: Arc<World>,
+    images_changed: Arc<Notify>,
+    evictions: mpsc::UnboundedSender<Eviction>,
+) {
     let mut stored = register(&world).await;
     world.events.node(Level::Normal, "Starting", "Starting dhow's agent.", None);
     world.events.node(
@@ -48,11 +55,32 @@ pub async fn run(world: Arc<World>, images_changed: Arc<Notify>) {
         // Told at every renewal: somebody may have changed or deleted the node meanwhile. What
         // says nothing new is not written.
         let node = current(&world, Some(&stored), look || due).await;
+        if is_short_of_disk(&node) {
+            make_room(&world, &evictions).await;
+        }
         match world.feed.report_node(node).await {
             Ok(node) => stored = node,
             Err(error) => tracing::warn!(%error, "node status not told"),
         }
     }
+}
+
+fn is_short_of_disk(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.into_iter().any(|c| c.type_ == "DiskPressure" && c.status == "True")
+}
+
+/// Sends one pod away.
+async fn make_room(world: &Arc<World>, evictions: &mpsc::UnboundedSender<Eviction>) {
+    let shared = world.clone();
+    let chosen = tokio::task::spawn_blocking(move || eviction::choose(&shared)).await;
+    let Ok(Some(eviction)) = chosen else { return };
+    let message = "Attempting to reclaim ephemeral-storage";
+    let because = eviction.reason.causes.first();
+    world.events.node(Level::Warning, "EvictionThresholdMet", message, because);
+    tracing::warn!(node = world.config.node_name, reason = %eviction.reason, "the disk is nearly full");
+    // Fails only at shutdown.
+    let _ = evictions.send(eviction);
 }
 
 async fn register(world: &Arc<World>) -> Arc<Node> {

@@ -37,6 +37,38 @@ pub struct Pressure {
     pub pid: bool,
 }
 
+/// With so much space left, in bytes, no disk counts as short, however large it is.
+const SPACE_LEAST: u64 = 1 << 30;
+
+/// How much is left of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Disk {
+    /// Bytes in all, and those that pods can still use.
+    pub space: (u64, u64),
+    /// The same of files.
+    pub files: (u64, u64),
+}
+
+impl Disk {
+    /// The disk that holds a directory; `None` when the kernel does not tell.
+    pub fn of(directory: &Path) -> Option<Self> {
+        let d = rustix::fs::statvfs(directory).ok()?;
+        let space = (d.f_blocks * d.f_frsize, d.f_bavail * d.f_frsize);
+        Some(Self { space, files: (d.f_files, d.f_favail) })
+    }
+
+    /// Pods are sent away when fewer bytes are left. Upstream's tenth is a lot of a large disk, which
+    /// others use as well: a twentieth here, and no more than [`SPACE_LEAST`].
+    pub fn threshold(&self) -> u64 {
+        (self.space.0 / 20).min(SPACE_LEAST)
+    }
+
+    /// Whether space or files run out.
+    pub fn is_short(&self) -> bool {
+        self.space.1 < self.threshold() || self.files.1 < self.files.0 / 20
+    }
+}
+
 /// Less available memory than this is pressure, as upstream's default eviction threshold.
 const MEMORY_LEAST: u64 = 100 << 20;
 
@@ -84,10 +116,7 @@ pub fn facts(data: &Path) -> Facts {
 
 /// Looks at what is short now.
 pub fn pressure(data: &Path) -> Pressure {
-    let disk = rustix::fs::statvfs(data).is_ok_and(|d| {
-        // Upstream's default thresholds: a tenth of the space, a twentieth of the inodes.
-        d.f_bavail < d.f_blocks / 10 || (d.f_files > 0 && d.f_favail < d.f_files / 20)
-    });
+    let disk = Disk::of(data).is_some_and(|disk| disk.is_short());
     let available = meminfo("MemAvailable");
     let most: u64 = line("/proc/sys/kernel/pid_max").parse().unwrap_or(0);
     let loads = line("/proc/loadavg");
@@ -109,6 +138,19 @@ mod tests {
         let facts = facts(Path::new("/"));
         assert!(facts.cpu_millis >= 1000 && facts.memory > 1 << 20 && facts.storage > 0);
         assert!(!facts.kernel.is_empty() && !facts.boot_id.is_empty());
+    }
+
+    #[test]
+    fn a_disk_is_short_of_space_or_of_files() {
+        let disk = |space, files| Disk { space: (1000, space), files };
+        assert!(!disk(50, (100, 5)).is_short());
+        assert!(disk(49, (100, 5)).is_short());
+        assert!(disk(50, (100, 4)).is_short());
+        // A large one has room while others use most of it.
+        assert!(!Disk { space: (1 << 40, 2 << 30), files: (0, 0) }.is_short());
+        assert!(Disk { space: (1 << 40, 1 << 29), files: (0, 0) }.is_short());
+        // Some file systems make as many as it takes.
+        assert!(!disk(50, (0, 0)).is_short());
     }
 
     #[test]

@@ -409,8 +409,10 @@ fn awaited(pod: &Pod, seen: &Observed) -> Duration {
 }
 
 fn end(pod: &Pod, seen: &Observed, now: Duration, ending: Ending, plan: &mut Plan) {
+    let at_once = seen.verdict.as_ref().is_some_and(|verdict| verdict.at_once);
     let deadline = match ending {
         Ending::Deleted(at) => at,
+        Ending::Failed if at_once => now,
         Ending::Failed | Ending::Completed => now + grace(pod),
     };
     let mut roles: Vec<(Role, String)> =
@@ -465,8 +467,9 @@ fn end(pod: &Pod, seen: &Observed, now: Duration, ending: Ending, plan: &mut Pla
             _ if seen.tearing => {}
             Some(failure) if now < failure.retry_at => plan.at(failure.retry_at),
             _ if !deleted && now < awaited => plan.at(awaited),
-            // Until the final status is stored, the records are the only trace of how it ended.
-            _ if deleted || seen.reported => plan.push(Action::TearDown),
+            // Until the final status is stored, the records are the only trace of how it ended. The
+            // store may be waiting for the room that a pod takes which has to go.
+            _ if deleted || seen.reported || at_once => plan.push(Action::TearDown),
             _ => {}
         }
     } else if deleted && !seen.finished {

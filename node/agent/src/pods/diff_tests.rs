@@ -1,7 +1,7 @@
 //! The plan's decisions, one sentence each.
 
 use super::*;
-use crate::pods::observe::{BACKOFF_FIRST, Ended, Net, Stopping, adopt};
+use crate::pods::observe::{BACKOFF_FIRST, EVICTED, Ended, Net, Stopping, Verdict, adopt};
 use crate::probes::ProbeState;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -291,6 +291,19 @@ fn a_deadline_ends_a_pod() {
     let seen = with(ready(), "a", vec![run(0)]);
     assert_eq!(plan(&pod, &seen, NOW), Plan { actions: vec![], due: Some(NOW + 60 * S) });
     assert_eq!(plan(&pod, &seen, NOW + 60 * S).actions, [Action::Expire]);
+}
+
+#[test]
+fn a_pod_that_has_to_go_has_no_grace_period() {
+    let mut seen = with(ready(), "a", vec![run(0)]);
+    seen.verdict = Some(Verdict { reason: EVICTED, message: "no room".to_owned(), at_once: true });
+    let Some(Action::Stop { grace, .. }) = plan(&one("Always"), &seen, NOW).actions.pop() else {
+        panic!("it is not stopped")
+    };
+    assert_eq!(grace, Duration::ZERO);
+    // Nor is its room kept until the store has taken its status: it may have none.
+    let seen = Observed { reported: false, ..with(seen, "a", vec![ended(137, 0, S)]) };
+    assert_eq!(plan(&one("Always"), &seen, NOW).actions, [Action::TearDown]);
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub mod security;
 pub mod status;
 pub mod worker;
 
+use crate::node::Eviction;
 use crate::volumes;
 use crate::world::World;
 use dhow_runtime::{ContainerState, Exit, SandboxState};
@@ -330,6 +331,12 @@ impl Pods {
             }
             Err(error) => tracing::warn!(%error, "the runtime does not tell what runs"),
         }
+    }
+
+    /// A pod has to go.
+    pub fn evict(&self, eviction: Eviction) {
+        let uid = eviction.uid.clone();
+        self.tell(&uid, Message::Evict(Box::new(eviction)));
     }
 
     /// A ConfigMap (or, with `secret`, Secret) changed.

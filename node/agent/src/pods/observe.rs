@@ -5,6 +5,7 @@
 
 use crate::probes::{Kind, ProbeState};
 use crate::time;
+use dhow_reason::Reason;
 use dhow_runtime::{ContainerState, Phase};
 use k8s_openapi::api::core::v1::{
     Container, ContainerStatus, EphemeralContainer, Pod, ResourceRequirements,
@@ -332,6 +333,31 @@ impl Track {
     }
 }
 
+/// Why a resize waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Upstream's word: `Infeasible` or `Deferred`.
+    pub word: &'static str,
+    /// For people.
+    pub message: String,
+    /// As data.
+    pub reason: Reason,
+}
+
+/// The reason of pods that had to go because the machine is short of something.
+pub const EVICTED: &str = "Evicted";
+
+/// Why a pod counts as failed although its containers have not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// As its status says it.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+    /// Its containers have no grace period.
+    pub at_once: bool,
+}
+
 /// Everything that is seen of one pod.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Observed {
@@ -345,11 +371,10 @@ pub struct Observed {
     pub containers: BTreeMap<String, Track>,
     /// The pod is gone from the store: end it by then.
     pub gone: Option<Duration>,
-    /// Why a resize that is asked for waits: upstream's reason (`Infeasible`, `Deferred`) and a
-    /// message.
-    pub held: Option<(&'static str, String)>,
-    /// A phase that cannot change any more, with reason and message: `Failed` by deadline.
-    pub verdict: Option<(String, String)>,
+    /// Why a resize that is asked for waits.
+    pub held: Option<Held>,
+    /// The pod has failed by what was decided about it, whatever its containers do.
+    pub verdict: Option<Verdict>,
     /// The newest status has been stored.
     pub reported: bool,
     /// Nothing of the pod is left on the machine.

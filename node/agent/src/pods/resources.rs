@@ -119,6 +119,17 @@ pub fn pod_requests(pod: &Pod) -> (u64, u64) {
     (lasting.0.max(first.0), lasting.1.max(first.1))
 }
 
+/// Bytes of ephemeral storage that the pod requests.
+pub fn storage_request(pod: &Pod) -> u64 {
+    let of = |container: &Container| {
+        let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+        units_of(requests, "ephemeral-storage")
+    };
+    let lasting = containers(pod).into_iter();
+    let lasting = lasting.filter(|(role, _)| matches!(role, Role::Main | Role::Sidecar));
+    lasting.map(|(_, container)| of(&container)).sum()
+}
+
 /// How readily the kernel ends the container when memory runs out, as upstream computes it.
 /// `capacity` is the machine's memory in bytes.
 pub fn oom_score_adj(pod: &Pod, container: &Container, capacity: u64) -> i32 {

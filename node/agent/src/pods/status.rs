@@ -4,7 +4,7 @@
 //! `pkg/kubelet/status/generate.go`).
 
 use super::diff::{Ending, differs, ending, restarts};
-use super::observe::{Hook, Instance, Observed, Role, Step, Track, containers};
+use super::observe::{EVICTED, Hook, Instance, Observed, Role, Step, Track, containers};
 use super::resources;
 use crate::time::time;
 use k8s_openapi::api::core::v1::{
@@ -48,10 +48,10 @@ pub fn status(
         phase = settled;
         reason.clone_from(&before.reason);
         message.clone_from(&before.message);
-    } else if let Some((why, text)) = &seen.verdict {
+    } else if let Some(verdict) = &seen.verdict {
         phase = "Failed";
-        reason = Some(why.clone());
-        message = Some(text.clone());
+        reason = Some(verdict.reason.to_owned());
+        message = Some(verdict.message.clone());
     }
     let host_network = pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
     let ip = match seen.sandbox.ready().and_then(|n| n.ip) {
@@ -365,9 +365,30 @@ fn conditions(
     let own = |kind: &str| OWN.contains(&kind) || RESIZE.contains(&kind);
     let foreign = others.into_iter().flatten().filter(|c| !own(&c.type_));
     conditions.extend(foreign.cloned());
+    conditions.extend(disrupted(pod, seen, &conditions, now));
     let known = [before.conditions.as_ref(), others].into_iter().flatten().flatten();
     conditions.extend(resizing(pod, seen, known.cloned().collect(), now));
     conditions
+}
+
+/// What is told of a pod that has to go, unless it is told already.
+fn disrupted(
+    pod: &Pod,
+    seen: &Observed,
+    told: &[PodCondition],
+    now: Duration,
+) -> Option<PodCondition> {
+    let kind = "DisruptionTarget";
+    let verdict = seen.verdict.as_ref().filter(|verdict| verdict.reason == EVICTED)?;
+    (!told.iter().any(|c| c.type_ == kind)).then(|| PodCondition {
+        type_: kind.to_owned(),
+        status: "True".to_owned(),
+        last_probe_time: None,
+        last_transition_time: Some(time(now)),
+        reason: Some("TerminationByKubelet".to_owned()),
+        message: Some(verdict.message.clone()),
+        observed_generation: pod.metadata.generation,
+    })
 }
 
 /// Conditions that are there only while a resize is.
@@ -384,7 +405,7 @@ fn resizing(
     let mut tracks = all.iter().filter_map(|(_, c)| seen.track(&c.name).map(|t| (c, t)));
     let failure = tracks.clone().find_map(|(_, track)| track.resize.failure());
     let (kind, reason, message) = match (&seen.held, failure) {
-        (Some((reason, message)), _) => (RESIZE[0], *reason, message.clone()),
+        (Some(held), _) => (RESIZE[0], held.word, held.message.clone()),
         (None, Some(failure)) => (RESIZE[1], "Error", failure.message.clone()),
         (None, None) if tracks.any(|(c, t)| differs(c, t)) => (RESIZE[1], "", String::new()),
         (None, None) => return None,

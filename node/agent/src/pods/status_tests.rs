@@ -1,7 +1,7 @@
 //! What is told, one sentence each.
 
 use super::*;
-use crate::pods::observe::{Ended, Failure, Net};
+use crate::pods::observe::{Ended, Failure, Net, Verdict};
 use crate::probes::{Kind, ProbeState};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -195,9 +195,26 @@ fn readiness_gates_and_foreign_conditions_are_kept() {
 }
 
 #[test]
+fn a_pod_that_has_to_go_is_marked_as_disrupted_once() {
+    let mut seen = seen(vec![run()]);
+    let message = "no room".to_owned();
+    seen.verdict = Some(Verdict { reason: EVICTED, message, at_once: true });
+    let status = told(&pod("Always"), &seen, NOW);
+    assert_eq!((phase(&status), status.reason.as_deref()), ("Failed", Some("Evicted")));
+    assert_eq!(holds(&status, "DisruptionTarget").0, "True");
+    // As the store has it by then.
+    let mut stored = pod("Always");
+    stored.status = Some(status);
+    let again = told(&stored, &seen, NOW + S);
+    let marks = again.conditions.unwrap();
+    assert_eq!(marks.iter().filter(|c| c.type_ == "DisruptionTarget").count(), 1);
+}
+
+#[test]
 fn a_deadline_is_the_pods_reason() {
     let mut seen = seen(vec![ended(137, "Error", "")]);
-    seen.verdict = Some(("DeadlineExceeded".into(), "too long".into()));
+    let message = "too long".to_owned();
+    seen.verdict = Some(Verdict { reason: "DeadlineExceeded", message, at_once: false });
     let status = told(&pod("Always"), &seen, NOW);
     assert_eq!((phase(&status), status.reason.as_deref()), ("Failed", Some("DeadlineExceeded")));
 }

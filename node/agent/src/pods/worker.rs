@@ -1,6 +1,7 @@
 //! One pod's worker: takes news, plans, carries out, reports. It waits for news or for the next due
 //! moment, and for nothing else.
 
+mod evict;
 mod report;
 mod resize;
 
@@ -11,10 +12,11 @@ use super::observe::{
     self, Ended, Failure, Hook, Instance, Net, Observed, Role, Step, Stopping, containers,
     field_path,
 };
-use super::reasons;
+use super::{reasons, resources};
 use crate::env::{self, Trouble};
 use crate::events::Level;
 use crate::images;
+use crate::node::Eviction;
 use crate::probes::{self, Kind, Outcome, Verdict};
 use crate::registry::PodEntry;
 use crate::volumes;
@@ -57,6 +59,8 @@ pub enum Message {
     },
     /// There are other images than before.
     Images,
+    /// It has to go, because the machine is short of something.
+    Evict(Box<Eviction>),
 }
 
 /// How a step ended.
@@ -243,6 +247,9 @@ impl Worker {
             previous: self.previous(),
             netns: self.seen.sandbox.ready().map(|n| n.netns.clone()),
             requests: self.granted(),
+            storage_request: resources::storage_request(&self.pod),
+            priority: self.pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0),
+            active: diff::ending(&self.pod, &self.seen).is_none(),
         };
         self.world.registry.set_pod(self.namespace(), self.name(), entry);
     }
@@ -308,6 +315,7 @@ impl Worker {
                     }
                 }
             }
+            Message::Evict(eviction) => self.evict(*eviction),
             Message::Images => {
                 let names: Vec<String> = self.seen.containers.keys().cloned().collect();
                 for name in names {
@@ -432,7 +440,11 @@ impl Worker {
             }
             Action::Expire => {
                 let message = "Pod was active on the node longer than the specified deadline";
-                self.seen.verdict = Some(("DeadlineExceeded".into(), message.into()));
+                self.seen.verdict = Some(observe::Verdict {
+                    reason: "DeadlineExceeded",
+                    message: message.to_owned(),
+                    at_once: false,
+                });
                 let reason = reasons::of_pod(Code::DeadlineExceeded, &pod, message);
                 self.tell("", Level::Normal, "DeadlineExceeded", message, Some(&reason));
                 return true;

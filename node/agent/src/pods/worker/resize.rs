@@ -6,8 +6,9 @@
 use super::{Done, Worker};
 use crate::events::Level;
 use crate::pods::diff::{self, differs};
-use crate::pods::observe::{Failure, Role, Step, containers, label};
-use crate::pods::{observe, resources};
+use crate::pods::observe::{Failure, Held, Role, Step, containers, label};
+use crate::pods::{observe, reasons, resources};
+use dhow_reason::Code;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -52,9 +53,9 @@ impl Worker {
         if held == self.seen.held {
             return;
         }
-        if let Some((reason, message)) = &held {
-            let event = if *reason == "Deferred" { "ResizeDeferred" } else { "ResizeInfeasible" };
-            self.event("", Level::Warning, event, format!("Pod resize: {message}"));
+        if let Some(Held { word, message, reason }) = &held {
+            let event = if *word == "Deferred" { "ResizeDeferred" } else { "ResizeInfeasible" };
+            self.warn("", event, format!("Pod resize: {message}"), reason);
         }
         self.seen.held = held;
         self.note();
@@ -76,8 +77,8 @@ impl Worker {
         }
     }
 
-    /// What of the machine a resize lacks: as reason and message.
-    fn obstacle(&self) -> Option<(&'static str, String)> {
+    /// What of the machine a resize lacks.
+    fn obstacle(&self) -> Option<Held> {
         let wanted = resources::pod_requests(&self.pod);
         let has = resources::pod_requests(&self.as_it_runs(None));
         let facts = &self.world.facts;
@@ -86,22 +87,32 @@ impl Worker {
             ("cpu", wanted.0, has.0, used.0, facts.cpu_millis),
             ("memory", wanted.1, has.1, used.1, facts.memory),
         ];
+        let reason = |name: &str, wanted: u64, used: u64, capacity: u64| {
+            let code = match name {
+                "cpu" => Code::InsufficientCpu,
+                _ => Code::InsufficientMemory,
+            };
+            let evidence = [("requested", wanted), ("used", used), ("capacity", capacity)];
+            let said = reasons::of_pod(code, &self.pod, "the resize waits");
+            evidence.into_iter().fold(said, |reason, (name, value)| reason.with(name, value))
+        };
         // What a pod gives back is never refused.
         let more = all.iter().filter(|(_, wanted, has, ..)| wanted > has);
         let infeasible = more.clone().find(|(_, wanted, _, _, capacity)| wanted > capacity);
-        if let Some((name, wanted, _, _, capacity)) = infeasible {
+        if let Some(&(name, wanted, _, used, capacity)) = infeasible {
             let message = format!(
                 "Node didn't have enough capacity: {name}, requested: {wanted}, capacity: {capacity}"
             );
-            return Some(("Infeasible", message));
+            let reason = reason(name, wanted, used, capacity);
+            return Some(Held { word: "Infeasible", message, reason });
         }
         let deferred =
             more.clone().find(|(_, wanted, _, used, capacity)| wanted + used > *capacity);
-        deferred.map(|(name, wanted, _, used, capacity)| {
+        deferred.map(|&(name, wanted, _, used, capacity)| {
             let message = format!(
                 "Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {capacity}"
             );
-            ("Deferred", message)
+            Held { word: "Deferred", message, reason: reason(name, wanted, used, capacity) }
         })
     }
 
@@ -181,8 +192,10 @@ impl Worker {
                 track.resize =
                     Step::Failed(Failure { reason, message: message.clone(), retry_at, times });
                 if times == 1 {
+                    let code = Code::ResizeFailed;
+                    let reason = reasons::of_container(code, &self.pod, name, &message);
                     let message = format!("Pod resize: container {name}: {message}");
-                    self.event(name, Level::Warning, "ResizeError", message);
+                    self.warn(name, "ResizeError", message, &reason);
                 }
             }
         }
