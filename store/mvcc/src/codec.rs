@@ -15,7 +15,16 @@ const DEPTH: usize = 130;
 #[error("not a record of this format: {0}")]
 pub struct Malformed(pub &'static str);
 
+/// The first bytes of commands that others than the codec look at.
+const LEASE_REVOKE: u8 = 4;
+const LEASE_CHECKPOINT: u8 = 11;
+
 impl Command {
+    /// Whether bytes are those of a command that ends leases or notes what remains of them.
+    pub fn is_of_lease(bytes: &[u8]) -> bool {
+        matches!(bytes.first(), Some(&(LEASE_REVOKE | LEASE_CHECKPOINT)))
+    }
+
     /// Appends the command's bytes to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
@@ -33,11 +42,11 @@ impl Command {
                 put_signed(out, *ttl);
             }
             Self::LeaseRevoke { id } => {
-                out.push(4);
+                out.push(LEASE_REVOKE);
                 put_signed(out, *id);
             }
             Self::LeaseCheckpoint(remaining) => {
-                out.push(11);
+                out.push(LEASE_CHECKPOINT);
                 put_number(out, remaining.len() as u64);
                 for (id, remaining) in remaining {
                     put_signed(out, *id);
@@ -101,7 +110,7 @@ impl Command {
             1 => Self::Txn(reader.txn(DEPTH)?),
             2 => Self::Compact(reader.signed()?),
             3 => Self::LeaseGrant { id: reader.signed()?, ttl: reader.signed()? },
-            4 => Self::LeaseRevoke { id: reader.signed()? },
+            LEASE_REVOKE => Self::LeaseRevoke { id: reader.signed()? },
             5 => {
                 let auth_revision = reader.number()?;
                 Self::TxnAs { txn: reader.txn(DEPTH)?, auth_revision }
@@ -118,7 +127,7 @@ impl Command {
                 auth_revision: reader.number()?,
             },
             10 => Self::Downgrade(read_version(&mut reader)?),
-            11 => {
+            LEASE_CHECKPOINT => {
                 let mut remaining = Vec::new();
                 for _ in 0..reader.count()? {
                     remaining.push((reader.signed()?, reader.signed()?));

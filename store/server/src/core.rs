@@ -2,6 +2,7 @@
 //! committed; nothing here waits for anybody.
 
 use crate::entry::{self, Proposal, entry_size};
+use crate::lease::Lessor;
 use crate::members::Change;
 use crate::membership::Heard;
 use crate::queue::Reply;
@@ -50,6 +51,8 @@ pub(crate) struct Core {
     pub(crate) waiters: BTreeMap<u64, Waiter>,
     /// What the proposals under way may take of the quota.
     pub(crate) growing: u64,
+    /// Says which commands about leases may go into the log.
+    pub(crate) lessor: Arc<Lessor>,
     /// Proposals that wait for a leader, or for the end of another change of the votes.
     pub(crate) held: Held,
     /// Proposals that a member refused that did not lead; tried again a little later.
@@ -156,6 +159,7 @@ impl Core {
             next: shared.clock.random() >> 1 | 1,
             waiters: BTreeMap::new(),
             growing: 0,
+            lessor: shared.lessor.clone(),
             held: Held::default(),
             later: VecDeque::new(),
             reading: Vec::new(),

@@ -69,6 +69,19 @@ impl Proposal {
         Ok((id, proposal))
     }
 
+    /// A command that ends leases or notes what remains of them; for others that is a look at two
+    /// bytes.
+    pub(crate) fn of_lease(data: &Bytes) -> Option<Command> {
+        let command = data.get(ID + 1..).filter(|_| data[ID] == 1)?;
+        if !Command::is_of_lease(command) {
+            return None;
+        }
+        match Self::decode(data) {
+            Ok((_, Self::Command(command))) => Some(command),
+            _ => None,
+        }
+    }
+
     /// The number of the request in an entry's data.
     pub(crate) fn id(data: &[u8]) -> u64 {
         data.get(..ID).and_then(|id| id.try_into().ok()).map_or(0, u64::from_le_bytes)

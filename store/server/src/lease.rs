@@ -28,6 +28,8 @@ struct Held {
     noted: i64,
     /// A note of it is on its way into the log.
     noting: bool,
+    /// Its end is in the log of this leader, and not carried out yet.
+    leaving: bool,
 }
 
 impl Held {
@@ -47,7 +49,8 @@ struct State {
 
 impl State {
     fn start(&mut self, id: i64, ttl: i64, noted: i64, now: Duration) {
-        let mut held = Held { ttl, deadline: now, ending: false, noted, noting: false };
+        let (ending, noting, leaving) = (false, false, false);
+        let mut held = Held { ttl, deadline: now, ending, noted, noting, leaving };
         held.deadline = after(now, held.due());
         if let Some(before) = self.held.insert(id, held) {
             self.deadlines.remove(&(before.deadline, id));
@@ -174,7 +177,7 @@ impl Lessor {
 
     /// What remains of the leases of which much has passed since it was noted, in seconds rounded
     /// up; and when to look again.
-    fn notes(&self, now: Duration) -> (Vec<(i64, i64)>, Option<Duration>) {
+    pub(crate) fn notes(&self, now: Duration) -> (Vec<(i64, i64)>, Option<Duration>) {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let mut notes = Vec::new();
@@ -192,6 +195,31 @@ impl Lessor {
             state.note_at = self.next_note(state, now);
         }
         (notes, state.note_at)
+    }
+
+    /// Whether this leader may put a command into its log. A note must not come behind the end of its
+    /// lease: another may be granted under the same identifier meanwhile, and must not be taken for
+    /// as old.
+    pub(crate) fn admits(&self, command: &Command) -> bool {
+        let mut state = lock(&self.state);
+        match command {
+            Command::LeaseRevoke { id } => {
+                if let Some(held) = state.held.get_mut(id) {
+                    held.leaving = true;
+                }
+                true
+            }
+            Command::LeaseCheckpoint(remaining) => {
+                remaining.iter().all(|(id, left)| *left == 0 || is_noting(&state, *id))
+            }
+            _ => true,
+        }
+    }
+
+    /// Leaves out notes of leases that have ended since they were taken.
+    fn keep_current(&self, notes: &mut Vec<(i64, i64)>) {
+        let state = lock(&self.state);
+        notes.retain(|(id, _)| is_noting(&state, *id));
     }
 
     pub(crate) fn revoked(&self, id: i64) {
@@ -273,6 +301,11 @@ impl Lessor {
     }
 }
 
+/// Whether a note of a lease belongs to the lease that has the identifier now.
+fn is_noting(state: &State, id: i64) -> bool {
+    state.held.get(&id).is_some_and(|held| held.noting && !held.leaving)
+}
+
 /// So many leases are noted in one entry of the log.
 const NOTES: usize = 1000;
 
@@ -313,12 +346,21 @@ pub(crate) async fn expire(shared: Arc<Shared>) {
         }
         let (notes, note_at) = shared.lessor.notes(now);
         for part in notes.chunks(NOTES) {
-            let note = Command::LeaseCheckpoint(part.to_vec());
-            match shared.submit_in(term, note).await {
-                Err(Error::Stopped) => return,
-                // They stay longer with another leader than they need.
-                Err(error) => tracing::debug!(%error, "what remains of leases is not noted"),
-                Ok(_) => {}
+            let mut part = part.to_vec();
+            loop {
+                shared.lessor.keep_current(&mut part);
+                if part.is_empty() {
+                    break;
+                }
+                match shared.submit_in(term, Command::LeaseCheckpoint(part.clone())).await {
+                    // One of them ended in between.
+                    Err(Error::LeaseNotFound) => continue,
+                    Err(Error::Stopped) => return,
+                    // They stay longer with another leader than they need.
+                    Err(error) => tracing::debug!(%error, "what remains of leases is not noted"),
+                    Ok(_) => {}
+                }
+                break;
             }
         }
         let nearer = shared.lessor.nearer.notified();

@@ -235,6 +235,12 @@ impl Core {
         let mut rest = Vec::new();
         let mut changing = self.node.raft.has_pending_conf();
         for (id, part) in parts {
+            if let Some(command) = Proposal::of_lease(&part)
+                && !self.lessor.admits(&command)
+            {
+                self.refuse(id, Error::LeaseNotFound);
+                continue;
+            }
             let entry = entry::new_entry(part.clone());
             if entry.get_entry_type() != EntryType::EntryNormal
                 && std::mem::replace(&mut changing, true)

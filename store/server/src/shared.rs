@@ -15,7 +15,7 @@ use dhow_mvcc::{Command, Machine, Outcome};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{
-    Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError, Weak,
+    Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError, Weak,
 };
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -96,7 +96,7 @@ impl Numbers {
 pub(crate) struct Shared {
     state: RwLock<State>,
     pub(crate) hub: Hub,
-    pub(crate) lessor: Lessor,
+    pub(crate) lessor: Arc<Lessor>,
     pub(crate) queue: Queue,
     pub(crate) clock: SharedClock,
     pub(crate) options: Options,
@@ -138,7 +138,7 @@ impl Shared {
         Self {
             hub: Hub::new(state.machine.mvcc.revision()),
             state: RwLock::new(state),
-            lessor: Lessor::new(options.lease_checkpoint),
+            lessor: Arc::new(Lessor::new(options.lease_checkpoint)),
             queue: Queue::default(),
             clock,
             options,

@@ -337,6 +337,40 @@ fn told(said: Vec<(u64, Bytes)>) -> Vec<(u64, Result<Told, Error>)> {
 }
 
 #[test]
+fn a_note_of_a_lease_that_has_ended_is_not_taken_for_the_next_of_its_identifier() {
+    let mut one = One::new(1, 3);
+    one.win();
+    let grant = || Command::LeaseGrant { id: 7, ttl: 1000 };
+    let carry_out = |one: &mut One| {
+        one.drive();
+        one.hear_all();
+        one.drive();
+    };
+    let mut granted = one.propose(grant(), 0);
+    carry_out(&mut one);
+    assert!(matches!(granted.try_recv(), Ok(Ok(_))));
+    *one.clock.now.lock().unwrap() = Duration::from_secs(400);
+    let (notes, _) = one.shared.lessor.notes(Duration::from_secs(400));
+    assert_eq!(notes, [(7, 601)]);
+    // Both stand in the log before the note does.
+    let mut ended = one.propose(Command::LeaseRevoke { id: 7 }, 0);
+    let mut granted = one.propose(grant(), 0);
+    let mut noted = one.propose(Command::LeaseCheckpoint(notes), one.core.term());
+    carry_out(&mut one);
+    assert!(matches!(ended.try_recv(), Ok(Ok(_))));
+    assert!(matches!(granted.try_recv(), Ok(Ok(_))));
+    assert!(matches!(noted.try_recv(), Ok(Err(Error::LeaseNotFound))));
+    assert_eq!(one.shared.read().machine.mvcc.remaining().next(), None);
+    // The new one is noted when it is due.
+    let (notes, _) = one.shared.lessor.notes(Duration::from_secs(800));
+    assert_eq!(notes, [(7, 601)]);
+    let mut noted = one.propose(Command::LeaseCheckpoint(notes), one.core.term());
+    carry_out(&mut one);
+    assert!(matches!(noted.try_recv(), Ok(Ok(_))));
+    assert_eq!(one.shared.read().machine.mvcc.remaining().next(), Some((7, 601)));
+}
+
+#[test]
 fn a_lease_is_renewed_for_another_member_only_when_a_quorum_has_confirmed_the_leader() {
     let mut one = One::new(1, 3);
     one.win();
