@@ -1,6 +1,7 @@
-//! The data directory: its lock, its format, its files' names.
+//! The data directory: its lock, its format, its files' names, and where its log lies.
 
 use crate::Error;
+use dhow_clock::SharedClock;
 use dhow_clock::disk::{Disk, Open};
 use std::fmt::Debug;
 use std::io;
@@ -12,11 +13,18 @@ use std::sync::Arc;
 const FORMAT: u32 = 2;
 const WORD: &str = "dhow-store";
 
+/// The prefix of a log's files.
+pub(crate) const LOG: &str = "log-";
+/// The file that says where the log lies, when that is not here.
+const ELSEWHERE: &str = "wal-dir";
+
 /// A data directory that this process has for itself.
 #[derive(Debug)]
 pub struct Directory {
     pub(crate) disk: Arc<dyn Disk>,
     path: PathBuf,
+    /// Where the log is: here, or in a folder of its own below what was named for logs.
+    log: PathBuf,
     _lock: Box<dyn Send + Sync + Debug>,
 }
 
@@ -24,8 +32,33 @@ impl Directory {
     /// Takes the directory, making it if it is not there.
     ///
     /// # Errors
-    /// [`Error::InUse`], [`Error::Newer`], [`Error::Damaged`], [`Error::Disk`].
+    /// [`Error::InUse`], [`Error::Newer`], [`Error::Damaged`], [`Error::Disk`]; [`Error::Refused`]
+    /// when its log lies elsewhere.
     pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, Error> {
+        let mut directory = Self::take(disk, path)?;
+        directory.find_log(None)?;
+        directory.sweep()?;
+        Ok(directory)
+    }
+
+    /// The same; the log of a new store comes to lie in a folder of its own in `logs`.
+    ///
+    /// # Errors
+    /// As [`Directory::open`].
+    pub fn open_with_logs(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        logs: &Path,
+        clock: &SharedClock,
+    ) -> Result<Self, Error> {
+        let mut directory = Self::take(disk, path)?;
+        directory.find_log(Some((logs, clock)))?;
+        directory.sweep()?;
+        Ok(directory)
+    }
+
+    /// Takes the directory for this process.
+    fn take(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, Error> {
         disk.create_dir_all(path).map_err(Error::disk("create", path))?;
         let lock_path = path.join("lock");
         let lock = disk.lock(&lock_path).map_err(|error| match error.kind() {
@@ -43,10 +76,56 @@ impl Directory {
         let _ = disk
             .open(&lock_path, Open::Create)
             .and_then(|file| file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0));
-        let directory = Self { disk, path: path.to_owned(), _lock: lock };
+        let directory = Self { disk, path: path.to_owned(), log: path.to_owned(), _lock: lock };
         directory.check_format()?;
-        directory.sweep()?;
         Ok(directory)
+    }
+
+    /// Finds the log: a store that looked for it in another place would begin anew.
+    fn find_log(&mut self, wanted: Option<(&Path, &SharedClock)>) -> Result<(), Error> {
+        let refused = |what| Err(Error::Refused { path: self.path.clone(), what });
+        let Some(known) = self.elsewhere()? else {
+            let Some((logs, clock)) = wanted else { return Ok(()) };
+            if !self.is_new()? {
+                return refused("its log lies in it: start it without --wal-dir".into());
+            }
+            self.log = logs.join(format!("{:016x}", clock.random()));
+            let made = self.disk.create_dir_all(&self.log).and_then(|()| self.disk.sync_dir(logs));
+            return made.map_err(Error::disk("create", &self.log));
+        };
+        let logs = known.parent().unwrap_or(&known);
+        if wanted.map(|(wanted, _)| wanted) != Some(logs) {
+            let logs = logs.display();
+            return refused(format!("its log lies in {logs}: start it with --wal-dir={logs}"));
+        }
+        if self.disk.list(&known).map_or(true, |files| files.is_empty()) {
+            let known = known.display();
+            return refused(format!("its log {known} is not there: is its file system mounted?"));
+        }
+        self.log = known;
+        Ok(())
+    }
+
+    /// Where the log lies, when that is not here.
+    fn elsewhere(&self) -> Result<Option<PathBuf>, Error> {
+        let path = self.path.join(ELSEWHERE);
+        let file = match self.disk.open(&path, Open::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::disk("open", &path)(error)),
+        };
+        let bytes = file.read_to_end_at(0, 8192).map_err(Error::disk("read", &path))?;
+        let text = String::from_utf8(bytes).map_err(|_| Error::damaged(&path, 0, "no path"))?;
+        Ok(Some(PathBuf::from(text.trim_end_matches('\n'))))
+    }
+
+    /// Notes where the log lies, once it is there.
+    pub(crate) fn note_log(&self) -> Result<(), Error> {
+        if self.log == self.path {
+            return Ok(());
+        }
+        let text = format!("{}\n", self.log.display());
+        self.publish(ELSEWHERE, |file| file.write_all_at(text.as_bytes(), 0))
     }
 
     /// Whether nothing was ever written to the store in the directory.
@@ -54,7 +133,12 @@ impl Directory {
     /// # Errors
     /// [`Error::Disk`].
     pub fn is_new(&self) -> Result<bool, Error> {
-        Ok(self.numbered("log-")?.is_empty() && self.numbered("checkpoint-")?.is_empty())
+        Ok(self.numbered(LOG)?.is_empty() && self.numbered("checkpoint-")?.is_empty())
+    }
+
+    /// Where its log is.
+    pub(crate) fn log_path(&self) -> &Path {
+        &self.log
     }
 
     /// The disk that it is on.
@@ -72,7 +156,7 @@ impl Directory {
         let file = match self.disk.open(&path, Open::Read) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if !self.numbered("log-")?.is_empty() || !self.numbered("checkpoint-")?.is_empty() {
+                if !self.is_new()? {
                     return Err(Error::damaged(&path, 0, "the file is missing"));
                 }
                 let content = format!("{WORD} {FORMAT}\n");
@@ -115,23 +199,40 @@ impl Directory {
 
     /// Makes the names of the files durable.
     pub(crate) fn sync(&self) -> Result<(), Error> {
-        self.disk.sync_dir(&self.path).map_err(Error::disk("sync", &self.path))
+        for place in self.places() {
+            self.disk.sync_dir(place).map_err(Error::disk("sync", place))?;
+        }
+        Ok(())
+    }
+
+    /// The directories that have its files.
+    fn places(&self) -> impl Iterator<Item = &Path> {
+        let log = Some(self.log.as_path()).filter(|log| *log != self.path);
+        [Some(self.path.as_path()), log].into_iter().flatten()
     }
 
     /// Removes what was not finished.
     fn sweep(&self) -> Result<(), Error> {
-        for name in self.disk.list(&self.path).map_err(Error::disk("list", &self.path))? {
-            if name.ends_with(".new") {
-                let path = self.path.join(name);
-                self.disk.remove(&path).map_err(Error::disk("remove", &path))?;
+        for place in self.places() {
+            for name in self.disk.list(place).map_err(Error::disk("list", place))? {
+                if name.ends_with(".new") {
+                    let path = place.join(name);
+                    self.disk.remove(&path).map_err(Error::disk("remove", &path))?;
+                }
             }
         }
         Ok(())
     }
 
+    /// Where files with this prefix lie.
+    fn place(&self, prefix: &str) -> &Path {
+        if prefix == LOG { &self.log } else { &self.path }
+    }
+
     /// The numbers of the files with this prefix, ascending.
     pub(crate) fn numbered(&self, prefix: &str) -> Result<Vec<u64>, Error> {
-        let names = self.disk.list(&self.path).map_err(Error::disk("list", &self.path))?;
+        let place = self.place(prefix);
+        let names = self.disk.list(place).map_err(Error::disk("list", place))?;
         let mut numbers: Vec<u64> = names
             .iter()
             .filter_map(|name| name.strip_prefix(prefix))
@@ -142,6 +243,6 @@ impl Directory {
     }
 
     pub(crate) fn file(&self, prefix: &str, number: u64) -> PathBuf {
-        self.path.join(format!("{prefix}{number:016x}"))
+        self.place(prefix).join(format!("{prefix}{number:016x}"))
     }
 }

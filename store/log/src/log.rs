@@ -1,5 +1,6 @@
 //! The log: segments of frames, appended by one writer, read back when it is opened.
 
+use crate::directory::LOG as PREFIX;
 use crate::frame::{self, Batch, Head};
 use crate::{Directory, Error};
 use bytes::Bytes;
@@ -10,7 +11,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-const PREFIX: &str = "log-";
 const MAGIC: &[u8; 8] = b"dhowlog1";
 /// Magic, nonce (4 bytes), CRC-32C of the rest (4 bytes), index of the first entry, 8 zero bytes.
 const SEGMENT_HEADER: usize = 32;
@@ -97,6 +97,7 @@ impl Log {
                 return Err(Error::damaged(&path, 0, "the log is missing"));
             }
             let active = begin(&directory, &clock, options.segment_bytes, 1)?;
+            directory.note_log()?;
             return Ok(Self {
                 directory,
                 clock,
@@ -420,7 +421,7 @@ fn prepare(
         let _ = disk.remove(&new);
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Error::Full { path: directory.path().to_owned() }
+                Error::Full { path: directory.log_path().to_owned() }
             }
             _ => Error::disk("create", &new)(error),
         }

@@ -20,7 +20,7 @@ pub use auth::Auth;
 pub use check::{check_range, check_txn, cost, is_read_only};
 pub use codec::{Malformed, put_bytes, put_number, put_signed};
 pub use machine::{Machine, MachineHeader, MachineLoader};
-pub use rows::{Export, HashRun, Import, ImportError, Rows, read_key_value};
+pub use rows::{Export, Hash, HashRun, Import, ImportError, Rows, read_key_value};
 pub use snapshot::{Header, Loader};
 
 use bytes::Bytes;

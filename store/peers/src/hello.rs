@@ -16,7 +16,7 @@ pub(crate) const MOST: usize = 1 << 20;
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub enum Purpose {
     /// Messages of Raft.
     Messages,
     /// Pieces of snapshots.
@@ -27,7 +27,7 @@ pub(crate) enum Purpose {
 
 /// What the caller says first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Hello {
+pub struct Hello {
     /// The caller's version of the protocol.
     pub version: u16,
     /// What the connection is for.
@@ -44,9 +44,18 @@ pub(crate) struct Hello {
 
 /// What is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub enum Answer {
     /// Go on. To a question: the cluster and its members.
-    Welcome { version: u16, cluster: u64, member: u64, members: Vec<Member> },
+    Welcome {
+        /// The answering member's version of the protocol.
+        version: u16,
+        /// Its cluster.
+        cluster: u64,
+        /// Itself.
+        member: u64,
+        /// To a question: all members.
+        members: Vec<Member>,
+    },
     /// No.
     Refused(Refusal),
 }
@@ -89,6 +98,7 @@ pub enum Refusal {
 }
 
 impl Hello {
+    /// The bytes of a frame.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         out.put_u16_le(self.version);
@@ -105,6 +115,9 @@ impl Hello {
     }
 
     /// Reads what [`Hello::encode`] wrote. Of another version only the version is looked at.
+    ///
+    /// # Errors
+    /// `InvalidData`: cut short, or with a purpose that is not known.
     pub fn decode(mut bytes: Bytes) -> io::Result<Self> {
         let bytes = &mut bytes;
         let version = bytes.try_get_u16_le().map_err(short)?;
@@ -130,6 +143,7 @@ impl Hello {
 }
 
 impl Answer {
+    /// The bytes of a frame.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         match self {
@@ -163,6 +177,10 @@ impl Answer {
         out.freeze()
     }
 
+    /// Reads what [`Answer::encode`] wrote.
+    ///
+    /// # Errors
+    /// `InvalidData`: cut short, or of a kind that is not known.
     pub fn decode(mut bytes: Bytes) -> io::Result<Self> {
         let bytes = &mut bytes;
         match bytes.try_get_u8().map_err(short)? {

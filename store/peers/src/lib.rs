@@ -18,13 +18,13 @@ mod serve;
 pub mod tls;
 
 pub use address::{Address, BadAddress, Listener, Place};
-pub use hello::Refusal;
+pub use hello::{Answer, Hello, Purpose, Refusal};
 
 use bytes::{Bytes, BytesMut};
 use dhow_clock::SharedClock;
 use dhow_kv::admin::{Identity, Member};
 use dhow_server::{Introduction, Standing, Store, Transport};
-use hello::{Answer, Hello, PREFACE, Purpose, VERSION};
+use hello::{PREFACE, VERSION};
 use lane::Trouble;
 use remote::Peer;
 use rustls::pki_types::ServerName;

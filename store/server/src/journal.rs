@@ -283,7 +283,7 @@ pub(crate) fn recover_until(
             new = new.display()
         )));
     }
-    let directory = Arc::new(Directory::open(disk, path)?);
+    let directory = open_directory(disk, path, clock, options)?;
     let is_new = directory.is_new()?;
     let mut begins = if is_new { Some(beginning(options, clock).map_err(refused)?) } else { None };
     let mut limit = options.checkpoint_bytes;
@@ -368,6 +368,20 @@ pub(crate) fn recover_until(
         "store opened"
     );
     Ok(Opened { state, log, checkpoint, limit })
+}
+
+/// Takes a data directory, with its log where the options say.
+pub(crate) fn open_directory(
+    disk: Arc<dyn Disk>,
+    path: &Path,
+    clock: &SharedClock,
+    options: &Options,
+) -> Result<Arc<Directory>, dhow_log::Error> {
+    let opened = match &options.log_dir {
+        None => Directory::open(disk, path),
+        Some(logs) => Directory::open_with_logs(disk, path, logs, clock),
+    };
+    opened.map(Arc::new)
 }
 
 /// The whole store that [`crate::force_new`] had made to take this path's place, if it ended after it

@@ -37,11 +37,13 @@ mod writer;
 
 pub use cluster::{Cluster, Introduction, Standing, Start, member_id};
 pub use dhow_log::Error as OpenError;
-pub use restore::{RestoreError, Restored, force_new, restore};
+pub use restore::{RestoreError, Restored, force_new, restore, take_over};
 pub use store::{Status, Store};
 pub use transport::Transport;
+pub use wire::reencode_message;
 
 use dhow_mvcc::Limits;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How much history is kept for watches and reads of the past. A revision is forgotten when it is
@@ -77,6 +79,9 @@ pub struct Options {
     pub lease_checkpoint: Option<Duration>,
     /// What history is kept; `None` for all.
     pub retention: Option<Retention>,
+    /// Where the log lies, if not with the checkpoints: an absolute path, for example on a disk of its
+    /// own.
+    pub log_dir: Option<PathBuf>,
     /// The size of one file of the log. The space is taken when the file is begun.
     pub segment_bytes: u64,
     /// A checkpoint is written when the log since the last one is this long, in bytes.
@@ -104,6 +109,7 @@ impl Default for Options {
             min_lease_ttl: 2,
             lease_checkpoint: Some(Duration::from_secs(300)),
             retention: Some(Retention::default()),
+            log_dir: None,
             segment_bytes: 8 << 20,
             checkpoint_bytes: 32 << 20,
             inline: false,

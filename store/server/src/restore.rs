@@ -1,15 +1,15 @@
 //! A new member from a snapshot, of a store or of etcd.
 
-use crate::journal::{Beginning, beginning, recover_until};
+use crate::journal::{Beginning, beginning, open_directory, recover_until};
 use crate::raftlog::{RaftLog, Replay, Stand};
 use crate::{OpenError, Options};
 use bytes::Bytes;
-use dhow_bolt::etcd::Snapshot;
+use dhow_bolt::etcd::{Entry, Snapshot};
 use dhow_clock::SharedClock;
 use dhow_clock::disk::Disk;
 use dhow_kv::admin::Identity;
-use dhow_log::{CheckpointWriter, Directory, Log};
-use dhow_mvcc::{ImportError, Machine};
+use dhow_log::{CheckpointWriter, Log};
+use dhow_mvcc::{Hash, ImportError, Machine};
 use raft::eraftpb::HardState;
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
@@ -89,8 +89,59 @@ pub fn restore<R: Read + Seek>(
     Ok(begin(disk, path, clock, options, machine)?)
 }
 
-/// The end of the name of a directory that [`force_new`] is making.
+/// Makes a data directory of what an etcd has left: its database, and the entries of its log behind
+/// it. Passwords that the log has in clear are hashed by `hash`. The directory comes into being whole
+/// or not at all.
+///
+/// # Errors
+/// As [`restore`].
+pub fn take_over<R: Read + Seek>(
+    disk: Arc<dyn Disk>,
+    path: &Path,
+    clock: &SharedClock,
+    options: &Options,
+    snapshot: &mut Snapshot<R>,
+    log: &[Entry],
+    hash: Hash<'_>,
+) -> Result<Restored, RestoreError> {
+    let mut machine = Machine::from_etcd(snapshot)?;
+    for entry in log {
+        let data = if entry.members { &[][..] } else { &entry.data };
+        machine.replay(entry.index, data, hash).map_err(ImportError::Log)?;
+    }
+    let new = emptied(&*disk, path)?;
+    let restored = begin(disk.clone(), &new, clock, options, machine)?;
+    put_in_place(&*disk, &new, path)?;
+    Ok(restored)
+}
+
+/// The end of the name of a directory that is being made.
 pub(crate) const NEW: &str = ".new";
+
+/// What was done to a path, for errors.
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    let path = path.to_owned();
+    move |source| OpenError::Disk { action, path, source }
+}
+
+/// An empty directory in which to make what comes to `path` when it is whole.
+fn emptied(disk: &dyn Disk, path: &Path) -> Result<PathBuf, OpenError> {
+    let new = beside(path, NEW);
+    // An earlier time may have ended in the middle.
+    disk.create_dir_all(&new).map_err(failed("make", &new))?;
+    for file in disk.list(&new).map_err(failed("list", &new))? {
+        disk.remove(&new.join(file)).map_err(failed("empty", &new))?;
+    }
+    Ok(new)
+}
+
+fn put_in_place(disk: &dyn Disk, new: &Path, path: &Path) -> Result<(), OpenError> {
+    disk.rename(new, path).map_err(failed("put in place", new))?;
+    match path.parent() {
+        Some(parent) => disk.sync_dir(parent).map_err(failed("write", parent)),
+        None => Ok(()),
+    }
+}
 
 /// The path of the same name with `end` behind it: an end that the name has already stays, so that
 /// no two paths have the same one beside them.
@@ -113,17 +164,8 @@ pub fn force_new(
     options: &Options,
 ) -> Result<Restored, OpenError> {
     let machine = recover_until(disk.clone(), path, clock, options, true)?.state.machine;
-    let new = beside(path, NEW);
     let time = clock.now().as_secs();
-    let failed = |action, path: &Path| {
-        let path = path.to_owned();
-        move |source| OpenError::Disk { action, path, source }
-    };
-    // An earlier time may have ended in the middle.
-    disk.create_dir_all(&new).map_err(failed("make", &new))?;
-    for file in disk.list(&new).map_err(failed("list", &new))? {
-        disk.remove(&new.join(file)).map_err(failed("empty", &new))?;
-    }
+    let new = emptied(&*disk, path)?;
     let restored = begin(disk.clone(), &new, clock, options, machine)?;
     // It may not be the first time in this second.
     let mut names = (time..).map(|time| beside(path, &format!(".before-{time}")));
@@ -133,10 +175,7 @@ pub fn force_new(
         done => Some(done),
     });
     aside.unwrap_or(Ok(())).map_err(failed("put aside", path))?;
-    disk.rename(&new, path).map_err(failed("put in place", &new))?;
-    if let Some(parent) = path.parent() {
-        disk.sync_dir(parent).map_err(failed("write", parent))?;
-    }
+    put_in_place(&*disk, &new, path)?;
     Ok(restored)
 }
 
@@ -151,7 +190,7 @@ fn begin(
     let index = machine.applied().max(1);
     machine.skip(index);
     let refused = |what: String| OpenError::Refused { path: path.to_owned(), what };
-    let directory = Arc::new(Directory::open(disk, path)?);
+    let directory = open_directory(disk, path, clock, options)?;
     if !directory.is_new()? {
         return Err(refused("it holds a store already; name an empty directory".into()));
     }

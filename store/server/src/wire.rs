@@ -330,6 +330,12 @@ impl Message {
     }
 }
 
+/// What another member says, written anew; `None` when it is not understood. For tests of what
+/// reads messages: [`Store::receive`](crate::Store::receive) takes them.
+pub fn reencode_message(bytes: Bytes) -> Option<Bytes> {
+    Message::decode(bytes).ok().map(|message| message.encode())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -355,6 +355,32 @@ async fn a_second_opener_is_told_and_the_first_goes_on() {
 }
 
 #[tokio::test]
+async fn a_log_on_a_disk_of_its_own_survives_crashes_and_is_looked_for_there_only() {
+    let logs = |path: &str| Options { log_dir: Some(path.into()), ..small() };
+    for seed in 0..20 {
+        let disk = Memory::new();
+        let store = open_on(&disk, logs("/logs")).unwrap();
+        for n in 0..100 {
+            put(&*store, &format!("k{}", n % 7), &format!("{n}-{}", "x".repeat(100))).await;
+        }
+        let before = picture(&*store, store.revision()).await;
+        drop(store);
+        let disk = disk.crash(seed);
+        for other in [small(), logs("/other")] {
+            let refused = open_on(&disk, other).unwrap_err();
+            let text = refused.to_string();
+            assert!(text.contains("its log lies in /logs: start it with --wal-dir"), "{text}");
+        }
+        let store = open_on(&disk, logs("/logs")).unwrap();
+        assert_eq!(picture(&*store, store.revision()).await, before);
+    }
+    let disk = Memory::new();
+    put(&*open_on(&disk, small()).unwrap(), "k", "v").await;
+    let refused = open_on(&disk, logs("/logs")).unwrap_err();
+    assert!(refused.to_string().contains("start it without --wal-dir"), "{refused}");
+}
+
+#[tokio::test]
 async fn a_newer_format_is_refused_and_left_alone() {
     let home = tempfile::tempdir().unwrap();
     std::fs::write(home.path().join("version"), "dhow-store 7\n").unwrap();

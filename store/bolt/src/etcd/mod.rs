@@ -2,14 +2,17 @@
 //!
 //! A snapshot that a client saved is such a file with a SHA-256 of its bytes behind it; the file
 //! `member/snap/db` of a data directory is one without. Writing: [`SnapshotWriter`]. Reading:
-//! [`Snapshot`].
+//! [`Snapshot`]. What such a directory's log has behind the file: [`wal`].
 
-mod proto;
+mod members;
+pub mod proto;
 mod rows;
+pub mod wal;
 
 pub use rows::{
     Access, Alarm, Auth, ConfState, Lease, Member, Meta, Permission, Role, State, User,
 };
+pub use wal::{Entry, Wal, WalError};
 
 use crate::{Bucket, BucketWriter, Error, Reader, Walk, Writer};
 use rows::row;

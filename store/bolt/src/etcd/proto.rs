@@ -1,7 +1,7 @@
 //! The wire format of protobuf, as far as etcd's small messages need it.
 
 /// Appends a field that is a number; nothing for zero.
-pub(super) fn put_number(out: &mut Vec<u8>, field: u32, n: u64) {
+pub fn put_number(out: &mut Vec<u8>, field: u32, n: u64) {
     if n != 0 {
         put_varint(out, u64::from(field) << 3);
         put_varint(out, n);
@@ -9,14 +9,14 @@ pub(super) fn put_number(out: &mut Vec<u8>, field: u32, n: u64) {
 }
 
 /// Appends a field that is bytes; nothing for none.
-pub(super) fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
+pub fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     if !bytes.is_empty() {
         put_message(out, field, bytes);
     }
 }
 
 /// Appends a field that is a message or an element of a list, which may be empty.
-pub(super) fn put_message(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
+pub fn put_message(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     put_varint(out, u64::from(field) << 3 | 2);
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
@@ -32,27 +32,32 @@ fn put_varint(out: &mut Vec<u8>, mut n: u64) {
 
 /// A field's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Field<'a> {
+pub enum Field<'a> {
+    /// A number, of whatever type.
     Number(u64),
+    /// Bytes, a text or a message.
     Bytes(&'a [u8]),
 }
 
 impl<'a> Field<'a> {
-    pub(super) fn number(self) -> u64 {
+    /// The number; 0 when it is none.
+    pub fn number(self) -> u64 {
         if let Self::Number(n) = self { n } else { 0 }
     }
 
-    pub(super) fn bytes(self) -> &'a [u8] {
+    /// The bytes; none when it is a number.
+    pub fn bytes(self) -> &'a [u8] {
         if let Self::Bytes(bytes) = self { bytes } else { &[] }
     }
 
-    pub(super) fn text(self) -> String {
+    /// The text, with marks for what is none.
+    pub fn text(self) -> String {
         String::from_utf8_lossy(self.bytes()).into_owned()
     }
 }
 
 /// Gives each field of a message to `take`. Returns whether the bytes are a message.
-pub(super) fn fields<'a>(mut rest: &'a [u8], mut take: impl FnMut(u64, Field<'a>)) -> bool {
+pub fn fields<'a>(mut rest: &'a [u8], mut take: impl FnMut(u64, Field<'a>)) -> bool {
     let mut read = || -> Option<()> {
         while !rest.is_empty() {
             let tag = varint(&mut rest)?;

@@ -19,6 +19,11 @@ pub enum ImportError {
     /// The rows of its keys.
     #[error("the snapshot's keys cannot be understood: {0}; use another copy of it")]
     Rows(#[from] Malformed),
+    /// What its log has behind it.
+    #[error(
+        "the log behind the database cannot be understood: {0}; start etcd once more and stop it in order"
+    )]
+    Log(#[source] Malformed),
 }
 
 impl MachineHeader {

@@ -8,11 +8,13 @@ mod export;
 mod file;
 mod hash;
 mod import;
+mod replay;
 
 pub use export::Export;
 pub use file::ImportError;
 pub use hash::HashRun;
 pub use import::Import;
+pub use replay::Hash;
 
 use crate::codec::Malformed;
 use crate::index::Version;

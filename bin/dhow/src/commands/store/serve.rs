@@ -181,7 +181,16 @@ pub fn directory(data: &Path) -> PathBuf {
 
 /// Whether a store was begun there.
 pub fn has_store(directory: &Path) -> bool {
-    std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
+    let holds = |path: &Path| std::fs::read_dir(path).is_ok_and(|mut files| files.next().is_some());
+    // A change to a new cluster was interrupted: the old store is put aside, the new one has its
+    // name yet to come.
+    let between = || {
+        let beside = directory.parent().and_then(|parent| std::fs::read_dir(parent).ok());
+        let mut names = beside.into_iter().flatten().flatten().map(|entry| entry.file_name());
+        holds(&directory.with_file_name("store.new"))
+            && names.any(|name| name.to_string_lossy().starts_with("store.before-"))
+    };
+    holds(directory) || between()
 }
 
 /// A data directory is nobody else's.
@@ -230,6 +239,7 @@ fn options(settings: &Settings, start: Start, peers: &Arc<Peers>) -> Result<Opti
             max_learners: settings.max_learners,
             transport: peers.clone(),
         }),
+        log_dir: settings.wal_dir.clone(),
         ..Options::default()
     };
     options.secret = Some(crate::pki::random()?);

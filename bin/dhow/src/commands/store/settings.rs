@@ -5,7 +5,7 @@ use super::corruption::Checks;
 use super::discovery::Discovery;
 use super::flags::{Values, duration};
 use super::gates::{Gate, Gates};
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use dhow_door_etcd::{Jwt, JwtError, Tokens};
 use dhow_peers::{Address, Place, tls};
 use std::collections::BTreeMap;
@@ -26,6 +26,8 @@ pub struct Settings {
     pub name: String,
     /// Where the data lies.
     pub data_dir: PathBuf,
+    /// Where the log lies, if not with the data.
+    pub wal_dir: Option<PathBuf>,
     /// Where other members are listened to.
     pub listen_peers: Vec<Address>,
     /// Where clients are listened to.
@@ -190,6 +192,10 @@ impl Settings {
             initial,
             name,
             data_dir,
+            wal_dir: match values.text("wal-dir") {
+                "" => None,
+                dir => Some(std::path::absolute(dir).context("--wal-dir is no path")?),
+            },
             client_tls,
             peer_tls,
         })

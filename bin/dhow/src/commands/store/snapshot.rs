@@ -4,12 +4,14 @@ use super::flags::Values;
 use super::settings::Settings;
 use super::{log, serve};
 use crate::print;
-use anyhow::{Context, Result, bail};
-use dhow_bolt::etcd::Snapshot;
+use anyhow::{Context, Result, anyhow, bail};
+use dhow_bolt::etcd::{Entry, Snapshot, Wal};
 use dhow_clock::disk::Real;
 use dhow_kv::admin::Member;
 use dhow_server::{Cluster, Options, Start, Transport, restore};
+use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -143,7 +145,7 @@ fn alone(settings: &Settings, initial: Vec<(String, Vec<String>)>) -> Options {
         start: Start::New,
         ..Cluster::new(settings.name.clone(), initial, Arc::new(Nobody))
     };
-    Options { cluster: Some(cluster), ..Options::default() }
+    Options { cluster: Some(cluster), log_dir: settings.wal_dir.clone(), ..Options::default() }
 }
 
 /// Makes a cluster of its own of a member that has lost the others.
@@ -183,29 +185,105 @@ pub fn has_etcd(data: &Path) -> bool {
     database(data).exists()
 }
 
-/// Takes over what etcd, or its `snapshot restore`, has left in the data directory. Its files stay
-/// as they are. The members are those that it knows, if this one is among them.
+/// Where etcd has the log that belongs to a database.
+fn log_of(settings: &Settings) -> PathBuf {
+    let own = || settings.data_dir.join("member").join("wal");
+    settings.wal_dir.clone().unwrap_or_else(own)
+}
+
+/// Takes over what etcd, or its `snapshot restore`, has left in the data directory: the database, and
+/// what the log has behind it. Its files stay as they are. The members are those that it knows, if
+/// this one is among them.
 ///
 /// # Errors
-/// When the file cannot be read, or the store not be written.
+/// When etcd still runs there, a file cannot be read, the log does not say what was acknowledged, or
+/// the store cannot be written.
 pub fn take_over(settings: &Settings, directory: &Path) -> Result<()> {
     let file = database(&settings.data_dir);
+    let lock = File::open(&file).with_context(|| format!("cannot open {}", file.display()))?;
+    // etcd holds the same lock as long as it runs.
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        anyhow!("an etcd still runs in {}: stop it first", settings.data_dir.display())
+    })?;
     let mut snapshot = open(&file, true)?;
-    let known: Vec<(String, Vec<String>)> = snapshot
-        .state()
-        .members
-        .iter()
-        .map(|member| (member.name.clone(), member.peer_urls.clone()))
-        .collect();
+    let (log, commit) = read_log(&log_of(settings), snapshot.state().meta.consistent_index)?;
+    let mut known = snapshot.state().clone();
+    for entry in &log {
+        known.follow(entry).with_context(|| format!("entry {} of etcd's log", entry.index))?;
+    }
+    let committed = log.partition_point(|entry| entry.index <= commit);
+    let voters = known.members.iter().filter(|member| !member.learner).count();
+    let log = match log.len() - committed {
+        // With --force-new-cluster what no quorum is known to have goes, as in etcd.
+        _ if settings.force_new => &log[..committed],
+        // What a lone member has, its quorum has.
+        _ if voters <= 1 => &log[..],
+        0 => &log[..],
+        left => bail!(
+            "only the other members of {} can tell whether the last {left} entries of the log were acknowledged: start all etcds once more and stop them in order, or restore a snapshot that etcdctl saves",
+            settings.data_dir.display()
+        ),
+    };
+    let members: Vec<(String, Vec<String>)> =
+        known.members.into_iter().map(|member| (member.name, member.peer_urls)).collect();
     let mut own = settings.clone();
-    if let Some((_, urls)) = known.iter().find(|(name, _)| *name == settings.name) {
+    if let Some((_, urls)) = members.iter().find(|(name, _)| *name == settings.name) {
         own.advertise_peers.clone_from(urls);
-        own.initial = known;
+        own.initial = members;
     }
     own.check_first()?;
-    tracing::warn!(
-        path = %file.display(),
-        "taking over the data of an etcd; what its log has after its last commit is not read, so it must have been stopped in order"
+    let cost = settings.bcrypt_cost;
+    let hash = |password: &str| bcrypt::hash(password, cost).ok();
+    let restored = dhow_server::take_over(
+        Real::shared(),
+        directory,
+        &dhow_clock::System::shared(),
+        &alone(&own, own.initial.clone()),
+        &mut snapshot,
+        log,
+        &hash,
+    )
+    .with_context(|| format!("cannot take over {}", settings.data_dir.display()))?;
+    tracing::info!(
+        data_dir = %settings.data_dir.display(),
+        entries = log.len(),
+        revision = restored.revision,
+        keys = restored.keys,
+        member = format!("{:x}", restored.identity.member_id),
+        "took over the data of an etcd; its files stay as they are"
     );
-    take(&own, directory, &mut snapshot, &file, 0)
+    Ok(())
+}
+
+/// The entries of etcd's log behind the index that its database has, and how far they are known to
+/// be committed.
+fn read_log(folder: &Path, applied: u64) -> Result<(Vec<Entry>, u64)> {
+    let mut files = Vec::new();
+    match std::fs::read_dir(folder) {
+        Ok(entries) => {
+            for entry in entries {
+                files.push(entry?.path());
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => bail!("cannot list {}: {error}", folder.display()),
+    }
+    // Others are being prepared or were put aside.
+    files.retain(|path| path.extension().is_some_and(|end| end == "wal"));
+    files.sort();
+    let mut wal = Wal::behind(applied);
+    for (n, path) in files.iter().enumerate() {
+        let bytes =
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        wal.file(&bytes, n + 1 == files.len()).with_context(|| {
+            let path = path.display();
+            format!("etcd's log {path} is damaged: restore a snapshot, or take another copy of it")
+        })?;
+    }
+    let commit = wal.commit();
+    let entries = wal.entries().with_context(|| {
+        let folder = folder.display();
+        format!("etcd's log in {folder} does not belong to its database: name the one it has with --wal-dir")
+    })?;
+    Ok((entries, commit))
 }

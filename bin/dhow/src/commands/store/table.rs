@@ -91,6 +91,7 @@ const LOCAL_CLIENT: &str = "http://localhost:2379";
 const MEMBER: &[Flag] = &[
     works("name", Text, "default", "This member's name, for people"),
     works("data-dir", Text, "", "Where the data lies (default: NAME.etcd)"),
+    works("wal-dir", Text, "", "Where the log lies, if not with the data"),
     works("listen-peer-urls", Urls, LOCAL_PEER, "Where other members are listened to"),
     works("listen-client-urls", Urls, LOCAL_CLIENT, "Where clients are listened to"),
     works("listen-client-http-urls", Urls, "", "Where clients are listened to for HTTP only"),
@@ -313,7 +314,6 @@ const TRACING: &str = "there are no distributed traces";
 const NO_V2: &str = "there is no v2 API";
 
 const IDLE: &[Flag] = &[
-    idle("wal-dir", Text, "", "log and checkpoints lie together in the data directory"),
     idle("enable-pprof", Bool, "false", "profiles of Go do not exist here; use perf(1)"),
     idle("snapshot-count", Uint, "10000", BY_ITSELF),
     idle("snapshot-catchup-entries", Uint, "5000", BY_ITSELF),
