@@ -1,11 +1,9 @@
 //! The etcd door again: HTTP/2 byte by byte, from a client that sends URLs as authorities.
 
-use crate::Target;
-use crate::door::{PATIENCE, serve};
-use crate::mutate::{Random, mutate};
+use crate::door::{PATIENCE, runtime, serve};
+use crate::{Random, Target};
 use anyhow::Result;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -40,22 +38,28 @@ fn call(stream: u8, authority: &[u8], shape: usize) -> Vec<u8> {
     [headers, frame(0, 1, stream, &[0; 5])].concat()
 }
 
-/// HTTP/2.
-pub struct Frames {
+/// HTTP/2. The first byte says how the others are cut into packets.
+struct Frames {
     address: SocketAddr,
-    runtime: Arc<tokio::runtime::Runtime>,
+    good: Vec<Vec<u8>>,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// So many ways there are to frame a call.
+const SHAPES: u8 = 60;
+
+/// See [`Frames`].
+pub(crate) fn frames() -> Result<Box<dyn Target>> {
+    let runtime = runtime()?;
+    let address = runtime.block_on(serve())?;
+    let calls = |shape: u8| {
+        let (one, two) = (usize::from(shape), usize::from(SHAPES - 1 - shape));
+        [&[shape], &call(1, URL, one)[..], &call(3, URL_AGAIN, two)].concat()
+    };
+    Ok(Box::new(Frames { address, good: (0..SHAPES).map(calls).collect(), runtime }))
 }
 
 impl Frames {
-    /// A door in this process.
-    ///
-    /// # Errors
-    /// When no socket can be had.
-    pub fn new(runtime: Arc<tokio::runtime::Runtime>) -> Result<Self> {
-        let address = runtime.block_on(serve())?;
-        Ok(Self { address, runtime })
-    }
-
     /// Sends bytes in pieces; what comes back until the door hangs up.
     async fn send(&self, bytes: &[u8], random: &mut Random) -> std::io::Result<Vec<u8>> {
         let mut socket = TcpStream::connect(self.address).await?;
@@ -88,19 +92,18 @@ fn answers(mut bytes: &[u8]) -> usize {
 }
 
 impl Target for Frames {
-    fn name(&self) -> &'static str {
-        "frames"
+    fn good(&self) -> &[Vec<u8>] {
+        &self.good
     }
 
-    fn run(&mut self, random: &mut Random) -> Result<(), String> {
-        let (one, two) = (random.below(60), random.below(60));
-        let calls = [call(1, URL, one), call(3, URL_AGAIN, two)].concat();
+    fn take(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let Some((cuts, calls)) = bytes.split_first() else { return Ok(()) };
         // Good bytes are understood however they are cut; others end, at the latest with the client.
-        let good = random.below(4) == 0;
-        let sent = if good { calls.clone() } else { mutate(&calls, &calls, random) };
-        let sent = [BEGIN, &sent].concat();
+        let good = self.good.iter().any(|good| good[1..] == *calls);
+        let mut cuts = Random::new(u64::from(*cuts));
+        let sent = [BEGIN, calls].concat();
         self.runtime.block_on(async {
-            match tokio::time::timeout(PATIENCE, self.send(&sent, random)).await {
+            match tokio::time::timeout(PATIENCE, self.send(&sent, &mut cuts)).await {
                 Ok(Ok(told)) if good && answers(&told) != 2 => {
                     Err(format!("{} of 2 calls are answered: {told:02x?}", answers(&told)))
                 }

@@ -1,17 +1,11 @@
-//! Bad input by seed for everything that reads bytes: decoders, recovery, the etcd door.
-//!
-//! Each target makes good bytes, changes them as a seed says, and gives them to the code that must
-//! bear them: it may refuse them, it must not panic, hang or lie. This is random mutation without
-//! a look at coverage; what it finds is found again by the same seed.
-
-mod door;
-mod frames;
-mod mutate;
-mod targets;
+//! Bad input by seed for everything that reads bytes. This is random mutation without a look at
+//! coverage; what it finds is found again by the same seed.
 
 use clap::Parser;
-use mutate::Random;
+use dhow_fuzz::{Random, Target, mutate};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -31,21 +25,84 @@ struct Cli {
     /// The first seed; a new one otherwise, which is printed
     #[arg(long)]
     first: Option<u64>,
-}
-
-/// Something that takes bytes.
-pub trait Target {
-    /// Its name.
-    fn name(&self) -> &'static str;
-    /// Gives it what the seed makes.
-    ///
-    /// # Errors
-    /// What it did that it must not.
-    fn run(&mut self, random: &mut Random) -> Result<(), String>;
+    /// Only the input in this file
+    #[arg(long, requires = "target", conflicts_with_all = ["seed", "first"])]
+    input: Option<PathBuf>,
+    /// Only print the names of all targets
+    #[arg(long)]
+    list: bool,
+    /// Only write the good inputs, into a folder for each target in this one
+    #[arg(long)]
+    write_good: Option<PathBuf>,
 }
 
 /// Panics, wherever they are: a task's own would otherwise be caught by its runtime.
 static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// Gives an input to a target; what it does wrong.
+fn give(target: &mut dyn Target, input: &[u8]) -> Option<String> {
+    match catch_unwind(AssertUnwindSafe(|| target.take(input))) {
+        Ok(Ok(())) if PANICS.swap(0, Ordering::Relaxed) > 0 => {
+            Some("it panics beside; see above".to_owned())
+        }
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error),
+        Err(_) => Some("it panics; see above".to_owned()),
+    }
+}
+
+/// What a seed makes of the good inputs.
+fn input(good: &[Vec<u8>], seed: u64) -> Vec<u8> {
+    let mut random = Random::new(seed);
+    let one = &good[random.below(good.len())];
+    let other = &good[random.below(good.len())];
+    match random.below(16) {
+        0 => one.clone(),
+        _ => mutate(one, other, &mut random),
+    }
+}
+
+fn write_good(folder: &Path, good: &[Vec<u8>]) -> io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    for (n, input) in good.iter().enumerate() {
+        std::fs::write(folder.join(format!("good-{n}")), input)?;
+    }
+    Ok(())
+}
+
+/// Does what was asked for with one target; whether it bore its input.
+fn run(cli: &Cli, first: u64, name: &str) -> anyhow::Result<bool> {
+    let mut target = dhow_fuzz::target(name)?;
+    if let Some(folder) = &cli.write_good {
+        write_good(&folder.join(name), target.good())?;
+        return Ok(true);
+    }
+    if let Some(path) = &cli.input {
+        let wrong = give(target.as_mut(), &std::fs::read(path)?);
+        println!("{name}: {}", wrong.as_deref().unwrap_or("it bears it"));
+        return Ok(wrong.is_none());
+    }
+    let good = target.good().to_vec();
+    let until = Instant::now() + Duration::from_secs(cli.seconds);
+    let mut seed = first;
+    let wrong = loop {
+        if let Some(wrong) = give(target.as_mut(), &input(&good, seed)) {
+            break Some(wrong);
+        }
+        seed += 1;
+        if cli.seed.is_some() || Instant::now() >= until {
+            break None;
+        }
+    };
+    match &wrong {
+        None => println!("{name}: {} inputs from seed {first}", seed - first),
+        Some(error) => {
+            println!("{name}: FAILED at seed {seed}: {error}");
+            println!("again: cargo xtask fuzz {name} --seed {seed}");
+        }
+    }
+    Ok(wrong.is_none())
+}
 
 fn main() -> ExitCode {
     let before = std::panic::take_hook();
@@ -54,59 +111,28 @@ fn main() -> ExitCode {
         before(info);
     }));
     let cli = Cli::parse();
+    if cli.list {
+        dhow_fuzz::names().for_each(|name| println!("{name}"));
+        return ExitCode::SUCCESS;
+    }
     let first = cli.seed.or(cli.first).unwrap_or_else(|| {
         use std::hash::{BuildHasher, Hasher};
         // `RandomState` is seeded from the operating system's entropy.
         std::hash::RandomState::new().build_hasher().finish() % 1_000_000_000
     });
-    let mut failed = 0;
-    let mut known = Vec::new();
-    let targets = match targets::all() {
-        Ok(targets) => targets,
-        Err(error) => {
-            eprintln!("error: no good bytes to begin with: {error:#}");
-            return ExitCode::FAILURE;
-        }
+    let targets = match &cli.target {
+        Some(name) => vec![name.as_str()],
+        None => dhow_fuzz::names().collect(),
     };
-    for mut target in targets {
-        known.push(target.name());
-        if cli.target.as_ref().is_some_and(|wanted| wanted != target.name()) {
-            continue;
-        }
-        let until = Instant::now() + Duration::from_secs(cli.seconds);
-        let mut seed = first;
-        let mut wrong = None;
-        while wrong.is_none() && Instant::now() < until {
-            let mut random = Random::new(seed);
-            let done = catch_unwind(AssertUnwindSafe(|| target.run(&mut random)));
-            wrong = match done {
-                Ok(Ok(())) if PANICS.swap(0, Ordering::Relaxed) > 0 => {
-                    Some("it panics beside; see above".to_owned())
-                }
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error),
-                Err(_) => Some("it panics; see above".to_owned()),
-            };
-            if cli.seed.is_some() {
-                seed += 1;
-                break;
-            }
-            seed += u64::from(wrong.is_none());
-        }
-        match wrong {
-            None => println!("{}: {} inputs from seed {first}", target.name(), seed - first),
-            Some(error) => {
-                failed += 1;
-                println!("{}: FAILED at seed {seed}: {error}", target.name());
-                println!("again: cargo xtask fuzz {} --seed {seed}", target.name());
+    let mut fine = true;
+    for name in targets {
+        match run(&cli, first, name) {
+            Ok(bore) => fine &= bore,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                return ExitCode::from(2);
             }
         }
     }
-    if let Some(wanted) = &cli.target
-        && !known.contains(&wanted.as_str())
-    {
-        eprintln!("error: no target {wanted}; there are {}", known.join(", "));
-        return ExitCode::from(2);
-    }
-    if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

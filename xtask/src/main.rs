@@ -51,7 +51,7 @@ enum Task {
     #[command(after_help = "Example: cargo xtask conformance etcd --part debian --filter Lease")]
     Conformance(conformance::Options),
     /// Give bad input to everything that reads bytes
-    #[command(after_help = "Example: cargo xtask fuzz recovery --seconds 60")]
+    #[command(after_help = "Example: cargo xtask fuzz recovery --coverage --seconds 300")]
     Fuzz(fuzz::Fuzz),
     /// Try the store under simulated crashes and partitions, by seed
     #[command(subcommand)]

@@ -8,7 +8,7 @@ mod authn;
 mod authorize;
 mod call;
 mod catalog;
-mod codec;
+pub mod codec;
 mod components;
 mod discovery;
 mod handle;

@@ -20,6 +20,22 @@ const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY"
 
 pub(crate) type Report<'a> = &'a mut (dyn FnMut(Event<'_>) + Send);
 
+/// Reads the text of a Dockerfile and picks the stages that its last one needs, without building:
+/// how many instructions it has.
+///
+/// # Errors
+/// [`Error::Dockerfile`], as [`build`] has it.
+pub fn check(text: &str) -> Result<usize, Error> {
+    let file = "Dockerfile";
+    let parsed = syntax::parse(file, text)?;
+    let escape = parsed.escape;
+    let instructions = instruction::understand(parsed)?;
+    let count = instructions.len();
+    let plan = stages::plan(file, instructions, escape, &Given::new())?;
+    plan.needed(plan.target(None)?)?;
+    Ok(count)
+}
+
 /// Builds an image and gives it its names. Needs root.
 ///
 /// Files are read and written on the calling thread.

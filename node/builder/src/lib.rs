@@ -25,7 +25,7 @@ mod transfer;
 mod tree;
 mod users;
 
-pub use build::build;
+pub use build::{build, check};
 
 use std::path::PathBuf;
 use tokio::sync::watch;

@@ -23,7 +23,7 @@ const SCHEMA: &str = "1.1.0";
 
 /// What we are responsible for.
 #[derive(Debug)]
-pub(crate) struct Authority {
+pub struct Authority {
     domain: String,
     apex: Name,
     reverse: Vec<IpNet>,
@@ -33,7 +33,7 @@ pub(crate) struct Authority {
 
 /// What is to be done about a packet.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// Send this.
     Reply(Vec<u8>),
     /// Not ours: ask others, with the packet as it is.
@@ -46,7 +46,7 @@ pub(crate) enum Outcome {
 
 /// An answer that waits for its alias's target.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Pending {
+pub struct Pending {
     /// The question to ask others.
     pub(crate) question: Query,
     answer: Message,
@@ -55,7 +55,7 @@ pub(crate) struct Pending {
 
 impl Pending {
     /// Completes the answer with what others said, `None` if they did not.
-    pub(crate) fn complete(mut self, others: Option<Message>) -> Vec<u8> {
+    pub fn complete(mut self, others: Option<Message>) -> Vec<u8> {
         match others {
             Some(others) => {
                 self.answer.metadata.response_code = others.metadata.response_code;
@@ -68,7 +68,9 @@ impl Pending {
 }
 
 impl Authority {
-    pub(crate) fn new(domain: &str, reverse: &[String], addresses: Vec<IpAddr>) -> Option<Self> {
+    /// The zone of `domain` and the reverse zones of networks; `addresses` are the server's own.
+    /// `None` when one of them is none.
+    pub fn new(domain: &str, reverse: &[String], addresses: Vec<IpAddr>) -> Option<Self> {
         let domain = domain.trim_matches('.').to_ascii_lowercase();
         let mut apex = Name::from_ascii(&domain).ok()?;
         apex.set_fqdn(true);
@@ -116,7 +118,7 @@ impl Authority {
     }
 
     /// Decides about a packet. `turn` rotates addresses; `udp` says that size is limited.
-    pub(crate) fn decide(&self, zone: &Zone, packet: &[u8], udp: bool, turn: usize) -> Outcome {
+    pub fn decide(&self, zone: &Zone, packet: &[u8], udp: bool, turn: usize) -> Outcome {
         // The header is read by hand first: cheap, and a false count never reaches the parser.
         let Some(header) = packet.first_chunk::<12>() else { return Outcome::Ignore };
         if header[2] & 0x80 != 0 {

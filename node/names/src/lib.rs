@@ -8,7 +8,9 @@ mod forward;
 mod server;
 mod zone;
 
-use answer::{Authority, Outcome};
+pub use answer::{Authority, Outcome, Pending};
+pub use zone::Zone;
+
 use dhow_intents::{NameIntent, Owner};
 use forward::Forwarder;
 use std::io;
@@ -16,7 +18,6 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::task::AbortHandle;
-use zone::Zone;
 
 /// What the server answers for, and whom it asks for the rest.
 #[derive(Debug, Clone)]

@@ -15,7 +15,7 @@ fn key(owner: &Owner) -> Key {
 
 /// All names, lower case, without the final dot.
 #[derive(Debug, Default)]
-pub(crate) struct Zone {
+pub struct Zone {
     nodes: HashMap<String, Node>,
     intents: HashMap<Key, (u64, Vec<String>)>,
 }
@@ -62,7 +62,7 @@ fn encode(record: &NameRecord) -> Option<RData> {
 
 impl Zone {
     /// Replaces all names of an object, unless a newer revision of it is known.
-    pub(crate) fn set(&mut self, intent: &NameIntent) {
+    pub fn set(&mut self, intent: &NameIntent) {
         let key = key(&intent.owner);
         if self.intents.get(&key).is_some_and(|(known, _)| *known > intent.owner.revision) {
             return;
@@ -86,7 +86,7 @@ impl Zone {
     }
 
     /// Forgets all names of an object.
-    pub(crate) fn remove(&mut self, owner: &Owner) {
+    pub fn remove(&mut self, owner: &Owner) {
         self.forget(&key(owner));
     }
 

@@ -43,7 +43,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("bin", &["base", "model", "store", "state", "control", "node", "doors", "ops"]),
     ("bench/embedded", &["base/clock", "store/kv", "store/server"]),
     ("bench", &["store/rpc"]),
-    ("fuzz", &["base", "model", "store", "state", "doors"]),
+    ("fuzz", &["base", "model", "store", "state", "node", "doors", "fuzz"]),
     // Real crashes are judged by the simulation's checkers.
     ("tests/e2e", &["base", "store/kv", "store/remote", "tests/sim"]),
     ("tests/harness", &["node/kernel"]),

@@ -720,19 +720,54 @@ fn write_element(a: &mut Attributes<'_>, element: &Element) {
     });
 }
 
-fn read_element(bytes: &[u8]) -> Option<Element> {
-    let key = wire::find(wire::find(bytes, 1)?, 1)?.to_vec();
-    let value = match wire::find(bytes, 2) {
-        None => Value::None,
-        Some(data) => match (wire::find(data, 1), wire::find(data, 2)) {
-            (Some(value), _) => Value::Data(value.to_vec()),
-            (None, Some(verdict)) => {
-                Value::Goto(wire::find(verdict, 2).map(wire::text).unwrap_or_default())
-            }
-            (None, None) => Value::None,
-        },
-    };
-    Some(Element { key, value, comment: read_comment(wire::find(bytes, 6)) })
+/// What the kernel's answers say, one message at a time.
+impl Element {
+    /// An entry of a list of elements; `None` when it is none.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let key = wire::find(wire::find(bytes, 1)?, 1)?.to_vec();
+        let value = match wire::find(bytes, 2) {
+            None => Value::None,
+            Some(data) => match (wire::find(data, 1), wire::find(data, 2)) {
+                (Some(value), _) => Value::Data(value.to_vec()),
+                (None, Some(verdict)) => {
+                    Value::Goto(wire::find(verdict, 2).map(wire::text).unwrap_or_default())
+                }
+                (None, None) => Value::None,
+            },
+        };
+        Some(Self { key, value, comment: read_comment(wire::find(bytes, 6)) })
+    }
+}
+
+impl Chain {
+    /// A message about a chain; `None` when it is none.
+    pub fn read(body: &[u8]) -> Option<Self> {
+        let rest = body.get(4..)?;
+        let number = |bytes: Option<&[u8]>| bytes.and_then(wire::be32_of);
+        let forward = wire::find(rest, 4).is_some_and(|h| number(wire::find(h, 1)) == Some(2));
+        Some(Self {
+            table: wire::text(wire::find(rest, 1)?),
+            name: wire::text(wire::find(rest, 3)?),
+            comment: read_comment(wire::find(rest, 12)),
+            drops_forwarded: forward && number(wire::find(rest, 5)) == Some(0),
+        })
+    }
+}
+
+impl Rule {
+    /// A message about a rule; `None` when it is none.
+    pub fn read(body: &[u8]) -> Option<Self> {
+        let rest = body.get(4..)?;
+        let long = |v: &[u8]| Some(u64::from_be_bytes(v.try_into().ok()?));
+        let user = wire::find(rest, 7);
+        Some(Self {
+            table: wire::text(wire::find(rest, 1)?),
+            chain: wire::text(wire::find(rest, 2)?),
+            handle: wire::find(rest, 3).and_then(long)?,
+            comment: read_comment(user),
+            fingerprint: user.and_then(|u| user_data(u, FINGERPRINT)).and_then(long),
+        })
+    }
 }
 
 /// Reading back.
@@ -774,20 +809,8 @@ impl Socket {
                 a.text(1, table);
             }
         })?;
-        let read = |body: &[u8]| {
-            let rest = body.get(4..)?;
-            let of = wire::text(wire::find(rest, 1)?);
-            table.is_none_or(|t| t == of).then_some(())?;
-            let number = |bytes: Option<&[u8]>| bytes.and_then(wire::be32_of);
-            let forward = wire::find(rest, 4).is_some_and(|h| number(wire::find(h, 1)) == Some(2));
-            Some(Chain {
-                table: of,
-                name: wire::text(wire::find(rest, 3)?),
-                comment: read_comment(wire::find(rest, 12)),
-                drops_forwarded: forward && number(wire::find(rest, 5)) == Some(0),
-            })
-        };
-        Ok(replies.iter().filter_map(|r| read(&r.body)).collect())
+        let read = replies.iter().filter_map(|reply| Chain::read(&reply.body));
+        Ok(read.filter(|chain| table.is_none_or(|table| table == chain.table)).collect())
     }
 
     /// All rules of the `ip` family, or those of one table, in order.
@@ -797,21 +820,8 @@ impl Socket {
                 a.text(1, table);
             }
         })?;
-        let long = |v: &[u8]| Some(u64::from_be_bytes(v.try_into().ok()?));
-        let read = |body: &[u8]| {
-            let rest = body.get(4..)?;
-            let of = wire::text(wire::find(rest, 1)?);
-            table.is_none_or(|t| t == of).then_some(())?;
-            let user = wire::find(rest, 7);
-            Some(Rule {
-                table: of,
-                chain: wire::text(wire::find(rest, 2)?),
-                handle: wire::find(rest, 3).and_then(long)?,
-                comment: read_comment(user),
-                fingerprint: user.and_then(|u| user_data(u, FINGERPRINT)).and_then(long),
-            })
-        };
-        Ok(replies.iter().filter_map(|r| read(&r.body)).collect())
+        let read = replies.iter().filter_map(|reply| Rule::read(&reply.body));
+        Ok(read.filter(|rule| table.is_none_or(|table| table == rule.table)).collect())
     }
 
     /// The named sets and maps of a table with their owner's text.
@@ -840,7 +850,7 @@ impl Socket {
             let Some(list) = reply.body.get(4..).and_then(|rest| wire::find(rest, 3)) else {
                 continue;
             };
-            elements.extend(wire::attributes(list).filter_map(|(_, e)| read_element(e)));
+            elements.extend(wire::attributes(list).filter_map(|(_, e)| Element::read(e)));
         }
         Ok(elements)
     }
