@@ -31,9 +31,8 @@ pub async fn serve(call: &Call, kind: &'static Kind) -> Reply {
     }
     let asked = options::list(call, kind)?;
     let mut items: Vec<_> = COMPONENTS.iter().map(component).collect();
-    items.retain(|one| {
-        asked.labels.matches_object(one.value()) && asked.fields.matches(one.value())
-    });
+    // They have no labels.
+    items.retain(|one| asked.labels.matches_map(None) && asked.fields.matches(one.value()));
     let list = List { revision: 0, items, continue_token: String::new(), remaining: None };
     show_list(call, form, kind, &list)
 }
