@@ -133,7 +133,8 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// One line per change of state on standard error; commands other than `up` say only what is wrong.
+/// One line per change of state on standard error; commands other than `up` and `join` say only what
+/// is wrong.
 fn log(platform: bool) {
     let default = if platform { "info" } else { "error" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("DHOW_LOG")

@@ -27,7 +27,7 @@ pub mod stream;
 mod table;
 mod watch;
 
-pub use server::{PeerIdentity, server_config};
+pub use server::PeerIdentity;
 pub use servers::Servers;
 
 use dhow_clock::SharedClock;
@@ -62,7 +62,8 @@ impl Default for Version {
 /// What a door is given.
 #[derive(Clone)]
 pub struct Config {
-    /// TLS for [`Door::serve_tls`]; see [`server_config`] for one that fits.
+    /// TLS for [`Door::serve_tls`]: client certificates are asked for and not demanded, HTTP/2 and
+    /// HTTP/1.1 are offered.
     pub tls: Arc<rustls::ServerConfig>,
     /// What `/version` tells.
     pub version: Version,

@@ -4,12 +4,13 @@
 pub mod machine;
 mod servers;
 
-use dhow_door_kube::{Config, Door, Version, server_config};
+use dhow_door_kube::{Config, Door, Version};
 use dhow_kv::Kv;
 use dhow_server::Store;
 use dhow_state::{Actor, State, User, WriteOptions};
 use machine::Machine;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,6 +56,30 @@ fn certificate(
     let key = KeyPair::generate().unwrap();
     let signed = params.signed_by(&key, issuer).unwrap();
     (signed.pem(), key.serialize_pem())
+}
+
+/// TLS as the platform has it: client certificates are optional and verified against `client_ca`.
+fn server_config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    client_ca: CertificateDer<'static>,
+) -> Result<rustls::ServerConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(client_ca)?;
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+        Arc::new(roots),
+        provider.clone(),
+    )
+    .allow_unauthenticated()
+    .build()
+    .map_err(|error| rustls::Error::General(error.to_string()))?;
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
 }
 
 impl Platform {
