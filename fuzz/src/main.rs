@@ -41,10 +41,10 @@ static PANICS: AtomicU64 = AtomicU64::new(0);
 
 /// Gives an input to a target; what it does wrong.
 fn give(target: &mut dyn Target, input: &[u8]) -> Option<String> {
-    match catch_unwind(AssertUnwindSafe(|| target.take(input))) {
-        Ok(Ok(())) if PANICS.swap(0, Ordering::Relaxed) > 0 => {
-            Some("it panics beside; see above".to_owned())
-        }
+    let taken = catch_unwind(AssertUnwindSafe(|| target.take(input)));
+    let panics = PANICS.swap(0, Ordering::Relaxed);
+    match taken {
+        Ok(Ok(())) if panics > 0 => Some("it panics beside; see above".to_owned()),
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error),
         Err(_) => Some("it panics; see above".to_owned()),

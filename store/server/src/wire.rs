@@ -6,7 +6,7 @@ use crate::entry::{put_entry, read_entry};
 use bytes::Bytes;
 use dhow_kv::Error;
 use dhow_kv::admin::Member;
-use raft::eraftpb::{Message as RaftMessage, MessageType};
+use raft::eraftpb::{Entry, Message as RaftMessage, MessageType};
 
 /// Something that only the leader can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,9 +147,8 @@ fn read_raft(reader: &mut Reader) -> Result<RaftMessage, Malformed> {
         entries.push(read_entry(reader)?);
     }
     if *kind == MessageType::MsgAppend {
-        let mut numbers = message.index..;
-        numbers.next();
-        if entries.iter().zip(numbers).any(|(entry, number)| entry.index != number) {
+        let follows = |(n, entry): (u64, &Entry)| message.index.checked_add(n) == Some(entry.index);
+        if !(1..).zip(&entries).all(follows) {
             return Err("entries do not follow each other");
         }
     }
@@ -339,7 +338,6 @@ pub fn reencode_message(bytes: Bytes) -> Option<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raft::eraftpb::Entry;
 
     fn round(message: &Message) {
         let bytes = message.encode();
@@ -393,6 +391,9 @@ mod tests {
             round(&Message::Told { id: 4, answer });
         }
         raft.entries[0].index = 7;
+        assert!(Message::decode(Message::Raft(raft.clone()).encode()).is_err());
+        // Nothing follows the last number that there is.
+        raft.index = u64::MAX;
         assert!(Message::decode(Message::Raft(raft).encode()).is_err());
     }
 }
