@@ -45,7 +45,10 @@ fn what_stands_in_the_way_of_a_start_is_told_in_one_line() {
     // An external store that is not there, found out after certificates were made.
     for flags in [&["up"][..], &["up", "--detach"]] {
         let flags = [flags, &["--name", "n1", "--datastore", "http://127.0.0.1:9"]].concat();
-        one_line(&machine.dhow(&flags), &["127.0.0.1:9"]);
+        let told = machine.dhow(&flags);
+        // In the foreground the log is on standard error as well; the refusal ends it.
+        let err = told.err.lines().last().unwrap_or_default().to_owned();
+        one_line(&e2e::Output { err, ..told }, &["127.0.0.1:9"]);
     }
     assert_eq!(machine.traces(), Vec::<String>::new());
 
@@ -80,6 +83,8 @@ fn what_stands_in_the_way_of_a_start_is_told_in_one_line() {
 
     // A data directory of a newer version stays as it is.
     std::fs::create_dir_all(&shell.data).unwrap();
+    // By this it is known as dhow's.
+    std::fs::write(shell.data.join("dhow.pid"), "").unwrap();
     let config = shell.data.join("config.json");
     std::fs::write(&config, r#"{"format": 99, "name": "n1"}"#).unwrap();
     one_line(&machine.dhow(&["up"]), &["format 99", "newer dhow"]);

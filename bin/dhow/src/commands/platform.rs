@@ -34,6 +34,9 @@ struct Claim {
     empty: bool,
 }
 
+/// What a start makes before anything of the platform: the pid file, and the log of a detached one.
+const CLAIMED: [&str; 2] = ["dhow.pid", "dhow.log"];
+
 /// What dhow makes first in a data directory, or before it runs there: a directory with none of
 /// these is somebody else's.
 const MARKS: [&str; 3] = ["dhow.pid", "dhow.log", "images/oci-layout"];
@@ -107,7 +110,7 @@ fn claim(data: &Path) -> Result<Claim> {
         }
         file.set_len(0)?;
         writeln!(file, "{}", std::process::id())?;
-        return Ok(Claim { lock: file, made, empty: holds_only(data, &["dhow.pid", "dhow.log"]) });
+        return Ok(Claim { lock: file, made, empty: holds_only(data, &CLAIMED) });
     }
 }
 
@@ -121,7 +124,7 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 /// Takes a refused start's last traces out of a directory that was empty before, or that it made.
 fn unclaim(data: &Path, name: &str, made: bool) {
-    if holds_only(data, &[name]) {
+    if holds_only(data, &CLAIMED) {
         // Still locked: who waits for the lock looks again.
         let _ = std::fs::remove_file(data.join(name));
     }
