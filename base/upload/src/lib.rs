@@ -6,7 +6,7 @@
 //! bounds. The connection stays usable for the next request.
 
 use bytes::{Buf, Bytes};
-use http::{Request, Version, header};
+use http::{Request, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -24,20 +24,24 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Upload {
     /// There until the rest is handed to that task.
     body: Option<Incoming>,
-    /// Whether the client may be sending the rest whatever it is answered, over a connection that
-    /// the rest would block.
+    /// Whether the client may be sending the rest whatever it is answered.
     follows: bool,
 }
 
 impl Upload {
     /// The same request with a body that is read to its end.
     ///
-    /// Over HTTP/2 a stream ends by itself and disturbs no other. A client that waits for leave to
-    /// send (RFC 9110 section 10.1.1) has sent nothing that could be lost.
+    /// Over HTTP/2 as well: curl before 8 takes a stream that is reset behind its answer for one
+    /// that failed, although the reset says that there was no error (RFC 9113 section 8.1). A client
+    /// that waits for leave to send (RFC 9110 section 10.1.1) has sent nothing that could be lost.
     pub fn of(request: Request<Incoming>) -> Request<Self> {
         let waits = request.headers().contains_key(header::EXPECT);
-        let follows = request.version() < Version::HTTP_2 && !waits;
-        request.map(|body| Self { body: Some(body), follows })
+        request.map(|body| Self { body: Some(body), follows: !waits })
+    }
+
+    /// The same request of a client that stops by itself when it is answered, as those of gRPC do.
+    pub fn of_calls(request: Request<Incoming>) -> Request<Self> {
+        request.map(|body| Self { body: Some(body), follows: false })
     }
 }
 

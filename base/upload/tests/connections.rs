@@ -1,22 +1,23 @@
 //! A server that refuses whatever is sent, without a look at it.
 
 use dhow_upload::{MOST, Upload};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
+async fn refuse(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    drop(Upload::of(request));
+    let mut answer = Response::new(Full::new(Bytes::from_static(b"no")));
+    *answer.status_mut() = StatusCode::FORBIDDEN;
+    Ok(answer)
+}
+
 /// The client's end of a connection to it.
 fn connect() -> DuplexStream {
     let (client, server) = tokio::io::duplex(64 << 10);
-    let refuse = |request: Request<Incoming>| async {
-        drop(Upload::of(request));
-        let mut answer = Response::new(Full::new(Bytes::from_static(b"no")));
-        *answer.status_mut() = StatusCode::FORBIDDEN;
-        Ok::<_, Infallible>(answer)
-    };
     tokio::spawn(async move {
         let service = hyper::service::service_fn(refuse);
         let connection = hyper::server::conn::http1::Builder::new();
@@ -78,6 +79,28 @@ async fn who_sends_nothing_holds_no_connection() {
     client.write_all(&head(1, "")).await.unwrap();
     assert!(answer(&mut client).await.starts_with("HTTP/1.1 403"));
     assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_stream_of_http_2_is_sent_to_its_end_as_well() {
+    let (client, server) = tokio::io::duplex(64 << 10);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    tokio::spawn(
+        hyper::server::conn::http2::Builder::new(executor.clone())
+            .serve_connection(TokioIo::new(server), hyper::service::service_fn(refuse)),
+    );
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(executor, TokioIo::new(client)).await.unwrap();
+    tokio::spawn(connection);
+    let (mut pieces, body) = http_body_util::channel::Channel::<Bytes>::new(1);
+    let request = Request::post("http://h/").body(body).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "no");
+    // A stream that was reset takes nothing more.
+    for _ in 0..64 {
+        pieces.send_data(vec![b'x'; 64 << 10].into()).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -281,14 +281,13 @@ impl Inner {
         let service = service_fn(move |request: http::Request<Incoming>| {
             let (inner, connection) = (self.clone(), connection.clone());
             async move {
-                let request = Upload::of(request);
                 let response = if offer == Offer::Pages {
-                    Box::pin(http1::page(inner, &request)).await
+                    Box::pin(http1::page(inner, &Upload::of(request))).await
                 } else if grpc::is_grpc(request.headers()) {
-                    grpc::answer(inner, request, connection).await
+                    grpc::answer(inner, Upload::of_calls(request), connection).await
                 } else {
                     let call = Call::new(connection);
-                    Box::pin(http1::answer(inner, request, call)).await
+                    Box::pin(http1::answer(inner, Upload::of(request), call)).await
                 };
                 Ok::<_, Infallible>(response)
             }
