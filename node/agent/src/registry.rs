@@ -4,7 +4,12 @@ use dhow_runtime::{Exit, ProcessSpec};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// So long after its start the agent may not have heard of a pod that runs here.
+const LEARNING: Duration = Duration::from_secs(10);
 
 /// One instance of a container that the runtime knows.
 #[derive(Debug)]
@@ -61,11 +66,21 @@ struct Inner {
 }
 
 /// Everything that lives on this machine, by identifier and by pod.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Registry {
     inner: Mutex<Inner>,
     /// Told when a pod went or asks for less.
     room: watch::Sender<()>,
+    /// Told when something is noted of a pod.
+    noted: watch::Sender<()>,
+    began: Instant,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        let (inner, room, noted) = Default::default();
+        Self { inner, room, noted, began: Instant::now() }
+    }
 }
 
 impl Registry {
@@ -112,6 +127,7 @@ impl Registry {
         if before.is_some_and(|before| now.0 < before.0 || now.1 < before.1) {
             self.room.send_replace(());
         }
+        self.noted.send_replace(());
     }
 
     /// All pods, by namespace and name.
@@ -142,8 +158,44 @@ impl Registry {
         }
     }
 
-    /// A pod by name.
-    pub fn pod(&self, namespace: &str, name: &str) -> Option<PodEntry> {
-        self.lock().pods.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    /// A pod by name; with a `uid` that is not empty only that one.
+    pub fn pod(&self, namespace: &str, name: &str, uid: &str) -> Option<PodEntry> {
+        let pod = self.lock().pods.get(&(namespace.to_owned(), name.to_owned())).cloned();
+        pod.filter(|pod| uid.is_empty() || pod.uid == uid)
+    }
+
+    /// The same for somebody who knows that the pod is here: an agent that has just begun, perhaps
+    /// under running pods, is waited for until it knows, too.
+    pub async fn expect(&self, namespace: &str, name: &str, uid: &str) -> Option<PodEntry> {
+        let mut noted = self.noted.subscribe();
+        loop {
+            let pod = self.pod(namespace, name, uid);
+            let end = self.began + LEARNING;
+            if pod.is_some() || tokio::time::timeout_at(end, noted.changed()).await.is_err() {
+                return pod;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_for_a_pod_at_the_start_waits_until_it_is_known() {
+        let registry = Registry::default();
+        let early = registry.expect("default", "web", "7");
+        let mut early = std::pin::pin!(early);
+        assert_eq!(futures::future::poll_immediate(&mut early).await, None);
+        let pod = |uid: &str| PodEntry { uid: uid.to_owned(), ..PodEntry::default() };
+        registry.set_pod("default", "web", pod("6"));
+        assert_eq!(futures::future::poll_immediate(&mut early).await, None, "another of its name");
+        registry.set_pod("default", "web", pod("7"));
+        assert_eq!(early.await, Some(pod("7")));
+        assert_eq!(registry.expect("default", "web", "").await, Some(pod("7")));
+        assert_eq!(registry.expect("default", "nowhere", "").await, None);
+        let late = registry.expect("default", "nowhere", "");
+        assert_eq!(futures::future::poll_immediate(late).await, Some(None), "it would be known");
     }
 }

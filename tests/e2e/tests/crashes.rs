@@ -309,8 +309,10 @@ fn a_machine_short_of_disk_sends_the_greediest_pod_away_and_takes_none() {
     s.apply(&pod("greedy", "cat /dev/zero > /file; sleep 10000"));
     s.until("kubectl get pod greedy -o jsonpath={.status.reason}", "Evicted");
     let taint = "kubectl get node -o jsonpath={.items[0].spec.taints[*].key}";
+    let evicted = "kubectl get events --field-selector reason=Evicted";
+    s.until(&format!("{evicted} -o name | wc -l"), "1");
     s.tells(
-        "kubectl get events --field-selector reason=Evicted -o json",
+        &format!("{evicted} -o json"),
         &[
             "low on resource: ephemeral-storage",
             r#"\"code\":\"Evicted\""#,

@@ -28,13 +28,15 @@ struct Found {
     previous: Option<u32>,
 }
 
-fn find(world: &World, pod: &PodRef, container: &str) -> Result<Found> {
-    let entry = world.registry.pod(&pod.namespace, &pod.name);
-    let entry = entry.filter(|e| pod.uid.is_empty() || e.uid == pod.uid);
-    let missing = || {
-        StreamError::NotFound(format!("pod {}/{} is not on this machine", pod.namespace, pod.name))
-    };
-    let PodEntry { uid, containers, all, previous, .. } = entry.ok_or_else(missing)?;
+async fn entry(world: &World, pod: &PodRef) -> Result<PodEntry> {
+    let PodRef { namespace, name, uid } = pod;
+    let entry = world.registry.expect(namespace, name, uid).await;
+    let missing = || format!("pod {namespace}/{name} is not on this machine");
+    entry.ok_or_else(|| StreamError::NotFound(missing()))
+}
+
+async fn find(world: &World, pod: &PodRef, container: &str) -> Result<Found> {
+    let PodEntry { uid, containers, all, previous, .. } = entry(world, pod).await?;
     let container = match (container, containers.as_slice()) {
         ("", [only]) => only.clone(),
         ("", several) => {
@@ -74,7 +76,7 @@ pub(crate) async fn open_logs(
     pod: &PodRef,
     request: LogRequest,
 ) -> Result<mpsc::Receiver<Bytes>> {
-    let Found { uid, container, previous } = find(world, pod, &request.container)?;
+    let Found { uid, container, previous } = find(world, pod, &request.container).await?;
     let dir: PathBuf = world.log_dir(&pod.namespace, &pod.name, &uid).join(&container);
     let all = runs(&dir);
     let live = world.registry.newest(&uid, &container);
@@ -134,8 +136,8 @@ fn not_running(pod: &PodRef, container: &str) -> StreamError {
     ))
 }
 
-fn running(world: &World, pod: &PodRef, container: &str) -> Result<Arc<Live>> {
-    let Found { uid, container, .. } = find(world, pod, container)?;
+async fn running(world: &World, pod: &PodRef, container: &str) -> Result<Arc<Live>> {
+    let Found { uid, container, .. } = find(world, pod, container).await?;
     let live = world.registry.newest(&uid, &container);
     live.filter(|l| l.exit.borrow().is_none()).ok_or_else(|| not_running(pod, &container))
 }
@@ -147,7 +149,7 @@ pub(crate) async fn exec(world: &World, pod: &PodRef, request: ExecRequest) -> R
             "you must specify at least 1 command for the container".into(),
         ));
     }
-    let live = running(world, pod, &request.container)?;
+    let live = running(world, pod, &request.container).await?;
     let mut process =
         ProcessSpec { args: request.command, tty: request.tty, size: None, ..live.process.clone() };
     if request.tty && !process.env.iter().any(|e| e.starts_with("TERM=")) {
@@ -162,7 +164,7 @@ pub(crate) async fn exec(world: &World, pod: &PodRef, request: ExecRequest) -> R
 /// Connects to a container's own process. One that has ended can be connected to while its output
 /// waits for its first client: that client (`kubectl run -i`) was on its way when it ended.
 pub(crate) async fn attach(world: &World, pod: &PodRef, request: AttachRequest) -> Result<Session> {
-    let Found { uid, container, .. } = find(world, pod, &request.container)?;
+    let Found { uid, container, .. } = find(world, pod, &request.container).await?;
     let refused = || not_running(pod, &container);
     let live = world.registry.newest(&uid, &container).ok_or_else(refused)?;
     let has_ended = || live.exit.borrow().is_some();
@@ -206,12 +208,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 
 /// Connects to a TCP port inside the pod's network namespace.
 pub(crate) async fn forward(world: &World, pod: &PodRef, port: u16) -> Result<Box<dyn Duplex>> {
-    let entry = world.registry.pod(&pod.namespace, &pod.name);
-    let entry = entry.filter(|e| pod.uid.is_empty() || e.uid == pod.uid);
-    let entry = entry.ok_or_else(|| {
-        StreamError::NotFound(format!("pod {}/{} is not on this machine", pod.namespace, pod.name))
-    })?;
-    let netns = entry.netns.ok_or_else(|| {
+    let netns = entry(world, pod).await?.netns.ok_or_else(|| {
         StreamError::BadRequest(format!(
             "unable to forward port because pod {} is not running",
             pod.name
