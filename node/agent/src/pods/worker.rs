@@ -130,6 +130,8 @@ pub struct Worker {
     refused: u32,
     /// Containers whose sources changed while they were being started.
     nudged: HashSet<String>,
+    /// What is still to be told of its eviction.
+    evicted: Option<Eviction>,
     /// Everything is over; the worker may end.
     over: bool,
 }
@@ -161,6 +163,7 @@ impl Worker {
             finish_at: None,
             refused: 0,
             nudged: HashSet::new(),
+            evicted: None,
             over: false,
         }
     }

@@ -11,10 +11,19 @@ impl Worker {
         if diff::ending(&self.pod, &self.seen).is_some() {
             return;
         }
-        let Eviction { message, reason, .. } = eviction;
-        self.warn("", "Evicted", message.as_str(), &reason);
         // There is no time for a grace period, as upstream has none either.
+        let message = eviction.message.clone();
         self.seen.verdict = Some(Verdict { reason: EVICTED, message, at_once: true });
+        self.evicted = Some(eviction);
         self.note();
+    }
+
+    /// Tells of it once the store takes writes: it may have had no room before.
+    pub(super) fn tell_eviction(&mut self) {
+        if self.stored.as_ref().and_then(|s| s.reason.as_deref()) == Some(EVICTED)
+            && let Some(Eviction { message, reason, .. }) = self.evicted.take()
+        {
+            self.warn("", "Evicted", message, &reason);
+        }
     }
 }

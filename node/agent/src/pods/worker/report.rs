@@ -71,7 +71,10 @@ impl Worker {
     ) {
         self.reporting = false;
         match result {
-            Ok(()) => self.stored = Some(status),
+            Ok(()) => {
+                self.stored = Some(status);
+                self.tell_eviction();
+            }
             Err(FeedError::Unreachable(why)) => {
                 tracing::debug!(pod = self.name(), why, "status not stored yet");
                 self.report_again = Some(now + REACH_AGAIN);
