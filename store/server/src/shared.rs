@@ -238,6 +238,12 @@ impl Shared {
         true
     }
 
+    /// Refuses everything from now on, because nobody writes any more.
+    pub(crate) fn abandon(&self) {
+        self.queue.abandon();
+        self.gone.send_replace(true);
+    }
+
     async fn ask_writer<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         self.enqueue(request(reply));

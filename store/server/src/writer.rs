@@ -50,8 +50,7 @@ pub(crate) struct Abandon<'a>(pub(crate) &'a Shared);
 
 impl Drop for Abandon<'_> {
     fn drop(&mut self) {
-        self.0.queue.abandon();
-        self.0.gone.send_replace(true);
+        self.0.abandon();
     }
 }
 
@@ -125,7 +124,7 @@ impl Writer {
     pub(crate) fn run_inline(&mut self, shared: &Shared) {
         self.work_off(shared);
         if self.core.removed {
-            drop(Abandon(shared));
+            shared.abandon();
             shared.hub.stop();
             return;
         }
