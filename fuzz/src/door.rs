@@ -265,8 +265,7 @@ pub(crate) fn path() -> Result<Box<dyn Target>> {
         "/api/v1/namespaces/a/services/https:web:443/proxy/some/%2Fpath",
         "/openapi/v3/apis/apps/v1?hash=1",
     ];
-    let good = good.iter().map(|text| text.as_bytes().to_vec()).collect();
-    Ok(Box::new(Pure { good, take: take_path }))
+    Ok(Pure::of_texts(&good, take_path))
 }
 
 fn take_path(bytes: &[u8]) -> Result<(), String> {

@@ -33,6 +33,14 @@ struct Pure {
     take: fn(&[u8]) -> Result<(), String>,
 }
 
+impl Pure {
+    /// One whose good inputs are texts.
+    fn of_texts(good: &[&str], take: fn(&[u8]) -> Result<(), String>) -> Box<dyn Target> {
+        let good = good.iter().map(|text| text.as_bytes().to_vec()).collect();
+        Box::new(Self { good, take })
+    }
+}
+
 impl Target for Pure {
     fn good(&self) -> &[Vec<u8>] {
         &self.good

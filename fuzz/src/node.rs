@@ -22,8 +22,7 @@ pub(crate) fn dockerfile() -> Result<Box<dyn Target>> {
          EXPOSE 80/tcp\nUSER 1:2\nVOLUME [\"/v\"]\nSTOPSIGNAL SIGTERM\nENTRYPOINT [\"/a\", \"b\"]\nCMD c\n",
         "ARG T\nFROM scratch AS one\nFROM one\nONBUILD RUN a\nLABEL a.b=\"c\" d=${T}\nSHELL [\"sh\"]\nWORKDIR a\n",
     ];
-    let good = good.iter().map(|text| text.as_bytes().to_vec()).collect();
-    Ok(Box::new(Pure { good, take: take_dockerfile }))
+    Ok(Pure::of_texts(&good, take_dockerfile))
 }
 
 fn take_dockerfile(bytes: &[u8]) -> Result<(), String> {

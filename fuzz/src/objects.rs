@@ -136,8 +136,7 @@ pub(crate) fn selector() -> Result<Box<dyn Target>> {
         "metadata.name=web,status.phase!=Running",
         "example.org/size>3,example.org/size<9",
     ];
-    let good = good.iter().map(|text| text.as_bytes().to_vec()).collect();
-    Ok(Box::new(Pure { good, take: take_selector }))
+    Ok(Pure::of_texts(&good, take_selector))
 }
 
 fn take_selector(bytes: &[u8]) -> Result<(), String> {
