@@ -79,28 +79,13 @@ pub(crate) enum Access {
     },
 }
 
-/// The needs of a transaction, over all levels.
-fn needs(txn: &Txn, out: &mut Vec<Need>, leases: &mut Vec<i64>) {
-    out.extend(txn.compare.iter().map(|c| Need::Read(c.span.clone())));
+/// The leases that a transaction may give keys, over all levels.
+fn leases(txn: &Txn, out: &mut Vec<i64>) {
     for op in txn.success.iter().chain(&txn.failure) {
         match op {
-            Op::Range(range) => out.push(Need::Read(range.span.clone())),
-            Op::Put { key, prev_kv, lease, .. } => {
-                out.push(Need::Write(Span::Key(key.clone())));
-                if *prev_kv {
-                    out.push(Need::Read(Span::Key(key.clone())));
-                }
-                if *lease != 0 {
-                    leases.push(*lease);
-                }
-            }
-            Op::Delete { span, prev_kv } => {
-                out.push(Need::Write(span.clone()));
-                if *prev_kv {
-                    out.push(Need::Read(span.clone()));
-                }
-            }
-            Op::Txn(inner) => needs(inner, out, leases),
+            Op::Put { lease, .. } if *lease != 0 => out.push(*lease),
+            Op::Txn(inner) => leases(inner, out),
+            _ => {}
         }
     }
 }
@@ -240,10 +225,10 @@ impl Inner {
     }
 
     async fn allow_write(&self, access: &Access, txn: &Txn) -> Result<(), Error> {
-        let (mut wanted, mut leases) = (Vec::new(), Vec::new());
-        needs(txn, &mut wanted, &mut leases);
-        self.allow(access, &wanted)?;
-        for lease in leases {
+        self.allow(access, &Need::of(txn))?;
+        let mut given = Vec::new();
+        leases(txn, &mut given);
+        for lease in given {
             self.allow_lease(access, lease).await?;
         }
         Ok(())

@@ -86,7 +86,7 @@ impl Inner {
             }
             M::RoleRevokePermission => {
                 let request: pb::AuthRoleRevokePermissionRequest = decode(message)?;
-                let span = convert::span(request.key, request.range_end);
+                let span = Span::new(request.key, request.range_end);
                 AuthChange::RoleRevoke { role: request.role, span }
             }
             _ => return Err(Status::unimplemented("unknown method")),

@@ -13,24 +13,6 @@ use dhow_rpc::etcdserverpb::{self as pb, compare, range_request, request_op, res
 use dhow_rpc::{authpb, mvccpb};
 use tonic::Status;
 
-/// The keys of `key` and `range_end`: an empty end is one key, a zero byte everything from it on.
-pub(crate) fn span(key: Bytes, range_end: Bytes) -> Span {
-    match range_end.as_ref() {
-        [] => Span::Key(key),
-        [0] => Span::From(key),
-        _ => Span::Range(key, range_end),
-    }
-}
-
-/// The other way.
-pub(crate) fn key_and_end(span: Span) -> (Bytes, Bytes) {
-    match span {
-        Span::Key(key) => (key, Bytes::new()),
-        Span::Range(key, end) => (key, end),
-        Span::From(key) => (key, Bytes::from_static(&[0])),
-    }
-}
-
 /// A checked read.
 pub(crate) fn range(request: pb::RangeRequest) -> Result<Range, Status> {
     if request.key.is_empty() {
@@ -41,7 +23,7 @@ pub(crate) fn range(request: pb::RangeRequest) -> Result<Range, Status> {
     let target = range_request::SortTarget::try_from(request.sort_target)
         .map_err(|_| Refusal::SortOption)?;
     Ok(Range {
-        span: span(request.key, request.range_end),
+        span: Span::new(request.key, request.range_end),
         revision: request.revision,
         limit: usize::try_from(request.limit).unwrap_or(0),
         keys_only: request.keys_only,
@@ -100,7 +82,7 @@ pub(crate) fn delete(request: pb::DeleteRangeRequest) -> Result<Op, Error> {
     if request.key.is_empty() {
         return Err(Error::EmptyKey);
     }
-    Ok(Op::Delete { span: span(request.key, request.range_end), prev_kv: request.prev_kv })
+    Ok(Op::Delete { span: Span::new(request.key, request.range_end), prev_kv: request.prev_kv })
 }
 
 /// A checked transaction of at most `most` guards or steps a list, over all levels. Keys that are
@@ -154,7 +136,7 @@ fn guard(request: pb::Compare) -> Option<Compare> {
         (T::Lease, Some(U::Lease(n))) => Target::Lease(n),
         (T::Lease, _) => Target::Lease(0),
     };
-    Some(Compare { span: span(request.key, request.range_end), order, target })
+    Some(Compare { span: Span::new(request.key, request.range_end), order, target })
 }
 
 /// A key-value as a message.
@@ -256,12 +238,12 @@ pub(crate) fn permission(message: authpb::Permission) -> Option<Permission> {
             [] | [0] => true,
             end => message.key.as_ref() < end,
         };
-    valid.then(|| Permission { access, span: span(message.key, message.range_end) })
+    valid.then(|| Permission { access, span: Span::new(message.key, message.range_end) })
 }
 
 /// A permission as a message.
 pub(crate) fn permission_message(permission: Permission) -> authpb::Permission {
-    let (key, range_end) = key_and_end(permission.span);
+    let (key, range_end) = permission.span.key_and_end();
     let access = match permission.access {
         Access::Read => authpb::permission::Type::Read,
         Access::Write => authpb::permission::Type::Write,

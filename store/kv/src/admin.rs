@@ -4,7 +4,7 @@
 //! to KV, Watch and Lease: the contract between a door and whoever keeps the data. The semantics are
 //! etcd v3's (<https://etcd.io/docs/latest/dev-guide/api_reference_v3/>).
 
-use crate::{Error, Span, Txn, TxnResult};
+use crate::{Error, Op, Span, Txn, TxnResult};
 use bytes::Bytes;
 use dhow_clock::BoxFuture;
 use std::fmt::{self, Display, Formatter};
@@ -172,6 +172,31 @@ pub enum Need {
     Root,
     /// To be somebody, or authentication to be off.
     Anybody,
+}
+
+impl Need {
+    /// What a transaction needs whichever way it goes, over all levels.
+    pub fn of(txn: &Txn) -> Vec<Self> {
+        let mut needs = Vec::new();
+        Self::collect(txn, &mut needs);
+        needs
+    }
+
+    fn collect(txn: &Txn, out: &mut Vec<Self>) {
+        out.extend(txn.compare.iter().map(|compare| Self::Read(compare.span.clone())));
+        for op in txn.success.iter().chain(&txn.failure) {
+            let mut write = |span: Span, reads: bool| {
+                out.extend(reads.then(|| Self::Read(span.clone())));
+                out.push(Self::Write(span));
+            };
+            match op {
+                Op::Put { key, prev_kv, .. } => write(Span::Key(key.clone()), *prev_kv),
+                Op::Delete { span, prev_kv } => write(span.clone(), *prev_kv),
+                Op::Range(range) => out.push(Self::Read(range.span.clone())),
+                Op::Txn(inner) => Self::collect(inner, out),
+            }
+        }
+    }
 }
 
 /// Whether users are asked for, and how old the rules are.

@@ -70,6 +70,25 @@ pub enum Span {
 }
 
 impl Span {
+    /// The keys of etcd's `key` and `range_end`: an empty end is one key, a zero byte everything from it
+    /// on.
+    pub fn new(key: Bytes, range_end: Bytes) -> Self {
+        match range_end.as_ref() {
+            [] => Self::Key(key),
+            [0] => Self::From(key),
+            _ => Self::Range(key, range_end),
+        }
+    }
+
+    /// The other way.
+    pub fn key_and_end(self) -> (Bytes, Bytes) {
+        match self {
+            Self::Key(key) => (key, Bytes::new()),
+            Self::Range(key, end) => (key, end),
+            Self::From(key) => (key, Bytes::from_static(&[0])),
+        }
+    }
+
     /// Every key that starts with `prefix`.
     pub fn prefix(prefix: impl Into<Bytes>) -> Self {
         let prefix: Bytes = prefix.into();

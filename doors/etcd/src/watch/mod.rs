@@ -16,7 +16,7 @@ use crate::dispatch::decode;
 use crate::error::status;
 use crate::method::Method;
 use crate::metrics::add;
-use crate::{Inner, convert, wire};
+use crate::{Inner, wire};
 use bell::{Bell, Board};
 use bytes::{Bytes, BytesMut};
 use dhow_kv::admin::Need;
@@ -168,7 +168,7 @@ impl Session {
         }
         let key =
             if request.key.is_empty() { Bytes::from_static(&[0]) } else { request.key.clone() };
-        let span = convert::span(key, request.range_end.clone());
+        let span = Span::new(key, request.range_end.clone());
         let allowed = self
             .inner
             .access(&self.call)

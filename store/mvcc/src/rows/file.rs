@@ -66,26 +66,17 @@ impl MachineHeader {
 }
 
 fn to_etcd(permission: &Permission) -> etcd::Permission {
-    let (key, range_end) = match &permission.span {
-        Span::Key(key) => (key.to_vec(), Vec::new()),
-        Span::Range(from, to) => (from.to_vec(), to.to_vec()),
-        Span::From(from) => (from.to_vec(), vec![0]),
-    };
+    let (key, range_end) = permission.span.clone().key_and_end();
     let access = match permission.access {
         Access::Read => etcd::Access::Read,
         Access::Write => etcd::Access::Write,
         Access::ReadWrite => etcd::Access::ReadWrite,
     };
-    etcd::Permission { access, key, range_end }
+    etcd::Permission { access, key: key.into(), range_end: range_end.into() }
 }
 
 fn from_etcd(permission: &etcd::Permission) -> Permission {
-    let key = permission.key.clone().into();
-    let span = match permission.range_end.as_slice() {
-        [] => Span::Key(key),
-        [0] => Span::From(key),
-        end => Span::Range(key, end.to_vec().into()),
-    };
+    let span = Span::new(permission.key.clone().into(), permission.range_end.clone().into());
     let access = match permission.access {
         etcd::Access::Read => Access::Read,
         etcd::Access::Write => Access::Write,

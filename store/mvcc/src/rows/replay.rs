@@ -79,15 +79,6 @@ fn owned(content: Field<'_>) -> Bytes {
     Bytes::copy_from_slice(content.bytes())
 }
 
-/// The keys of `key` and `range_end`: an empty end is one key, a zero byte everything from it on.
-fn span(key: Bytes, end: Bytes) -> Span {
-    match end.as_ref() {
-        [] => Span::Key(key),
-        [0] => Span::From(key),
-        _ => Span::Range(key, end),
-    }
-}
-
 /// The request with a number; `None` for one that changes nothing that is kept.
 fn request(field: u64, body: &[u8], hash: Hash<'_>) -> Result<Option<Request>, Malformed> {
     let plain = |command| Some(Request { command, needs: Vec::new() });
@@ -98,8 +89,7 @@ fn request(field: u64, body: &[u8], hash: Hash<'_>) -> Result<Option<Request>, M
                 5 => Txn { success: vec![delete(body)?], ..Txn::default() },
                 _ => txn(body, 0)?,
             };
-            let mut needs = Vec::new();
-            txn_needs(&txn, &mut needs);
+            let needs = Need::of(&txn);
             Some(Request { command: Command::Txn(txn), needs })
         }
         7 => plain(Command::Compact(number(body, 1)? as i64)),
@@ -164,7 +154,7 @@ fn delete(body: &[u8]) -> Result<Op, Malformed> {
         3 => prev_kv = content.number() != 0,
         _ => {}
     })?;
-    Ok(Op::Delete { span: span(key, end), prev_kv })
+    Ok(Op::Delete { span: Span::new(key, end), prev_kv })
 }
 
 /// A read within a transaction. What it finds is nobody's concern any more, but one of a revision
@@ -177,7 +167,7 @@ fn range(body: &[u8]) -> Result<Op, Malformed> {
         4 => revision = content.number() as i64,
         _ => {}
     })?;
-    Ok(Op::Range(Range { revision, count_only: true, ..Range::all(span(key, end)) }))
+    Ok(Op::Range(Range { revision, count_only: true, ..Range::all(Span::new(key, end)) }))
 }
 
 fn txn(body: &[u8], depth: usize) -> Result<Txn, Malformed> {
@@ -244,27 +234,7 @@ fn guard(body: &[u8]) -> Result<Option<Compare>, Malformed> {
         4 => Target::Lease(number),
         _ => return Ok(None),
     };
-    Ok(Some(Compare { span: span(key, end), order, target }))
-}
-
-/// What a transaction needs, whichever way it goes.
-fn txn_needs(txn: &Txn, needs: &mut Vec<Need>) {
-    needs.extend(txn.compare.iter().map(|compare| Need::Read(compare.span.clone())));
-    for op in txn.success.iter().chain(&txn.failure) {
-        match op {
-            Op::Range(range) => needs.push(Need::Read(range.span.clone())),
-            Op::Put { key, prev_kv, .. } => {
-                let span = Span::Key(key.clone());
-                needs.extend(prev_kv.then(|| Need::Read(span.clone())));
-                needs.push(Need::Write(span));
-            }
-            Op::Delete { span, prev_kv } => {
-                needs.extend(prev_kv.then(|| Need::Read(span.clone())));
-                needs.push(Need::Write(span.clone()));
-            }
-            Op::Txn(inner) => txn_needs(inner, needs),
-        }
-    }
+    Ok(Some(Compare { span: Span::new(key, end), order, target }))
 }
 
 /// The leases that a command gives keys, or ends.
@@ -374,7 +344,7 @@ fn auth(field: u64, body: &[u8], hash: Hash<'_>) -> Result<Option<AuthChange>, M
                 3 => end = owned(content),
                 _ => {}
             })?;
-            AuthChange::RoleRevoke { role: text(body, 1)?, span: span(key, end) }
+            AuthChange::RoleRevoke { role: text(body, 1)?, span: Span::new(key, end) }
         }
         _ => return Ok(None),
     }))
@@ -394,7 +364,7 @@ fn permission(body: &[u8]) -> Result<Permission, Malformed> {
         2 => Access::ReadWrite,
         _ => return Err(Malformed("a permission of an unknown kind")),
     };
-    Ok(Permission { access, span: span(key, end) })
+    Ok(Permission { access, span: Span::new(key, end) })
 }
 
 #[cfg(test)]
