@@ -27,7 +27,7 @@ pub enum Open {
 
 /// A file system, or a part of one.
 pub trait Disk: Send + Sync + Debug + 'static {
-    /// Makes a directory and those above it.
+    /// Makes a directory and those above it, durably.
     ///
     /// # Errors
     /// The file system's.
@@ -47,7 +47,8 @@ pub trait Disk: Send + Sync + Debug + 'static {
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] when somebody else has it.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync + Debug>>;
-    /// Gives a file another name in the same directory, replacing what has it.
+    /// Gives a file, or a directory with all that is in it, another name in the same directory,
+    /// replacing a file or an empty directory that has it.
     ///
     /// # Errors
     /// The file system's.
@@ -57,6 +58,11 @@ pub trait Disk: Send + Sync + Debug + 'static {
     /// # Errors
     /// The file system's.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes a directory that is empty.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
     /// Makes the names in a directory durable.
     ///
     /// # Errors
@@ -134,8 +140,12 @@ impl Real {
 impl Disk for Real {
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         use std::os::unix::fs::DirBuilderExt;
+        let path = std::path::absolute(path)?;
+        // Those that are not there yet, and the one above them, whose names change.
+        let missing = path.ancestors().take_while(|above| !above.exists()).count();
         // What a store keeps is its owner's business alone.
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+        path.ancestors().skip(1).take(missing).try_for_each(|above| self.sync_dir(above))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
@@ -182,6 +192,10 @@ impl Disk for Real {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_dir(path)
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

@@ -13,10 +13,14 @@ use std::sync::Arc;
 const FORMAT: u32 = 2;
 const WORD: &str = "dhow-store";
 
+/// The file that is locked while a directory is in use.
+const LOCK: &str = "lock";
 /// The prefix of a log's files.
 pub(crate) const LOG: &str = "log-";
 /// The file that says where the log lies, when that is not here.
 const ELSEWHERE: &str = "wal-dir";
+/// The same while that log has not begun: nothing there was ever acknowledged.
+const BEGUN: &str = "wal-dir.begun";
 
 /// A data directory that this process has for itself.
 #[derive(Debug)]
@@ -60,22 +64,7 @@ impl Directory {
     /// Takes the directory for this process.
     fn take(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, Error> {
         disk.create_dir_all(path).map_err(Error::disk("create", path))?;
-        let lock_path = path.join("lock");
-        let lock = disk.lock(&lock_path).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => {
-                let told = disk
-                    .open(&lock_path, Open::Read)
-                    .and_then(|file| file.read_to_end_at(0, 32))
-                    .unwrap_or_default();
-                let holder = String::from_utf8_lossy(&told).trim().parse().ok();
-                Error::InUse { path: path.to_owned(), holder }
-            }
-            _ => Error::disk("lock", &lock_path)(error),
-        })?;
-        // The process id only helps people, so a full disk may keep it from being told.
-        let _ = disk
-            .open(&lock_path, Open::Create)
-            .and_then(|file| file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0));
+        let lock = lock(&disk, path)?;
         let directory = Self { disk, path: path.to_owned(), log: path.to_owned(), _lock: lock };
         directory.check_format()?;
         Ok(directory)
@@ -84,14 +73,20 @@ impl Directory {
     /// Finds the log: a store that looked for it in another place would begin anew.
     fn find_log(&mut self, wanted: Option<(&Path, &SharedClock)>) -> Result<(), Error> {
         let refused = |what| Err(Error::Refused { path: self.path.clone(), what });
-        let Some(known) = self.elsewhere()? else {
+        let Some(known) = noted(&*self.disk, &self.path, ELSEWHERE)? else {
+            // A first start that ended early may have left one.
+            discard_log(&*self.disk, &self.path, BEGUN)?;
             let Some((logs, clock)) = wanted else { return Ok(()) };
             if !self.is_new()? {
                 return refused("its log lies in it: start it without --wal-dir".into());
             }
-            self.log = logs.join(format!("{:016x}", clock.random()));
-            let made = self.disk.create_dir_all(&self.log).and_then(|()| self.disk.sync_dir(logs));
-            return made.map_err(Error::disk("create", &self.log));
+            let log = logs.join(format!("{:016x}", clock.random()));
+            // Before it is there, so that it is found again whatever happens.
+            let note = format!("{}\n", log.display());
+            self.publish(BEGUN, |file| file.write_all_at(note.as_bytes(), 0))?;
+            self.disk.create_dir_all(&log).map_err(Error::disk("create", &log))?;
+            self.log = log;
+            return Ok(());
         };
         let logs = known.parent().unwrap_or(&known);
         if wanted.map(|(wanted, _)| wanted) != Some(logs) {
@@ -106,26 +101,12 @@ impl Directory {
         Ok(())
     }
 
-    /// Where the log lies, when that is not here.
-    fn elsewhere(&self) -> Result<Option<PathBuf>, Error> {
-        let path = self.path.join(ELSEWHERE);
-        let file = match self.disk.open(&path, Open::Read) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::disk("open", &path)(error)),
-        };
-        let bytes = file.read_to_end_at(0, 8192).map_err(Error::disk("read", &path))?;
-        let text = String::from_utf8(bytes).map_err(|_| Error::damaged(&path, 0, "no path"))?;
-        Ok(Some(PathBuf::from(text.trim_end_matches('\n'))))
-    }
-
     /// Notes where the log lies, once it is there.
     pub(crate) fn note_log(&self) -> Result<(), Error> {
         if self.log == self.path {
             return Ok(());
         }
-        let text = format!("{}\n", self.log.display());
-        self.publish(ELSEWHERE, |file| file.write_all_at(text.as_bytes(), 0))
+        self.name(&self.path.join(BEGUN), &self.path.join(ELSEWHERE))
     }
 
     /// Whether nothing was ever written to the store in the directory.
@@ -216,8 +197,7 @@ impl Directory {
         for place in self.places() {
             for name in self.disk.list(place).map_err(Error::disk("list", place))? {
                 if name.ends_with(".new") {
-                    let path = place.join(name);
-                    self.disk.remove(&path).map_err(Error::disk("remove", &path))?;
+                    remove(&*self.disk, &place.join(name))?;
                 }
             }
         }
@@ -245,4 +225,85 @@ impl Directory {
     pub(crate) fn file(&self, prefix: &str, number: u64) -> PathBuf {
         self.place(prefix).join(format!("{prefix}{number:016x}"))
     }
+}
+
+/// Removes a directory in which a store was being made, with its log where that lies elsewhere.
+/// Whether there was one.
+///
+/// # Errors
+/// [`Error::InUse`] while somebody works there; [`Error::Disk`].
+pub fn discard(disk: &Arc<dyn Disk>, path: &Path) -> Result<bool, Error> {
+    let names = match disk.list(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        listed => listed.map_err(Error::disk("list", path))?,
+    };
+    if names.is_empty() {
+        return Ok(false);
+    }
+    let _lock = lock(disk, path)?;
+    // First what could not be found without the note in the directory.
+    for note in [ELSEWHERE, BEGUN] {
+        discard_log(&**disk, path, note)?;
+    }
+    for name in disk.list(path).map_err(Error::disk("list", path))? {
+        remove(&**disk, &path.join(name))?;
+    }
+    disk.remove_dir(path).map_err(Error::disk("remove", path))?;
+    Ok(true)
+}
+
+/// Takes a directory for this process.
+fn lock(disk: &Arc<dyn Disk>, path: &Path) -> Result<Box<dyn Send + Sync + Debug>, Error> {
+    let lock_path = path.join(LOCK);
+    let lock = disk.lock(&lock_path).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => {
+            let told = disk
+                .open(&lock_path, Open::Read)
+                .and_then(|file| file.read_to_end_at(0, 32))
+                .unwrap_or_default();
+            let holder = String::from_utf8_lossy(&told).trim().parse().ok();
+            Error::InUse { path: path.to_owned(), holder }
+        }
+        _ => Error::disk("lock", &lock_path)(error),
+    })?;
+    // The process id only helps people, so a full disk may keep it from being told.
+    let _ = disk
+        .open(&lock_path, Open::Create)
+        .and_then(|file| file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0));
+    Ok(lock)
+}
+
+/// Where the log of a directory lies, by a note in it.
+fn noted(disk: &dyn Disk, path: &Path, note: &str) -> Result<Option<PathBuf>, Error> {
+    let path = path.join(note);
+    let file = match disk.open(&path, Open::Read) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::disk("open", &path)(error)),
+    };
+    let bytes = file.read_to_end_at(0, 8192).map_err(Error::disk("read", &path))?;
+    let text = String::from_utf8(bytes).map_err(|_| Error::damaged(&path, 0, "no path"))?;
+    Ok(Some(PathBuf::from(text.trim_end_matches('\n'))))
+}
+
+/// Removes the log that a note in a directory tells of, then the note.
+fn discard_log(disk: &dyn Disk, path: &Path, note: &str) -> Result<(), Error> {
+    let Some(log) = noted(disk, path, note)? else { return Ok(()) };
+    // It may not have come to be.
+    let names = match disk.list(&log) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        listed => Some(listed.map_err(Error::disk("list", &log))?),
+    };
+    if let Some(names) = names {
+        // Only a log's own files: else the folder stays, and the reason is told.
+        for name in names.into_iter().filter(|name| name.starts_with(LOG)) {
+            remove(disk, &log.join(name))?;
+        }
+        disk.remove_dir(&log).map_err(Error::disk("remove", &log))?;
+    }
+    remove(disk, &path.join(note))
+}
+
+fn remove(disk: &dyn Disk, path: &Path) -> Result<(), Error> {
+    disk.remove(path).map_err(Error::disk("remove", path))
 }

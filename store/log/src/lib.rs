@@ -19,7 +19,7 @@ mod frame;
 mod log;
 
 pub use checkpoint::{Checkpoint, CheckpointWriter};
-pub use directory::Directory;
+pub use directory::{Directory, discard};
 pub use frame::Batch;
 pub use log::{Log, Options, Position};
 

@@ -6,7 +6,7 @@ use crate::entry::{Proposal, payload};
 use crate::members::Members;
 use crate::queue::{Reply, Request};
 use crate::raftlog::{RaftLog, Replay, Stand};
-use crate::restore::{NEW, beside};
+use crate::restore::{HALF, NEW, beside};
 use crate::shared::{CHECKPOINT, Shared, State};
 use crate::{Cluster, Options, Start};
 use bytes::Bytes;
@@ -283,6 +283,14 @@ pub(crate) fn recover_until(
             new = new.display()
         )));
     }
+    let half = beside(path, HALF);
+    if !holds_store(&*disk, path) && disk.list(&half).is_ok_and(|names| !names.is_empty()) {
+        return Err(refused(format!(
+            "it is empty, but a restore into it was interrupted: restore again, or remove {half} if \
+             that is not wanted",
+            half = half.display()
+        )));
+    }
     let directory = open_directory(disk, path, clock, options)?;
     let is_new = directory.is_new()?;
     let mut begins = if is_new { Some(beginning(options, clock).map_err(refused)?) } else { None };
@@ -387,12 +395,13 @@ pub(crate) fn open_directory(
 /// The whole store that [`crate::force_new`] had made to take this path's place, if it ended after it
 /// had put the old one aside: beginning anew would lose it.
 fn left_aside(disk: &dyn Disk, path: &Path) -> Option<PathBuf> {
-    let holds = |path: &Path| {
-        let stored = |name: &String| name.starts_with("checkpoint-") || name.starts_with("log-");
-        disk.list(path).is_ok_and(|names| names.iter().any(stored))
-    };
     let new = beside(path, NEW);
-    (!holds(path) && holds(&new)).then_some(new)
+    (!holds_store(disk, path) && holds_store(disk, &new)).then_some(new)
+}
+
+fn holds_store(disk: &dyn Disk, path: &Path) -> bool {
+    let stored = |name: &String| name.starts_with("checkpoint-") || name.starts_with("log-");
+    disk.list(path).is_ok_and(|names| names.iter().any(stored))
 }
 
 /// Writes the first records of a new member.

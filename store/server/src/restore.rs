@@ -72,7 +72,8 @@ pub struct Restored {
 
 /// Makes a data directory that [`Store::open`](crate::Store::open) finds the snapshot's state in.
 /// The members are those of `options`, all new: each of them must be made from the same snapshot.
-/// With a `raise` other than 0 its revision is so much higher and all history is forgotten.
+/// With a `raise` other than 0 its revision is so much higher and all history is forgotten. The
+/// directory comes into being whole or not at all.
 ///
 /// # Errors
 /// [`RestoreError`]: the snapshot is damaged, or the directory is not empty or cannot be written.
@@ -86,7 +87,7 @@ pub fn restore<R: Read + Seek>(
 ) -> Result<Restored, RestoreError> {
     // Before anything is written: a snapshot that is refused leaves nothing.
     let machine = Machine::from_etcd_raised(snapshot, raise)?;
-    Ok(begin(disk, path, clock, options, machine)?)
+    Ok(make(disk, path, clock, options, machine)?)
 }
 
 /// Makes a data directory of what an etcd has left: its database, and the entries of its log behind
@@ -109,13 +110,12 @@ pub fn take_over<R: Read + Seek>(
         let data = if entry.members { &[][..] } else { &entry.data };
         machine.replay(entry.index, data, hash).map_err(ImportError::Log)?;
     }
-    let new = emptied(&*disk, path)?;
-    let restored = begin(disk.clone(), &new, clock, options, machine)?;
-    put_in_place(&*disk, &new, path)?;
-    Ok(restored)
+    Ok(make(disk, path, clock, options, machine)?)
 }
 
-/// The end of the name of a directory that is being made.
+/// The end of the name of a directory that is being made: what is in it is worth nothing.
+pub(crate) const HALF: &str = ".making";
+/// The end of the name of one that is whole and about to take the place of another.
 pub(crate) const NEW: &str = ".new";
 
 /// What was done to a path, for errors.
@@ -124,15 +124,28 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenEr
     move |source| OpenError::Disk { action, path, source }
 }
 
-/// An empty directory in which to make what comes to `path` when it is whole.
-fn emptied(disk: &dyn Disk, path: &Path) -> Result<PathBuf, OpenError> {
-    let new = beside(path, NEW);
-    // An earlier time may have ended in the middle.
-    disk.create_dir_all(&new).map_err(failed("make", &new))?;
-    for file in disk.list(&new).map_err(failed("list", &new))? {
-        disk.remove(&new.join(file)).map_err(failed("empty", &new))?;
+/// Makes a data directory with a state and the members of `options`, whole or not at all: it gets its
+/// name when everything in it, and its log elsewhere, is safe. What an earlier time left that ended in
+/// the middle goes first.
+fn make(
+    disk: Arc<dyn Disk>,
+    path: &Path,
+    clock: &SharedClock,
+    options: &Options,
+    machine: Machine,
+) -> Result<Restored, OpenError> {
+    if disk.list(path).is_ok_and(|names| !names.is_empty()) {
+        let what = "it holds a store already; name an empty directory".to_owned();
+        return Err(OpenError::Refused { path: path.to_owned(), what });
     }
-    Ok(new)
+    let half = beside(path, HALF);
+    if dhow_log::discard(&disk, &half)? {
+        let path = half.display();
+        tracing::info!(%path, "removed what an interrupted restore had left, its log included");
+    }
+    let restored = fill(disk.clone(), &half, clock, options, machine)?;
+    put_in_place(&*disk, &half, path)?;
+    Ok(restored)
 }
 
 fn put_in_place(disk: &dyn Disk, new: &Path, path: &Path) -> Result<(), OpenError> {
@@ -165,8 +178,10 @@ pub fn force_new(
 ) -> Result<Restored, OpenError> {
     let machine = recover_until(disk.clone(), path, clock, options, true)?.state.machine;
     let time = clock.now().as_secs();
-    let new = emptied(&*disk, path)?;
-    let restored = begin(disk.clone(), &new, clock, options, machine)?;
+    let new = beside(path, NEW);
+    // An earlier time ended before it had put the old one aside.
+    dhow_log::discard(&disk, &new)?;
+    let restored = make(disk.clone(), &new, clock, options, machine)?;
     // It may not be the first time in this second.
     let mut names = (time..).map(|time| beside(path, &format!(".before-{time}")));
     let taken = [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::AlreadyExists];
@@ -179,8 +194,8 @@ pub fn force_new(
     Ok(restored)
 }
 
-/// Makes a data directory with a state and the members of `options`.
-fn begin(
+/// Fills an empty directory with a state and the members of `options`.
+fn fill(
     disk: Arc<dyn Disk>,
     path: &Path,
     clock: &SharedClock,
@@ -190,11 +205,8 @@ fn begin(
     let index = machine.applied().max(1);
     machine.skip(index);
     let refused = |what: String| OpenError::Refused { path: path.to_owned(), what };
-    let directory = open_directory(disk, path, clock, options)?;
-    if !directory.is_new()? {
-        return Err(refused("it holds a store already; name an empty directory".into()));
-    }
     let Beginning { identity, members, .. } = beginning(options, clock).map_err(refused)?;
+    let directory = open_directory(disk, path, clock, options)?;
 
     let header = machine.snapshot_header();
     let cluster_id = identity.cluster_id;

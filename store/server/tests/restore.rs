@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use dhow_bolt::etcd::Snapshot;
-use dhow_clock::disk::Real;
+use dhow_clock::disk::{Disk, Memory, Real};
 use dhow_kv::admin::{Admin, AuthChange};
 use dhow_kv::{Backend, Error, Op, Range, Span, Txn};
 use dhow_server::{Cluster, Options, Store, Transport, force_new, restore};
 use std::io::Cursor;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 #[derive(Debug)]
@@ -92,6 +92,113 @@ async fn a_restored_member_has_everything_and_is_somebody_else() {
     let mut source = Snapshot::open(Cursor::new(snapshot)).unwrap();
     let refused = restore(Real::shared(), &second, &clock, &options("b"), &mut source, 0);
     assert!(refused.unwrap_err().to_string().contains("holds a store already"));
+}
+
+/// All files below a directory of a disk in memory.
+fn below(disk: &Memory, path: &Path) -> Vec<PathBuf> {
+    let names = disk.list(path).unwrap();
+    let paths = names.into_iter().map(|name| path.join(name));
+    paths
+        .flat_map(|path| match below(disk, &path) {
+            inside if inside.is_empty() => vec![path],
+            inside => inside,
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_that_was_interrupted_anywhere_is_done_again_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(&dir.path().join("first"), "a");
+    for n in 0..20 {
+        put(&first, &format!("k{n:03}"), "v", 0).await;
+    }
+    let (snapshot, revision) = (saved(&first).await, first.revision());
+    first.shutdown().await;
+
+    let clock = dhow_clock::System::shared();
+    let (home, path) = (Path::new("/"), Path::new("/data/store"));
+    let with = |logs: Option<&str>| Options {
+        log_dir: logs.map(Into::into),
+        segment_bytes: 64 << 10,
+        ..options("b")
+    };
+    let restore_to = |disk: &Memory, options: &Options| {
+        let mut source = Snapshot::open(Cursor::new(snapshot.clone())).unwrap();
+        restore(Arc::new(disk.clone()), path, &clock, options, &mut source, 0)
+    };
+    let open_on = |disk: &Memory, options: &Options| {
+        Store::open_on(Arc::new(disk.clone()), path, clock.clone(), options.clone())
+    };
+    // What it leaves when nothing happens; the log's folder has a name of its own each time.
+    let whole = |options: &Options| {
+        let disk = Memory::new();
+        restore_to(&disk, options).unwrap();
+        below(&disk, home).len()
+    };
+    for (logs, later) in [(None, None), (Some("/logs"), Some("/logs")), (Some("/logs"), None)] {
+        let (first, second) = (with(logs), with(later));
+        let count = whole(&second);
+        let (mut interrupted, mut finished) = (0, 0);
+        for change in 0.. {
+            let mut happened = false;
+            for seed in 0..3 {
+                let disk = Memory::new();
+                disk.crash_before(change, seed);
+                restore_to(&disk, &first).unwrap();
+                let Some(crashed) = disk.crashed() else { continue };
+                happened = true;
+                if crashed.list(path).unwrap().is_empty() {
+                    interrupted += 1;
+                    // It is not mistaken for a place where nothing was ever begun.
+                    if !crashed.list(Path::new("/data/store.making")).unwrap().is_empty() {
+                        let error = open_on(&crashed.crash(0), &first).unwrap_err().to_string();
+                        assert!(error.contains("a restore into it was interrupted"), "{error}");
+                    }
+                    restore_to(&crashed, &second).unwrap();
+                    let left = below(&crashed, home);
+                    assert_eq!(left.len(), count, "{change} {seed}: {left:?}");
+                    assert_eq!(open_on(&crashed, &second).unwrap().revision(), revision);
+                } else {
+                    finished += 1;
+                    assert_eq!(open_on(&crashed, &first).unwrap().revision(), revision);
+                }
+            }
+            if !happened {
+                break;
+            }
+        }
+        assert!(interrupted > 20 && finished > 0, "{interrupted} {finished}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_that_failed_leaves_nothing_that_the_next_one_cannot_remove() {
+    let home = tempfile::tempdir().unwrap();
+    let (path, logs) = (home.path().join("data"), home.path().join("logs"));
+    let first = open(&home.path().join("first"), "a");
+    let snapshot = saved(&first).await;
+    first.shutdown().await;
+    let half = home.path().join("data.making");
+    let log = logs.join("0123");
+    std::fs::create_dir_all(&half).unwrap();
+    std::fs::create_dir_all(&log).unwrap();
+    std::fs::write(half.join("wal-dir.begun"), format!("{}\n", log.display())).unwrap();
+    std::fs::write(log.join("log-0000000000000001.new"), "half").unwrap();
+    let clock = dhow_clock::System::shared();
+    let mut source = Snapshot::open(Cursor::new(snapshot)).unwrap();
+    let options = Options { log_dir: Some(logs.clone()), ..options("b") };
+    // What is none of a log's files is nobody's to remove.
+    std::fs::write(log.join("precious"), "x").unwrap();
+    let again = restore(Real::shared(), &path, &clock, &options, &mut source, 0);
+    let error = again.unwrap_err().to_string();
+    assert!(error.contains("cannot remove") && error.contains("0123"), "{error}");
+    std::fs::remove_file(log.join("precious")).unwrap();
+    restore(Real::shared(), &path, &clock, &options, &mut source, 0).unwrap();
+    assert!(!half.exists() && !log.exists());
+    assert_eq!(std::fs::read_dir(&logs).unwrap().count(), 1);
+    let store = Store::open(&path, clock, options).unwrap();
+    assert_eq!(store.revision(), 1);
 }
 
 #[tokio::test]

@@ -69,12 +69,33 @@ type FileId = usize;
 enum NameChange {
     Set(PathBuf, FileId),
     Remove(PathBuf),
+    /// A file, or a directory with all that is in it.
+    Move(PathBuf, PathBuf),
+}
+
+impl NameChange {
+    /// The name that it gives or takes.
+    fn path(&self) -> &Path {
+        match self {
+            Self::Set(path, _) | Self::Remove(path) | Self::Move(_, path) => path,
+        }
+    }
 }
 
 fn change(names: &mut BTreeMap<PathBuf, FileId>, change: NameChange) {
     match change {
         NameChange::Set(path, file) => drop(names.insert(path, file)),
         NameChange::Remove(path) => drop(names.remove(&path)),
+        NameChange::Move(from, to) => {
+            names.remove(&to);
+            let moved = |path: PathBuf| match path.strip_prefix(&from) {
+                Ok(rest) if rest.as_os_str().is_empty() => to.clone(),
+                Ok(rest) => to.join(rest),
+                Err(_) => path,
+            };
+            *names =
+                std::mem::take(names).into_iter().map(|(at, file)| (moved(at), file)).collect();
+        }
     }
 }
 
@@ -96,7 +117,7 @@ struct State {
 }
 
 impl State {
-    fn rename_to(&mut self, path: &Path, file: FileId) {
+    fn name(&mut self, path: &Path, file: FileId) {
         let set = NameChange::Set(path.to_owned(), file);
         change(&mut self.names, set.clone());
         self.pending_names.push(set);
@@ -261,8 +282,12 @@ impl Disk for Memory {
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
         let state = self.state();
-        let inside = state.names.keys().filter(|name| name.parent() == Some(path));
-        Ok(inside.filter_map(|name| Some(name.file_name()?.to_str()?.to_owned())).collect())
+        let below = state.names.keys().filter_map(|name| name.strip_prefix(path).ok());
+        let mut names: Vec<String> =
+            below.filter_map(|rest| Some(rest.iter().next()?.to_str()?.to_owned())).collect();
+        // A directory is there as often as it has files.
+        names.dedup();
+        Ok(names)
     }
 
     fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn DiskFile>> {
@@ -274,7 +299,7 @@ impl Disk for Memory {
                 state.changing();
                 state.files.push(Contents::default());
                 let file = state.files.len() - 1;
-                state.rename_to(path, file);
+                state.name(path, file);
                 file
             }
         };
@@ -291,9 +316,17 @@ impl Disk for Memory {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.check(Operation::Rename)?;
-        let file = *state.names.get(from).ok_or_else(|| not_found(from))?;
-        state.unname(from);
-        state.rename_to(to, file);
+        let inside = |directory: &Path| state.names.keys().any(|name| name.starts_with(directory));
+        let is_file = state.names.contains_key(from);
+        if !is_file && !inside(from) {
+            return Err(not_found(from));
+        }
+        if !is_file && inside(to) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        let moved = NameChange::Move(from.to_owned(), to.to_owned());
+        change(&mut state.names, moved.clone());
+        state.pending_names.push(moved);
         Ok(())
     }
 
@@ -307,13 +340,20 @@ impl Disk for Memory {
         Ok(())
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        match self.list(path)?.is_empty() {
+            // One without files is not there.
+            true => Ok(()),
+            false => Err(io::ErrorKind::DirectoryNotEmpty.into()),
+        }
+    }
+
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.check(Operation::SyncDir)?;
         let State { pending_names, durable_names, .. } = &mut *state;
         pending_names.retain(|pending| {
-            let (NameChange::Set(name, _) | NameChange::Remove(name)) = pending;
-            let inside = name.parent() == Some(path);
+            let inside = pending.path().parent() == Some(path);
             if inside {
                 change(durable_names, pending.clone());
             }
@@ -423,6 +463,22 @@ mod tests {
         disk.open(path(), Open::Create).unwrap();
         let there = (0..50).filter(|seed| disk.crash(*seed).open(path(), Open::Read).is_ok());
         assert!((1..50).contains(&there.count()));
+    }
+
+    #[test]
+    fn a_directory_moves_with_all_that_is_in_it_or_not_at_all() {
+        let (disk, _) = made();
+        let (from, to) = (Path::new("/d"), Path::new("/e"));
+        disk.rename(from, to).unwrap();
+        assert_eq!((disk.list(from).unwrap().len(), disk.list(to).unwrap()), (0, vec!["f".into()]));
+        let places: BTreeSet<bool> =
+            (0..50).map(|seed| disk.crash(seed).open(path(), Open::Read).is_ok()).collect();
+        assert_eq!(places.len(), 2);
+        disk.sync_dir(Path::new("/")).unwrap();
+        assert!((0..50).all(|seed| disk.crash(seed).list(to).unwrap() == ["f"]));
+        disk.open(path(), Open::Create).unwrap();
+        assert_eq!(disk.rename(from, to).unwrap_err().kind(), io::ErrorKind::DirectoryNotEmpty);
+        assert!(disk.remove_dir(to).is_err());
     }
 
     #[test]

@@ -73,6 +73,9 @@ impl Disk for Watched {
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.memory.remove(path)
     }
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.memory.remove_dir(path)
+    }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.memory.sync_dir(path)
     }

@@ -317,6 +317,10 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn remove_dir(&self, _: &Path) -> io::Result<()> {
+        self.state().change()
+    }
+
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.change()?;
