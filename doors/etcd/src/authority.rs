@@ -1,11 +1,13 @@
-//! For clients that send a URL as `:authority`.
+//! For clients that send no host and port as `:authority`.
 //!
-//! The client of etcd 3.4 does when it asks a single member (`endpoint status`, `endpoint hashkv`,
-//! `defrag`, `move-leader`). etcd's server takes that, while the HTTP/2 layer here refuses the request:
-//! RFC 9113 allows a host and a port. Nobody looks at the authority, so the socket puts other
-//! characters where a URL has slashes, in the bytes as they pass: each has a code of the same
-//! length that differs in its last bit, so that neither a frame nor an entry of the header
-//! table (RFC 7541) changes its size, and nothing else of the connection needs to be understood.
+//! The client of etcd 3.4 sends a URL when it asks a single member (`endpoint status`, `endpoint
+//! hashkv`, `defrag`, `move-leader`), and Go's client 3.5.0 what it connects to,
+//! `#initially=[URL;URL]`, with every call. etcd's server takes both, while the HTTP/2 layer here
+//! refuses the request: RFC 9113 allows a host and a port. Nobody looks at the authority, so the
+//! socket puts other characters where a URL has slashes and a list its brackets, in the bytes as they
+//! pass: each has a code of the same length that differs in its last bit, so that neither a frame nor
+//! an entry of the header table (RFC 7541) changes its size, and nothing else of the connection needs
+//! to be understood.
 //!
 //! A connection whose first request has a proper authority is not looked at further.
 
@@ -29,11 +31,16 @@ const PRIORITY: u8 = 0x20;
 const PRIORITY_SIZE: u32 = 5;
 /// Where the static table of headers has `:authority`.
 const AUTHORITY: u8 = 1;
-/// The Huffman codes of `/` (six bits) and `:` (seven bits). With another last bit they are `3` and `B`.
-const SLASH: (u8, u8) = (6, 0x18);
-const COLON: (u8, u8) = (7, 0x5c);
+/// Huffman codes: how many bits, and which. With another last bit these are `3`, `B`, `@` and `~`.
+const SLASH: (u8, u16) = (6, 0x18);
+const COLON: (u8, u16) = (7, 0x5c);
+const OPENING: (u8, u16) = (13, 0x1ffb);
+const CLOSING: (u8, u16) = (13, 0x1ffc);
+/// Twelve bits have no other character that fits: `#i` becomes `+-`, which takes as many. They begin with
+/// the same byte; this is the second, as it is and as it becomes.
+const LIST: (u8, u8) = (0xa3, 0x6b);
 
-/// A socket that bears a URL as `:authority`.
+/// A socket that bears a URL, or a list of them, as `:authority`.
 #[derive(Debug)]
 pub(crate) struct Lenient<S> {
     socket: S,
@@ -238,10 +245,12 @@ struct Headers {
     /// Bytes of the text that are still to come.
     left: u32,
     /// How many bits of a character's code have come, and which.
-    code: (u8, u8),
-    /// The authority has a slash.
+    code: (u8, u16),
+    /// The authority has a slash, or is a list.
     slash: bool,
-    /// This connection's authority is a URL.
+    /// It is a list.
+    list: bool,
+    /// This connection's authority is a URL, or a list.
     url: bool,
 }
 
@@ -300,7 +309,7 @@ impl Headers {
 
     /// After a text's length.
     fn begin(&mut self) {
-        (self.part, self.code, self.slash) = (Part::Text, (0, 0), false);
+        (self.part, self.code, self.slash, self.list) = (Part::Text, (0, 0), false, false);
         self.end_text_when_done();
     }
 
@@ -322,30 +331,44 @@ impl Headers {
         }
     }
 
-    /// Changes slashes, and the colons behind them: one is as many as an authority may have.
+    /// Changes slashes, and the colons behind them: one is as many as an authority may have. In a list
+    /// brackets as well, which may stand in each other there.
     fn mend(&mut self, byte: &mut u8) {
         if !self.huffman {
-            match *byte {
-                b'/' => self.found_slash(),
-                b':' if self.slash => {}
-                _ => return,
-            }
-            // `.` and `;`: they differ in the last bit as well.
-            *byte ^= 1;
+            *byte = match *byte {
+                b'#' => {
+                    (self.slash, self.list, self.url) = (true, true, true);
+                    b'+'
+                }
+                b'/' => {
+                    (self.slash, self.url) = (true, true);
+                    b'.'
+                }
+                b':' if self.slash => b';',
+                b'[' if self.list => b'@',
+                b']' if self.list => b'~',
+                other => other,
+            };
             return;
         }
+        if self.code == (8, 0xff) && *byte == LIST.0 {
+            *byte = LIST.1;
+            (self.slash, self.list, self.url) = (true, true, true);
+        }
         for bit in (0..8).rev() {
-            self.code = (self.code.0 + 1, self.code.1 << 1 | (*byte >> bit & 1));
+            self.code = (self.code.0 + 1, self.code.1 << 1 | u16::from(*byte >> bit & 1));
             match self.code {
                 SLASH => {
-                    self.found_slash();
+                    (self.slash, self.url) = (true, true);
                     *byte ^= 1 << bit;
                 }
                 COLON if self.slash => *byte ^= 1 << bit,
-                // The characters of names, numbers and URLs have codes of five to eight bits.
+                OPENING | CLOSING if self.list => *byte ^= 1 << bit,
+                // The greatest code of each size is below one that goes on.
                 (5, ..=0x09) | (6, ..=0x2d) | (7, ..=0x7b) | (8, ..=0xfd) => {}
-                (8, _) => {
-                    // Only an address of IPv6 has others, `[` and `]`: its colons may be many.
+                (10, ..=0x3fc) | (11, ..=0x7fc) | (12, ..=0xffb) if self.list => {}
+                (13, _) => {
+                    // The address of an IPv6 host begins: its colons may be many. Or nobody's address.
                     self.authority = false;
                     return;
                 }
@@ -354,10 +377,6 @@ impl Headers {
             self.code = (0, 0);
         }
     }
-
-    fn found_slash(&mut self) {
-        (self.slash, self.url) = (true, true);
-    }
 }
 
 #[cfg(test)]
@@ -365,24 +384,36 @@ mod tests {
     use super::*;
 
     /// RFC 7541, appendix B, as far as URLs need it: a character, the size of its code, the code.
-    const CODES: [(char, u32, u32); 18] = [
+    const CODES: [(char, u32, u32); 30] = [
         ('0', 5, 0x0),
         ('1', 5, 0x1),
         ('2', 5, 0x2),
+        ('a', 5, 0x3),
+        ('i', 5, 0x6),
         ('s', 5, 0x8),
         ('t', 5, 0x9),
+        ('-', 6, 0x16),
         ('.', 6, 0x17),
         ('/', 6, 0x18),
         ('3', 6, 0x19),
         ('7', 6, 0x1d),
         ('9', 6, 0x1f),
+        ('=', 6, 0x20),
         ('h', 6, 0x27),
+        ('l', 6, 0x28),
+        ('n', 6, 0x2a),
         ('p', 6, 0x2b),
         (':', 7, 0x5c),
         ('B', 7, 0x5d),
+        ('y', 7, 0x7a),
+        (';', 8, 0xfb),
         ('X', 8, 0xfc),
+        ('+', 11, 0x7fb),
+        ('#', 12, 0xffa),
+        ('@', 13, 0x1ffa),
         ('[', 13, 0x1ffb),
         (']', 13, 0x1ffc),
+        ('~', 13, 0x1ffd),
         ('\n', 30, 0x3fff_fffc),
     ];
 
@@ -433,6 +464,8 @@ mod tests {
             ("http://127.0.0.1:2379", "http:33127.0.0.1B2379"),
             ("https://X:2379/", "https:33XB23793"),
             ("https://[::1]:2379", "https:33[::1]:2379"),
+            ("#initially=[127.0.0.1:2379]", "+-nitially=@127.0.0.1B2379~"),
+            ("#initially=[http://a:1;[::1]:2]", "+-nitially=@httpB33aB1;@BB1~B2~"),
         ] {
             becomes.parse::<http::uri::Authority>().unwrap();
             let sent = connection(&[request(true, &huffman(url)), request(true, &huffman(url))]);
@@ -441,9 +474,14 @@ mod tests {
                 assert_eq!(passed(&sent, size), connection(&[mended.clone(), mended.clone()]));
             }
         }
-        let sent = connection(&[request(false, b"http://127.0.0.1:2379")]);
-        let becomes = b"http:..127.0.0.1;2379";
-        assert_eq!(passed(&sent, 5), connection(&[request(false, becomes)]));
+        for (url, becomes) in [
+            ("http://127.0.0.1:2379", "http:..127.0.0.1;2379"),
+            ("#initially=[http://[::1]:2379]", "+initially=@http;..@;;1~;2379~"),
+        ] {
+            becomes.parse::<http::uri::Authority>().unwrap();
+            let sent = connection(&[request(false, url.as_bytes())]);
+            assert_eq!(passed(&sent, 5), connection(&[request(false, becomes.as_bytes())]));
+        }
     }
 
     #[test]

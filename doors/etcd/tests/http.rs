@@ -161,10 +161,26 @@ fn status_call(stream: u8, authority: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_client_may_send_a_url_as_authority() {
+    // `http://127.0.0.1:2379` as etcdctl 3.4 sends it.
+    let url = b"\x41\x8f\x9d\x29\xae\xe3\x0c\x04\x4e\xae\x05\xc0\xb8\x6e\x09\x97\x5f";
+    answered_with_authority(url).await;
+}
+
+#[tokio::test]
+async fn a_client_may_send_what_it_connects_to_as_authority() {
+    // `#initially=[127.0.0.1:43181]` and `#initially=[http://127.0.0.1:43181;http://127.0.0.1:43179]` as
+    // Go's client 3.5.0 sends them.
+    let one = b"\x41\x97\xff\xa3Td\x98tQ\xea\x0f\xfd\x84N\xae\x05\xc0\xb8n4\xc8^\x0f\xff?";
+    answered_with_authority(one).await;
+    let two = b"\x41\xad\xff\xa3Td\x98tQ\xea\x0f\xfd\xce\x94\xd7q\x86\x02'W\x02\xe0\\7\x1ad/\x07\xeet\xa6\
+        \xbb\x8c0\x11:\xb8\x17\x02\xe1\xb8\xd3!u\xff\xfe\x7f";
+    answered_with_authority(two).await;
+}
+
+/// Calls twice with an authority: as it is written, and then from the table of headers.
+async fn answered_with_authority(literal: &[u8]) {
     let served = Served::new(Config::default()).await;
     let mut socket = TcpStream::connect(served.address).await.unwrap();
-    // `http://127.0.0.1:2379` as etcdctl 3.4 sends it, and then from the table of headers.
-    let literal = b"\x41\x8f\x9d\x29\xae\xe3\x0c\x04\x4e\xae\x05\xc0\xb8\x6e\x09\x97\x5f";
     let calls = [status_call(1, literal), status_call(3, b"\xc1")].concat();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     socket.write_all(&[preface, &calls[..]].concat()).await.unwrap();
