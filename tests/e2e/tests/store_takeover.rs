@@ -1,5 +1,6 @@
-//! A real etcd that is killed (-9) under load, and `dhow store` on what it has left: every
-//! acknowledged write is there, and everything is as etcd itself finds it after a restart on a copy.
+//! Real etcds that are killed (-9) under load, alone or three of them, and `dhow store` on what they
+//! have left: every acknowledged write is there, and everything is as etcd itself finds it after a
+//! restart on a copy.
 
 #[path = "store/load.rs"]
 mod load;
@@ -22,6 +23,31 @@ use std::time::{Duration, Instant};
 /// Keys and what was acknowledged for them last.
 type Acknowledged = Arc<Mutex<BTreeMap<String, String>>>;
 
+/// A member of a cluster: its name, and the same ports every time, since members are known by them.
+#[derive(Clone, Copy)]
+struct Place {
+    name: &'static str,
+    client: u16,
+    peer: u16,
+}
+
+impl Place {
+    fn new(name: &'static str) -> Self {
+        let free = || TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let (client, peer) = (free(), free());
+        let port = |held: &TcpListener| held.local_addr().expect("it is bound").port();
+        Self { name, client: port(&client), peer: port(&peer) }
+    }
+
+    fn client(&self) -> String {
+        format!("http://127.0.0.1:{}", self.client)
+    }
+
+    fn peer(&self) -> String {
+        format!("http://127.0.0.1:{}", self.peer)
+    }
+}
+
 /// A server of etcd's protocol in a directory, which ends with the value.
 struct Server {
     child: Child,
@@ -30,19 +56,30 @@ struct Server {
 }
 
 impl Server {
-    /// Starts `command` as the member `a` with its data in `data`; the same ports every time, since
-    /// members are known by them.
-    fn start(mut command: Command, data: &Path, ports: (u16, u16), more: &[&str]) -> Self {
-        let client = format!("http://127.0.0.1:{}", ports.0);
-        let peer = format!("http://127.0.0.1:{}", ports.1);
+    /// Starts `command` as a member that is alone, with its data in `data`.
+    fn start(command: Command, data: &Path, place: Place, more: &[&str]) -> Self {
+        Self::among(command, data, place, &[place], more)
+    }
+
+    /// Starts `command` as one of several.
+    fn among(
+        mut command: Command,
+        data: &Path,
+        place: Place,
+        all: &[Place],
+        more: &[&str],
+    ) -> Self {
+        let (client, peer) = (place.client(), place.peer());
+        let all: Vec<String> =
+            all.iter().map(|one| format!("{}={}", one.name, one.peer())).collect();
         let log = data.with_extension("log");
         let file = fs::File::options().create(true).append(true).open(&log).expect("a log");
         let child = command
-            .args(["--name", "a", "--data-dir"])
+            .args(["--name", place.name, "--data-dir"])
             .arg(data)
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("a={peer}")])
+            .args(["--initial-cluster", &all.join(",")])
             .args(more)
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("one more handle"))
@@ -56,6 +93,26 @@ impl Server {
     fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// In order.
+    fn stop(&mut self) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("it is our child");
+        self.child.wait().expect("it is our child");
+    }
+
+    /// Waits until it ends by itself, which it does with a failure; its log.
+    fn refuses(&mut self) -> String {
+        assert!(!self.child.wait().expect("it is our child").success());
+        tail(&self.log)
+    }
+
+    fn leads(&self) -> bool {
+        let told = self.must("--user root:secret endpoint status -w json");
+        let told: Value = serde_json::from_str(&told).expect("etcdctl writes JSON");
+        let status = &told[0]["Status"];
+        status["leader"] == status["header"]["member_id"]
     }
 
     fn ctl(&self, words: &str) -> Result<String, String> {
@@ -161,13 +218,6 @@ fn without_moments(value: &mut Value) {
     }
 }
 
-fn ports() -> (u16, u16) {
-    let free = || TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let (client, peer) = (free(), free());
-    let port = |held: &TcpListener| held.local_addr().expect("it is bound").port();
-    (port(&client), port(&peer))
-}
-
 fn etcd(program: &Path) -> Command {
     let mut command = Command::new(program);
     // Releases before 3.4 speak another version of the client's language by default.
@@ -226,8 +276,8 @@ async fn load(endpoint: String, client: u32, acknowledged: Acknowledged, count: 
     }
 }
 
-/// Fills an etcd and kills it; what it acknowledged.
-fn killed(etcd: &mut Server, writes: u64) -> BTreeMap<String, String> {
+/// Fills an etcd; what it acknowledged.
+fn filled(etcd: &Server, writes: u64) -> BTreeMap<String, String> {
     etcd.must("lease grant 5000 -w json");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let (acknowledged, count) = (Acknowledged::default(), Arc::new(AtomicU64::new(0)));
@@ -283,7 +333,7 @@ fn killed(etcd: &mut Server, writes: u64) -> BTreeMap<String, String> {
     // Whoever has no rights is refused when the entry is applied, and the log has it all the same.
     let refused = etcd.ctl("--user eve:hers put k/last never");
     assert!(refused.is_err_and(|error| error.contains("permission denied")));
-    etcd.kill();
+    // Nobody of the load has said who it is, so that it has ended.
     drop(runtime);
     let acknowledged = acknowledged.lock().expect("nobody panics");
     acknowledged.clone()
@@ -292,22 +342,35 @@ fn killed(etcd: &mut Server, writes: u64) -> BTreeMap<String, String> {
 fn taken_over(program: &Path, flags: &[&str], writes: u64) {
     let home = tempfile::tempdir().expect("a directory");
     let (data, twin) = (home.path().join("data"), home.path().join("twin"));
-    let ports = ports();
-    let mut first = Server::start(etcd(program), &data, ports, flags).ready();
-    let acknowledged = killed(&mut first, writes);
+    let place = Place::new("a");
+    let mut first = Server::start(etcd(program), &data, place, flags).ready();
+    let acknowledged = filled(&first, writes);
+    first.kill();
     copy(&data, &twin);
     let before = files(&data);
 
-    let restarted = Server::start(etcd(program), &twin, ports, &[]).ready();
+    let restarted = Server::start(etcd(program), &twin, place, &[]).ready();
     let wanted = restarted.picture();
     drop(restarted);
 
-    let dhow = Server::start(dhow(), &data, ports, &[]).ready();
-    let found = dhow.picture();
-    for ((what, wanted), (_, found)) in wanted.iter().zip(&found) {
+    let dhow = Server::start(dhow(), &data, place, &[]).ready();
+    same(&wanted, &dhow.picture());
+    assert!(files(&data) == before, "files of etcd have changed");
+    holds(&dhow, &acknowledged);
+    dhow.must("--user root:secret put k/more x");
+}
+
+/// What dhow tells is what etcd tells.
+#[track_caller]
+fn same(etcd: &[(String, Value)], dhow: &[(String, Value)]) {
+    for ((what, wanted), (_, found)) in etcd.iter().zip(dhow) {
         assert!(wanted.is_null() || found == wanted, "{what}: {found}, and etcd: {wanted}");
     }
-    assert!(files(&data) == before, "files of etcd have changed");
+}
+
+/// Everything that was acknowledged is there.
+#[track_caller]
+fn holds(dhow: &Server, acknowledged: &BTreeMap<String, String>) {
     let all = dhow.must("--user root:secret get --prefix k/");
     let lines: Vec<&str> = all.lines().collect();
     let there: BTreeMap<&str, &str> = lines.chunks(2).map(|pair| (pair[0], pair[1])).collect();
@@ -315,10 +378,84 @@ fn taken_over(program: &Path, flags: &[&str], writes: u64) {
         let value = there.get(key.as_str()).copied().unwrap_or_default();
         // A later one may have been carried out without being told.
         let number = |text: &str| text.parse::<u32>().ok();
-        assert!(number(value) >= number(&least), "{key} is {value:?} and was {least} once");
+        assert!(number(value) >= number(least), "{key} is {value:?} and was {least} once");
     }
     assert_eq!(dhow.must("--user root:secret get k/last --print-value-only").trim(), "after");
-    dhow.must("--user root:secret put k/more x");
+}
+
+/// Three etcds, of which first the followers are killed and then the leader, which has written what
+/// no other one has; each of them then taken over.
+fn several_taken_over(program: &Path) {
+    let home = tempfile::tempdir().expect("a directory");
+    let places = ["a", "b", "c"].map(Place::new);
+    let data = places.map(|place| home.path().join(place.name));
+    let start = |command: fn(&Path) -> Command, n: usize, data: &Path, more: &[&str]| {
+        Server::among(command(program), data, places[n], &places, more)
+    };
+    let mut members: Vec<Server> =
+        (0..3).map(|n| start(etcd, n, &data[n], &["--snapshot-count=500"])).collect();
+    members = members.into_iter().map(Server::ready).collect();
+    let acknowledged = filled(&members[0], 1000);
+    let leader = members.iter().position(Server::leads).expect("one of them leads");
+    let follower = (leader + 1) % 3;
+    for n in (0..3).filter(|n| *n != leader) {
+        members[n].kill();
+    }
+    // It has that in its log, and nobody can tell it whether it counts.
+    members[leader].ctl("--user root:secret put k/last never").expect_err("there is no quorum");
+    members[leader].kill();
+    drop(members);
+
+    // Alone and by force, each as etcd itself.
+    for n in [leader, follower] {
+        let (own, twin) = (home.path().join("forced"), home.path().join("twin"));
+        copy(&data[n], &own);
+        copy(&data[n], &twin);
+        let force = &["--force-new-cluster"];
+        let etcd = start(etcd, n, &twin, force).ready();
+        let wanted = etcd.picture();
+        drop(etcd);
+        let dhow = start(|_| dhow(), n, &own, force).ready();
+        same(&wanted, &dhow.picture());
+        holds(&dhow, &acknowledged);
+        dhow.must("--user root:secret put k/more x");
+        drop(dhow);
+        for gone in [own, twin] {
+            fs::remove_dir_all(gone).expect("it was there");
+        }
+    }
+
+    // Without force what only the others can confirm is not guessed.
+    let before = files(&data[leader]);
+    let refused = start(|_| dhow(), leader, &data[leader], &[]).refuses();
+    assert!(
+        refused.contains("only the other members") && refused.contains("in order"),
+        "{refused}"
+    );
+    assert!(files(&data[leader]) == before && !data[leader].join("member/store").exists());
+
+    // What it asks for helps: nothing is in doubt then, and each goes on from its own.
+    let mut members: Vec<Server> = (0..3).map(|n| start(etcd, n, &data[n], &[])).collect();
+    members = members.into_iter().map(Server::ready).collect();
+    let wanted = members[0].picture();
+    members.iter_mut().for_each(Server::stop);
+    drop(members);
+    let members: Vec<Server> = (0..3).map(|n| start(|_| dhow(), n, &data[n], &[])).collect();
+    let members: Vec<Server> = members.into_iter().map(Server::ready).collect();
+    for member in &members {
+        same(&wanted, &member.picture());
+        holds(member, &acknowledged);
+    }
+    members[1].must("--user root:secret put k/more x");
+    let told = members[2].must("--user root:secret get k/more --print-value-only");
+    assert_eq!(told.trim(), "x");
+}
+
+#[test]
+fn three_killed_etcds_are_taken_over_by_force_as_etcd_would_or_together_without_a_guess() {
+    for program in [newest(), older()] {
+        several_taken_over(&program);
+    }
 }
 
 #[test]
@@ -341,11 +478,9 @@ fn what_a_killed_etcd_has_in_its_database_and_behind_it_in_its_log_comes_togethe
 fn an_etcd_that_runs_is_not_taken_over() {
     let home = tempfile::tempdir().expect("a directory");
     let data = home.path().join("data");
-    let _etcd = Server::start(etcd(&newest()), &data, ports(), &[]).ready();
-    let mut dhow = Server::start(dhow(), &data, ports(), &[]);
-    let ended = dhow.child.wait().expect("it is our child");
-    assert!(!ended.success());
-    let log = tail(&dhow.log);
+    let _etcd = Server::start(etcd(&newest()), &data, Place::new("a"), &[]).ready();
+    let mut dhow = Server::start(dhow(), &data, Place::new("a"), &[]);
+    let log = dhow.refuses();
     assert!(log.contains("an etcd still runs in"), "{log}");
     assert!(!data.join("member/store").exists());
 }
@@ -355,8 +490,8 @@ fn the_log_lies_where_it_is_asked_for_and_is_not_looked_for_elsewhere() {
     let home = tempfile::tempdir().expect("a directory");
     let (data, wal) = (home.path().join("data"), home.path().join("wal"));
     let at = |path: &Path| format!("--wal-dir={}", path.display());
-    let ports = ports();
-    let mut store = Server::start(dhow(), &data, ports, &[&at(&wal)]).ready();
+    let place = Place::new("a");
+    let mut store = Server::start(dhow(), &data, place, &[&at(&wal)]).ready();
     store.must("put k v");
     store.kill();
     let names = |folder: &Path| -> Vec<String> {
@@ -368,25 +503,20 @@ fn the_log_lies_where_it_is_asked_for_and_is_not_looked_for_elsewhere() {
     let beside = names(&data.join("member/store"));
     assert!(!beside.iter().any(|name| name.starts_with("log-")), "{beside:?}");
 
-    let refused = |flags: &[&str]| {
-        let mut store = Server::start(dhow(), &data, ports, flags);
-        assert!(!store.child.wait().expect("it is our child").success());
-        tail(&store.log)
-    };
+    let refused = |flags: &[&str]| Server::start(dhow(), &data, place, flags).refuses();
     let told = format!("its log lies in {}: start it with --wal-dir", wal.display());
     assert!(refused(&[]).contains(&told));
     assert!(refused(&[&at(&home.path().join("other"))]).contains(&told));
     fs::rename(&wal, home.path().join("away")).expect("a name");
     assert!(refused(&[&at(&wal)]).contains("is not there"));
     fs::rename(home.path().join("away"), &wal).expect("a name");
-    let store = Server::start(dhow(), &data, ports, &[&at(&wal)]).ready();
+    let store = Server::start(dhow(), &data, place, &[&at(&wal)]).ready();
     assert_eq!(store.must("get k --print-value-only").trim(), "v");
     drop(store);
 
     // The other way round.
     let plain = home.path().join("plain");
-    drop(Server::start(dhow(), &plain, ports, &[]).ready());
-    let mut store = Server::start(dhow(), &plain, ports, &[&at(&wal)]);
-    assert!(!store.child.wait().expect("it is our child").success());
-    assert!(tail(&store.log).contains("its log lies in it: start it without --wal-dir"));
+    drop(Server::start(dhow(), &plain, place, &[]).ready());
+    let log = Server::start(dhow(), &plain, place, &[&at(&wal)]).refuses();
+    assert!(log.contains("its log lies in it: start it without --wal-dir"), "{log}");
 }
