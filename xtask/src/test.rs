@@ -13,10 +13,11 @@ use std::time::Instant;
 
 /// Debian packages that tests use: what runs in containers, and what looks at the kernel from
 /// outside.
-const PACKAGES: [&str; 8] = [
+const PACKAGES: [&str; 9] = [
     "busybox-static",
     "ca-certificates",
     "curl",
+    "dnsmasq-base",
     "dnsutils",
     "etcd-client",
     "iproute2",

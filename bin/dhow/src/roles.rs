@@ -336,12 +336,9 @@ async fn names(config: &Config) -> Result<Names> {
 
 /// The machine's own resolvers.
 fn resolvers(own: Ipv4Addr) -> Vec<SocketAddr> {
-    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    text.lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok())
-        .filter(|address| *address != IpAddr::V4(own))
-        .map(|address| SocketAddr::new(address, 53))
-        .collect()
+    let mut upstreams = dhow_names::ResolvConf::machine().upstreams();
+    upstreams.retain(|upstream| upstream.ip() != IpAddr::V4(own));
+    upstreams
 }
 
 /// Service `kubernetes` in `default`: the API as pods know it.

@@ -5,10 +5,12 @@
 
 mod answer;
 mod forward;
+mod machine;
 mod server;
 mod zone;
 
 pub use answer::{Authority, Outcome, Pending};
+pub use machine::{LookupError, ResolvConf, Resolver, Service};
 pub use zone::Zone;
 
 use dhow_intents::{NameIntent, Owner};

@@ -1,5 +1,6 @@
 //! `/etc/hosts`, `/etc/resolv.conf` and the host name of a pod. Pure.
 
+use dhow_names::ResolvConf;
 use k8s_openapi::api::core::v1::Pod;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -80,56 +81,14 @@ pub fn hosts(pod: &Pod, name: &HostName, ip: Option<&str>, machine: &str) -> Str
     text
 }
 
-/// The machine's own resolver settings.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Resolver {
-    /// Name servers.
-    pub servers: Vec<String>,
-    /// Search domains.
-    pub searches: Vec<String>,
-    /// Options.
-    pub options: Vec<String>,
-}
-
-impl Resolver {
-    /// Reads the text of a `resolv.conf`.
-    pub fn parse(text: &str) -> Self {
-        let mut all = Self::default();
-        for line in text.lines() {
-            let mut words = line.split(['#', ';']).next().unwrap_or("").split_whitespace();
-            match words.next() {
-                Some("nameserver") => all.servers.extend(words.next().map(str::to_owned)),
-                Some("search" | "domain") => all.searches = words.map(str::to_owned).collect(),
-                Some("options") => all.options.extend(words.map(str::to_owned)),
-                _ => {}
-            }
-        }
-        all
-    }
-
-    fn text(&self) -> String {
-        let mut text = String::new();
-        if !self.searches.is_empty() {
-            let _ = writeln!(text, "search {}", self.searches.join(" "));
-        }
-        for server in &self.servers {
-            let _ = writeln!(text, "nameserver {server}");
-        }
-        if !self.options.is_empty() {
-            let _ = writeln!(text, "options {}", self.options.join(" "));
-        }
-        text
-    }
-}
-
 /// `/etc/resolv.conf` by the pod's `dnsPolicy` and `dnsConfig`.
-pub fn resolv_conf(pod: &Pod, machine: &Resolver, dns: Ipv4Addr, domain: &str) -> String {
+pub fn resolv_conf(pod: &Pod, machine: &ResolvConf, dns: Ipv4Addr, domain: &str) -> String {
     let spec = pod.spec.as_ref();
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let host_network = spec.and_then(|s| s.host_network) == Some(true);
     let policy = spec.and_then(|s| s.dns_policy.as_deref()).unwrap_or("ClusterFirst");
     let mut all = match policy {
-        "None" => Resolver::default(),
+        "None" => ResolvConf::default(),
         "Default" => machine.clone(),
         "ClusterFirst" if host_network => machine.clone(),
         _ => {
@@ -139,7 +98,7 @@ pub fn resolv_conf(pod: &Pod, machine: &Resolver, dns: Ipv4Addr, domain: &str) -
                 domain.to_owned(),
             ];
             searches.extend(machine.searches.iter().filter(|s| *s != ".").cloned());
-            Resolver {
+            ResolvConf {
                 servers: vec![dns.to_string()],
                 searches,
                 options: vec!["ndots:5".to_owned()],
@@ -162,7 +121,7 @@ pub fn resolv_conf(pod: &Pod, machine: &Resolver, dns: Ipv4Addr, domain: &str) -
         let mut seen = std::collections::BTreeSet::new();
         list.retain(|item| seen.insert(item.clone()));
     }
-    all.text()
+    all.to_string()
 }
 
 #[cfg(test)]
@@ -181,7 +140,7 @@ mod tests {
 
     fn resolve(spec: serde_json::Value) -> String {
         let machine =
-            Resolver::parse("# x\nnameserver 9.9.9.9\nsearch corp.example\noptions rotate\n");
+            ResolvConf::parse("# x\nnameserver 9.9.9.9\nsearch corp.example\noptions rotate\n");
         resolv_conf(&pod(spec), &machine, Ipv4Addr::new(10, 96, 0, 10), "cluster.local")
     }
 

@@ -311,8 +311,7 @@ fn etc(world: &World, pod: &Pod, ip: &str) -> std::io::Result<Vec<(&'static str,
     } else {
         String::new()
     };
-    let resolver =
-        files::Resolver::parse(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+    let resolver = dhow_names::ResolvConf::machine();
     let hosts = files::hosts(pod, &name, (!ip.is_empty()).then_some(ip), &machine_hosts);
     let resolv = files::resolv_conf(pod, &resolver, config.dns_ip, &config.domain);
     let mut all = Vec::new();

@@ -74,11 +74,6 @@ impl Discovery {
         if endpoints.is_empty() {
             return Ok(None);
         }
-        if !values.text("initial-cluster").is_empty() {
-            bail!(
-                "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery-endpoints\" or \"discovery-srv\""
-            );
-        }
         let read = |flag: &str| match values.text(flag) {
             "" => Ok(None),
             path => std::fs::read(path)
@@ -314,7 +309,6 @@ mod tests {
         assert!(refused("--discovery-token t").contains("must be set"));
         assert!(refused("--discovery-endpoints a:1").contains("must be set"));
         let some = "--discovery-token t --discovery-endpoints a:1,b:1";
-        assert!(refused(&format!("{some} --initial-cluster a=http://a:1")).contains("Choose one"));
         assert!(refused(&format!("{some} --discovery-cert c")).contains("cannot read c"));
         assert!(refused(&format!("{some} --discovery-user u")).contains("--discovery-password"));
         let of = |line: &str| discovery(&format!("{some} {line}")).unwrap().unwrap().options;

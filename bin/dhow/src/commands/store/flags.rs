@@ -504,7 +504,7 @@ mod tests {
         assert!(told.iter().any(|t| t.contains("--snapshot-count")));
         assert!(values.refuse().is_ok());
         assert!(parse("--proxy=off").unwrap().refuse().is_ok());
-        let refused = parse("--discovery-srv x.y").unwrap().refuse().unwrap_err().to_string();
+        let refused = parse("--discovery http://x").unwrap().refuse().unwrap_err().to_string();
         assert!(refused.contains("--initial-cluster"), "{refused}");
     }
 

@@ -10,6 +10,7 @@ mod log;
 mod serve;
 mod settings;
 mod snapshot;
+mod srv;
 mod table;
 
 use crate::print;

@@ -53,6 +53,19 @@ pub async fn run(mut settings: Settings) -> Result<()> {
     if settings.force_new && !fresh {
         snapshot::force_new(&settings, &directory)?;
     }
+    match settings.srv.take() {
+        Some(srv) if fresh => match stop.or(srv.find(&mut settings)).await {
+            Some(found) => found?,
+            None => return Ok(()),
+        },
+        Some(_) => tracing::warn!("--discovery-srv is ignored since cluster already initialized"),
+        None => {}
+    }
+    if !fresh && settings.discovery.is_some() {
+        tracing::warn!(
+            "discovery token is ignored since cluster already initialized; valid logs are found"
+        );
+    }
     let client_trust = trust(settings.client_tls.as_ref(), &settings.listen_clients, &clock)?;
     let peer_trust = trust(settings.peer_tls.as_ref(), &settings.listen_peers, &clock)?;
 

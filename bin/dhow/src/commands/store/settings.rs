@@ -5,6 +5,7 @@ use super::corruption::Checks;
 use super::discovery::Discovery;
 use super::flags::{Values, duration};
 use super::gates::{Gate, Gates};
+use super::srv::Srv;
 use anyhow::{Context, Result, anyhow, bail};
 use dhow_door_etcd::{Jwt, JwtError, Tokens};
 use dhow_peers::{Address, Place, tls};
@@ -40,8 +41,11 @@ pub struct Settings {
     pub advertise_clients: Vec<String>,
     /// All members of a new cluster, or the known ones of an existing.
     pub initial: Vec<(String, Vec<String>)>,
-    /// Where the first members of a new cluster find each other, if not in [`Settings::initial`].
+    /// At which other etcd the first members of a new cluster find each other, if not in
+    /// [`Settings::initial`].
     pub discovery: Option<Discovery>,
+    /// Where DNS has the first members.
+    pub srv: Option<Srv>,
     /// Tells clusters apart.
     pub token: String,
     /// Join instead of beginning.
@@ -137,7 +141,13 @@ impl Settings {
             "" => vec![(name.clone(), advertise_peers.clone())],
             text => parse_cluster(text)?,
         };
-        let discovery = Discovery::new(values)?;
+        let (discovery, srv) = (Discovery::new(values)?, Srv::new(values));
+        let listed = !values.text("initial-cluster").is_empty();
+        if [listed, discovery.is_some(), srv.is_some()].into_iter().filter(|way| *way).count() > 1 {
+            bail!(
+                "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery-endpoints\" or \"discovery-srv\""
+            );
+        }
         let data_dir = match values.text("data-dir") {
             "" => format!("{name}.etcd").into(),
             dir => PathBuf::from(dir),
@@ -162,6 +172,7 @@ impl Settings {
                 None => values.text("initial-cluster-token").to_owned(),
             },
             discovery,
+            srv,
             heartbeat: Duration::from_millis(heartbeat),
             election: Duration::from_millis(election),
             wait_ready: values.duration("wait-cluster-ready-timeout"),

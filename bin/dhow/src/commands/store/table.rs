@@ -75,7 +75,7 @@ use Kind::{Bool, Choice, Duration, Int, List, Text, Uint, Urls};
 pub const GROUPS: [(&str, &[Flag]); 10] = [
     ("Member", MEMBER),
     ("Cluster", CLUSTER),
-    ("Discovery of the members of a new cluster at another etcd", DISCOVERY),
+    ("Discovery of the members of a new cluster, by DNS or at another etcd", DISCOVERY),
     ("TLS", TLS),
     ("Users", USERS),
     ("Limits and history", LIMITS),
@@ -169,6 +169,13 @@ const CLUSTER: &[Flag] = &[
 ];
 
 const DISCOVERY: &[Flag] = &[
+    works(
+        "discovery-srv",
+        Text,
+        "",
+        "Domain with a record _etcd-server-ssl._tcp or _etcd-server._tcp for each member",
+    ),
+    works("discovery-srv-name", Text, "", "The services are called _etcd-server-NAME instead"),
     works("discovery-token", Text, "", "Which of the clusters that are registered there"),
     works("discovery-endpoints", List, "", "Where the other etcd is"),
     works("discovery-dial-timeout", Duration, "2s", "How long it may take to be reached"),
@@ -398,12 +405,11 @@ const IDLE: &[Flag] = &[
     idle("vv", Text, "", NO_V2),
 ];
 
-const LIST_THEM: &str = "list the members with --initial-cluster, or see --discovery-endpoints";
+const LIST_THEM: &str =
+    "list the members with --initial-cluster, or see --discovery-endpoints and --discovery-srv";
 
 const REFUSED: &[Flag] = &[
     refused("discovery", Text, LIST_THEM),
-    refused("discovery-srv", Text, LIST_THEM),
-    refused("discovery-srv-name", Text, LIST_THEM),
     refused("proxy", Choice(&["off"]), "point clients at the members"),
 ];
 
