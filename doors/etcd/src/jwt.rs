@@ -217,7 +217,7 @@ impl Jwt {
                 verify = &sig::ED25519;
                 ("EdDSA", Ed25519)
             }
-            // The library below has no curve P-521.
+            // The library below has no curve P-521, and one that has it costs more than it is worth.
             "ES512" => return Err(JwtError::Unsupported("ES512; use ES384")),
             "none" => return Err(JwtError::Unsupported("none")),
             _ => return Err(JwtError::Method),

@@ -464,12 +464,16 @@ impl Core {
                 };
                 let result = match proposal {
                     Proposal::Command(command) => {
+                        let compacted = state.machine.mvcc.compacted();
                         let applied = state.machine.apply(entry.index, command);
                         if let Command::Auth(_) = command {
                             shared.numbers.note_rules(&state.machine);
                         }
                         if applied.is_ok() {
                             note_lease(command, &mut leases);
+                            if let Command::Compact(at) = command {
+                                shared.checksums.add(shared, &mut state, compacted, *at);
+                            }
                         }
                         applied.map(|applied| applied.outcome)
                     }

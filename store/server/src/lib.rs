@@ -13,6 +13,7 @@
 //! checkpoints on the disk), `wire` (what members say to each other, carried by a [`Transport`]).
 
 mod admin;
+mod checksums;
 mod cluster;
 mod codec;
 mod compare;
@@ -95,6 +96,9 @@ pub struct Options {
     /// it whoever sees this store's other random numbers could guess them: set it where users are
     /// asked for.
     pub secret: Option<[u8; 32]>,
+    /// Compute a checksum over what each compaction finds, and tell that one for its revision afterwards,
+    /// as etcd does. It reads the whole state once for each.
+    pub compaction_checksums: bool,
     /// How long a token lasts without being used, in seconds.
     pub token_ttl: u64,
     /// The other members; `None` for a store that is alone.
@@ -114,6 +118,7 @@ impl Default for Options {
             checkpoint_bytes: 32 << 20,
             inline: false,
             quota_alarm: false,
+            compaction_checksums: false,
             secret: None,
             token_ttl: 300,
             cluster: None,

@@ -8,7 +8,7 @@ use dhow_clock::BoxFuture;
 use dhow_clock::disk::{Disk, DiskFile, Memory, Open};
 use dhow_kv::Error;
 use dhow_kv::admin::{HashKv, SnapshotReader, Version};
-use dhow_mvcc::{Export, MachineHeader, Rows};
+use dhow_mvcc::{Export, HashRun, MachineHeader, Rows};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const PIECE: usize = 32 << 10;
 const BUFFER: usize = 1 << 20;
 
 /// Holds compactions back while it lives.
-struct Hold<'a> {
+pub(crate) struct Hold<'a> {
     shared: &'a Shared,
     who: u64,
 }
@@ -29,7 +29,7 @@ struct Hold<'a> {
 impl<'a> Hold<'a> {
     /// Reads something of the state, and keeps compactions from dropping what is behind the
     /// revision that `compacted` finds in it.
-    fn begin<T>(
+    pub(crate) fn begin<T>(
         shared: &'a Shared,
         read: impl FnOnce(&State) -> Result<T, Error>,
         compacted: impl FnOnce(&T) -> i64,
@@ -46,6 +46,8 @@ impl<'a> Hold<'a> {
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
         self.shared.write().hold(self.who, None);
+        // What it held can be worked off now, also when nothing else is asked for.
+        self.shared.queue.wake();
     }
 }
 
@@ -61,7 +63,12 @@ fn replaced() -> Error {
 pub(crate) fn hash_kv(shared: &Shared, revision: i64) -> Result<HashKv, Error> {
     let now = shared.hub.published();
     let begin = |state: &State| state.machine.mvcc.hash_kv(revision, now);
-    let (_hold, mut run) = Hold::begin(shared, begin, |run| run.compacted())?;
+    let (_hold, run) = Hold::begin(shared, begin, |run| run.compacted())?;
+    finish_hash(shared, run)
+}
+
+/// Computes a checksum to its end. Compactions must be held.
+pub(crate) fn finish_hash(shared: &Shared, mut run: HashRun) -> Result<HashKv, Error> {
     loop {
         let state = shared.read();
         if state.machine.mvcc.pruned() > run.compacted().max(2) {
@@ -275,6 +282,15 @@ impl Store {
     }
 
     pub(crate) async fn hash_history(&self, revision: i64) -> Result<HashKv, Error> {
+        let mut gone = self.shared.gone.subscribe();
+        tokio::select! {
+            known = self.shared.checksums.at(revision) => {
+                if let Some(known) = known {
+                    return Ok(known);
+                }
+            }
+            _ = gone.wait_for(|gone| *gone) => return Err(Error::Stopped),
+        }
         self.beside(move |shared| hash_kv(shared, revision)).await
     }
 

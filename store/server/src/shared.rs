@@ -1,6 +1,7 @@
 //! What the handle, the writer, the watchers and the timers share.
 
 use crate::Options;
+use crate::checksums::Checksums;
 use crate::lease::Lessor;
 use crate::members::Members;
 use crate::queue::{Queue, Reply, Request};
@@ -98,6 +99,7 @@ pub(crate) struct Shared {
     pub(crate) hub: Hub,
     pub(crate) lessor: Arc<Lessor>,
     pub(crate) queue: Queue,
+    pub(crate) checksums: Checksums,
     pub(crate) clock: SharedClock,
     pub(crate) options: Options,
     pub(crate) identity: Identity,
@@ -140,6 +142,7 @@ impl Shared {
             state: RwLock::new(state),
             lessor: Arc::new(Lessor::new(options.lease_checkpoint)),
             queue: Queue::default(),
+            checksums: Checksums::default(),
             clock,
             options,
             identity,

@@ -1,5 +1,6 @@
 //! The single writer: takes what has arrived, has consensus carry it out in one go, tidies up.
 
+use crate::checksums::Checksums;
 use crate::core::Core;
 use crate::entry::Proposal;
 use crate::journal::Checkpoints;
@@ -66,6 +67,7 @@ pub(crate) fn run(shared: &Arc<Shared>) {
         if writer.core.removed {
             break;
         }
+        Checksums::beside(shared);
         more = writer.tidy(shared) && !shared.queue.is_closed();
         if writer.core.failed.is_none() {
             writer.checkpoints.beside(&mut writer.core, shared);
@@ -117,6 +119,7 @@ impl Writer {
         self.core.removed
             || !self.core.physical.is_empty()
             || shared.read().machine.mvcc.wants_prune()
+            || shared.checksums.is_due()
             || self.checkpoints.is_due(&self.core)
     }
 
@@ -127,6 +130,9 @@ impl Writer {
             shared.abandon();
             shared.hub.stop();
             return;
+        }
+        if shared.checksums.is_due() {
+            shared.checksums.work(shared);
         }
         while self.tidy(shared) {}
         if self.core.failed.is_none() {

@@ -72,6 +72,54 @@ async fn all_members_have_the_same_checksums_and_snapshots() {
     assert_eq!(again, first);
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_checksum_at_a_compaction_stays_what_it_was_before_it() {
+    let options = Options { retention: None, compaction_checksums: true, ..Options::default() };
+    let nodes = Nodes::start(3, &options);
+    nodes.leader().await;
+    let store = nodes.store(0);
+    history(&**store).await;
+    let mut known = Vec::new();
+    for _ in 0..12 {
+        for n in 0..10 {
+            put(&**store, &format!("k{n}"), "x").await;
+        }
+        let revision = delete(&**store, "k0").await;
+        known.push(store.hash_kv(revision).await.unwrap());
+        store.compact(revision, true).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for at in 0..3 {
+        // The newest ten are kept, by every member, each with the compaction before it.
+        for before in &known[2..] {
+            assert_eq!(nodes.store(at).hash_kv(before.hash_revision).await, Ok(*before));
+        }
+        let old = nodes.store(at).hash_kv(known[1].hash_revision).await;
+        assert_eq!(old, Err(Error::Compacted));
+        // A newer revision is computed from what there is.
+        let now = nodes.store(at).hash_kv(0).await.unwrap();
+        assert_eq!(now.compact_revision, known[11].hash_revision);
+    }
+}
+
+#[tokio::test]
+async fn a_physical_compaction_waits_for_its_checksum_and_nothing_else() {
+    let home = tempfile::tempdir().unwrap();
+    let clock = dhow_clock::System::shared();
+    let options = Options { compaction_checksums: true, ..Options::default() };
+    let store = Store::open(home.path(), clock, options).unwrap();
+    history(&*store).await;
+    // Nobody asks for anything else meanwhile.
+    for _ in 0..20 {
+        put(&*store, "k", "v").await;
+        let revision = store.revision();
+        let before = store.hash_kv(revision).await.unwrap();
+        store.compact(revision, true).await.unwrap();
+        assert_eq!(store.hash_kv(revision).await, Ok(before));
+    }
+    store.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_snapshot_on_a_disk_leaves_no_file_and_writes_go_on_meanwhile() {
     let home = tempfile::tempdir().unwrap();

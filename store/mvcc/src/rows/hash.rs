@@ -34,18 +34,32 @@ impl Mvcc {
         }
         // A compaction may be applied that is not known to be durable yet.
         let revision = if revision <= 0 { now.max(compacted) } else { revision };
-        Ok(HashRun {
+        let any = self.index.from(b"").any(|entry| entry.live_at(revision).is_some());
+        Ok(HashRun::new(compacted, revision, any))
+    }
+
+    /// Begins the checksum that etcd computes while it carries out a compaction at revision `at`, when
+    /// the one before was at `before`. That one must still be held or pinned.
+    pub fn hash_compaction(&self, before: i64, at: i64) -> HashRun {
+        // Unlike a checksum, a compaction keeps what its own revision has deleted.
+        let any = !self.history.keys(at).is_empty()
+            || self.index.from(b"").any(|entry| entry.live_at(at).is_some());
+        HashRun::new(before, at, any)
+    }
+}
+
+impl HashRun {
+    fn new(compacted: i64, revision: i64, any: bool) -> Self {
+        Self {
             export: Export::between(compacted, revision),
             row: Rows::default(),
             crc: crc32c::crc32c(b"key"),
             compacted,
             revision,
-            any: self.index.from(b"").any(|entry| entry.live_at(revision).is_some()),
-        })
+            any,
+        }
     }
-}
 
-impl HashRun {
     /// The compacted revision that must be pinned.
     pub fn compacted(&self) -> i64 {
         self.compacted

@@ -238,6 +238,7 @@ fn options(settings: &Settings, start: Start, peers: &Arc<Peers>) -> Result<Opti
         // History stays until somebody compacts it.
         retention: None,
         quota_alarm: true,
+        compaction_checksums: true,
         cluster: Some(Cluster {
             name: settings.name.clone(),
             peer_urls: settings.advertise_peers.clone(),
