@@ -29,6 +29,7 @@ mod raftlog;
 mod requests;
 mod restore;
 mod shared;
+mod stand;
 mod store;
 mod transfer;
 mod transport;

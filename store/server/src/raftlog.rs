@@ -1,8 +1,11 @@
 //! Raft's log over ours: recent entries in memory, the rest in the segments.
 
-use crate::codec::Reader;
+mod replay;
+
+pub(crate) use replay::Replay;
+
 use crate::entry::{self, Record, SMALL, entry_size};
-use bytes::Bytes;
+use crate::members::Members;
 use dhow_kv::admin::Identity;
 use dhow_log::{Batch, Log, Position};
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
@@ -21,10 +24,7 @@ pub(crate) struct Disk {
     batch: Batch,
     /// The newest segment that begins with its identity and hard state.
     headed: u64,
-    /// The frames of some entries: those from an index up to the next are read from there on.
-    marks: VecDeque<(u64, Position)>,
-    /// How many bytes were written since the last mark.
-    since: u64,
+    marks: Marks,
     /// How many bytes the log has grown since the last checkpoint began.
     pub(crate) grown: u64,
 }
@@ -160,7 +160,7 @@ impl RaftLog {
             self.cached -= self.cache.pop_back().as_ref().map_or(0, entry_size);
         }
         if let Some(disk) = &mut self.disk {
-            disk.truncate(index);
+            disk.marks.truncate(index);
         }
     }
 
@@ -181,7 +181,7 @@ impl RaftLog {
         self.cache.clear();
         self.cached = 0;
         if let Some(disk) = &mut self.disk {
-            disk.marks.clear();
+            disk.marks = Marks::default();
         }
     }
 
@@ -229,7 +229,7 @@ impl RaftLog {
         index: u64,
         term: u64,
         hard: HardState,
-        genesis: Option<&crate::members::Members>,
+        genesis: Option<&Members>,
     ) -> Result<(), dhow_log::Error> {
         self.restart(index, term);
         self.hard = hard;
@@ -256,7 +256,7 @@ impl RaftLog {
     /// was trimmed is not missing.
     pub(crate) fn records_before(&self, index: u64) -> u64 {
         let Some(disk) = &self.disk else { return 0 };
-        let first = disk.mark(index + 1).map(|(_, place)| place.index);
+        let first = disk.marks.find(index + 1).map(|place| place.index);
         first.unwrap_or_else(|| disk.log.first_segment()) - 1
     }
 
@@ -264,17 +264,10 @@ impl RaftLog {
     /// `records`: so many a checkpoint has named, and where entries stand may be known better by now.
     pub(crate) fn trim(&mut self, index: u64, records: u64) -> Result<(), dhow_log::Error> {
         let Some(disk) = &mut self.disk else { return Ok(()) };
-        let Some((_, place)) = disk.mark(index + 1) else { return Ok(()) };
+        let Some(place) = disk.marks.find(index + 1) else { return Ok(()) };
         disk.log.trim(records.min(place.index - 1))?;
-        let begins = disk.log.first_segment();
-        while disk.marks.front().is_some_and(|(_, place)| place.segment < begins) {
-            disk.marks.pop_front();
-        }
-        let first = match disk.marks.front() {
-            // The segment's first frame may begin with older entries.
-            Some((first, _)) => *first,
-            None => self.last + 1,
-        };
+        // The segment's first frame may begin with older entries.
+        let first = disk.marks.trim(disk.log.first_segment()).unwrap_or(self.last + 1);
         if first > self.first {
             self.forget_before(first);
         }
@@ -288,10 +281,8 @@ impl RaftLog {
         if let Some(disk) = &self.disk {
             let mut next = low;
             while next < high.min(cached_from) {
-                let Some((_, place)) = disk.mark(next) else { break };
-                let after = disk.marks.partition_point(|(from, _)| *from <= next);
-                let until = disk.marks.get(after).map_or(u64::MAX, |(from, _)| *from);
-                let until = until.min(high).min(cached_from);
+                let Some(place) = disk.marks.find(next) else { break };
+                let until = disk.marks.next(next).unwrap_or(u64::MAX).min(high).min(cached_from);
                 let before = next;
                 disk.log.read(place, |bytes| {
                     let entry = match Record::decode(bytes) {
@@ -335,28 +326,7 @@ impl RaftLog {
 
 impl Disk {
     pub(crate) fn new(log: Log) -> Self {
-        Self { log, batch: Batch::default(), headed: 0, marks: VecDeque::new(), since: 0, grown: 0 }
-    }
-
-    fn truncate(&mut self, index: u64) {
-        while self.marks.back().is_some_and(|(from, _)| *from >= index) {
-            self.marks.pop_back();
-        }
-    }
-
-    /// The newest mark at or before an entry.
-    fn mark(&self, index: u64) -> Option<(u64, Position)> {
-        let at = self.marks.partition_point(|(from, _)| *from <= index);
-        at.checked_sub(1).and_then(|at| self.marks.get(at)).copied()
-    }
-
-    /// Notes where an entry stands, if that is worth it.
-    fn note(&mut self, index: u64, place: Position, must: bool) {
-        let newer = self.marks.back().is_none_or(|(_, last)| last.segment != place.segment);
-        if must || newer || self.since >= STEP {
-            self.marks.push_back((index, place));
-            self.since = 0;
-        }
+        Self { log, batch: Batch::default(), headed: 0, marks: Marks::default(), grown: 0 }
     }
 
     /// Takes the space for a batch. The first of a segment tells whose log it is.
@@ -375,192 +345,65 @@ impl Disk {
         Ok(())
     }
 
+    /// Writes the batch, and makes it durable. Its entries begin with an index; are there older ones that
+    /// they make void?
     fn write(&mut self, entries: Option<(u64, bool)>) -> Result<(), dhow_log::Error> {
-        self.grown += self.batch.bytes();
-        self.since += self.batch.bytes();
         let size = self.batch.bytes();
+        self.grown += size;
         let written = self.log.append(&mut self.batch);
         self.batch.clear();
         let place = written?;
-        if let Some((first, truncated)) = entries {
-            self.since -= size;
-            self.note(first, place, truncated);
-            self.since += size;
+        if let Some((first, void)) = entries {
+            self.marks.note(first, place, void);
         }
+        self.marks.since += size;
         self.log.sync()
     }
 }
 
-/// Reads the log back, record by record.
-#[derive(Debug)]
-pub(crate) struct Replay {
-    pub(crate) raft: RaftLog,
-    /// The members at the very beginning, if the log reaches back so far.
-    pub(crate) genesis: Option<crate::members::Members>,
-    /// Whether any record was seen that tells whose log it is.
-    pub(crate) identified: bool,
-    marks: Marks,
-    /// What is in the checkpoint.
-    checkpoint: u64,
-    /// Entries that are known, but not yet known to be committed.
-    pub(crate) grown: u64,
-}
-
-/// What will become a part of [`Disk`].
+/// Where some entries stand: those from an index up to the next are read from its frame on.
 #[derive(Debug, Default)]
 struct Marks {
-    marks: VecDeque<(u64, Position)>,
+    places: VecDeque<(u64, Position)>,
+    /// How many bytes were written since the last one.
     since: u64,
-    last: Option<Position>,
 }
 
-impl Replay {
-    /// `checkpoint` is the index of the newest checkpoint, 0 without one.
-    pub(crate) fn new(checkpoint: u64) -> Self {
-        let mut raft = RaftLog::new(Identity::default(), 0, 0);
-        raft.applied = checkpoint;
-        Self {
-            raft,
-            genesis: None,
-            identified: false,
-            marks: Marks::default(),
-            checkpoint,
-            grown: 0,
+impl Marks {
+    /// The newest at or before an entry.
+    fn find(&self, index: u64) -> Option<Position> {
+        let at = self.places.partition_point(|(from, _)| *from <= index);
+        at.checked_sub(1).and_then(|at| self.places.get(at)).map(|(_, place)| *place)
+    }
+
+    /// The index of the first behind an entry.
+    fn next(&self, index: u64) -> Option<u64> {
+        let at = self.places.partition_point(|(from, _)| *from <= index);
+        self.places.get(at).map(|(from, _)| *from)
+    }
+
+    /// Notes where an entry stands, if it must be or is worth it.
+    fn note(&mut self, index: u64, place: Position, must: bool) {
+        let newer = self.places.back().is_none_or(|(_, last)| last.segment != place.segment);
+        if must || newer || self.since >= STEP {
+            self.places.push_back((index, place));
+            self.since = 0;
         }
     }
 
-    /// Takes the next record, and hands the entries that it tells to be committed to `apply`, each
-    /// once, if they are not in the checkpoint.
-    pub(crate) fn record(
-        &mut self,
-        place: Position,
-        bytes: Bytes,
-        apply: &mut impl FnMut(&Entry) -> Result<(), String>,
-    ) -> Result<(), String> {
-        let size = bytes.len() as u64;
-        match Record::decode(bytes)? {
-            Record::Identity(identity) => {
-                if self.identified && identity != self.raft.identity {
-                    return Err("another member's log".into());
-                }
-                self.raft.identity = identity;
-                self.identified = true;
-            }
-            Record::Genesis(members) => self.genesis = Some(members),
-            Record::Restart { index, term } => {
-                self.raft.restart(index, term);
-                self.marks = Marks::default();
-                self.raft.applied = self.raft.applied.max(index);
-            }
-            Record::HardState(hard) => {
-                self.raft.hard = hard;
-                self.apply(self.raft.hard.commit, apply)?;
-            }
-            Record::Entry(entry) => {
-                self.marks.since += size;
-                if entry.index > self.checkpoint {
-                    self.grown += size;
-                }
-                self.entry(place, entry)?;
-            }
+    /// The entries from `index` on are void.
+    fn truncate(&mut self, index: u64) {
+        while self.places.back().is_some_and(|(from, _)| *from >= index) {
+            self.places.pop_back();
         }
-        Ok(())
     }
 
-    fn entry(&mut self, place: Position, entry: Entry) -> Result<(), String> {
-        let raft = &mut self.raft;
-        let index = entry.index;
-        let void = index <= raft.last;
-        if index == 0 || (void && index <= raft.applied && index > self.checkpoint) {
-            return Err(format!("entry {index} comes again, although it was committed"));
+    /// The segments before one are gone. The first entry that has a place still, if there is any.
+    fn trim(&mut self, segment: u64) -> Option<u64> {
+        while self.places.front().is_some_and(|(_, place)| place.segment < segment) {
+            self.places.pop_front();
         }
-        if index > raft.last + 1 || index < raft.first {
-            // What is kept of the log begins here, or a snapshot lies between.
-            raft.restart(index - 1, 0);
-            self.marks = Marks::default();
-        } else if void {
-            raft.truncate(index);
-            while self.marks.marks.back().is_some_and(|(from, _)| *from >= index) {
-                self.marks.marks.pop_back();
-            }
-        }
-        let marks = &mut self.marks;
-        let newer = marks.last.is_none_or(|last| last.segment != place.segment);
-        let frame = marks.last != Some(place);
-        if void || marks.marks.is_empty() || (frame && (newer || marks.since >= STEP)) {
-            marks.marks.push_back((index, place));
-            marks.since = 0;
-        }
-        marks.last = Some(place);
-        raft.push(entry);
-        raft.evict();
-        Ok(())
-    }
-
-    /// Applies the entries up to `commit` that are not applied yet.
-    pub(crate) fn apply(
-        &mut self,
-        commit: u64,
-        apply: &mut impl FnMut(&Entry) -> Result<(), String>,
-    ) -> Result<(), String> {
-        let raft = &mut self.raft;
-        let Some(front) = raft.cache.front().map(|entry| entry.index) else { return Ok(()) };
-        let skip = (raft.applied + 1).saturating_sub(front) as usize;
-        for entry in raft.cache.iter().skip(skip) {
-            if entry.index > commit {
-                break;
-            }
-            if entry.index != raft.applied + 1 {
-                return Err(format!(
-                    "entries {} to {} before it are missing",
-                    raft.applied + 1,
-                    entry.index - 1
-                ));
-            }
-            apply(entry)?;
-            raft.applied = entry.index;
-        }
-        raft.evict();
-        Ok(())
-    }
-
-    /// The log, when all records were read. `term` is that of the checkpoint. Returns whether the
-    /// log has nothing to do with the checkpoint and begins anew behind it, which is to be written.
-    pub(crate) fn finish(mut self, log: Log, term: u64) -> Result<(RaftLog, bool), String> {
-        let raft = &mut self.raft;
-        if self.checkpoint > 0 && raft.first > self.checkpoint + 1 {
-            return Err(format!(
-                "entries {} to {} between the checkpoint and the log are missing",
-                self.checkpoint + 1,
-                raft.first - 1
-            ));
-        }
-        let mut disk = Disk::new(log);
-        disk.grown = self.grown;
-        let mut anew = false;
-        if self.checkpoint + 1 == raft.first && raft.last >= raft.first {
-            raft.terms[0] = (self.checkpoint, term);
-        } else if self.checkpoint > 0 && raft.term_of(self.checkpoint) != Some(term) {
-            raft.restart(self.checkpoint, term);
-            self.marks = Marks::default();
-            anew = true;
-        } else if raft.term_of(raft.first - 1) == Some(0) && raft.first > 1 {
-            // The term before the first entry that is left is not known, so it stands for itself.
-            let first = raft.first;
-            raft.terms.pop_front();
-            raft.first = first + 1;
-        }
-        raft.hard.commit = raft.hard.commit.max(raft.applied).min(raft.last);
-        // The entries are parts of whole segments, which must not stay in memory for them.
-        raft.cache.retain(|entry| entry.index > raft.applied);
-        for entry in &mut raft.cache {
-            entry.data = Bytes::copy_from_slice(&entry.data);
-            entry.context = Bytes::copy_from_slice(&entry.context);
-        }
-        raft.cached = raft.cache.iter().map(entry_size).sum();
-        disk.marks = self.marks.marks;
-        self.raft.disk = Some(disk);
-        Ok((self.raft, anew))
+        self.places.front().map(|(index, _)| *index)
     }
 }
 
@@ -627,46 +470,10 @@ impl Storage for RaftLog {
     }
 }
 
-/// What a checkpoint and a snapshot say beside the state.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Stand {
-    /// The newest entry that the state has.
-    pub(crate) index: u64,
-    /// Its term.
-    pub(crate) term: u64,
-    /// Of whose state it is.
-    pub(crate) cluster_id: u64,
-    /// Up to here the log holds nothing that is needed beside the checkpoint, in records.
-    pub(crate) records: u64,
-    /// The members.
-    pub(crate) members: crate::members::Members,
-}
-
-impl Stand {
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        for number in [self.index, self.term, self.cluster_id, self.records] {
-            crate::codec::put_number(out, number);
-        }
-        self.members.encode(out);
-    }
-
-    pub(crate) fn decode(bytes: Bytes) -> Result<Self, &'static str> {
-        let mut reader = Reader::new(bytes);
-        let stand = Self {
-            index: reader.number()?,
-            term: reader.number()?,
-            cluster_id: reader.number()?,
-            records: reader.number()?,
-            members: crate::members::Members::decode(&mut reader)?,
-        };
-        reader.end()?;
-        Ok(stand)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
     use dhow_clock::disk::Memory;
     use dhow_clock::{Clock, System};
     use dhow_log::Directory;

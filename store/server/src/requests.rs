@@ -5,13 +5,11 @@ use crate::core::{Core, MESSAGE, REQUEST};
 use crate::entry::{self, Proposal};
 use crate::lease::Renewed;
 use crate::queue::Reply;
-use crate::raftlog::RaftLog;
 use crate::shared::Shared;
 use crate::wire::{Ask, Message, Told};
 use bytes::Bytes;
 use dhow_kv::Error;
 use dhow_mvcc::Outcome;
-use raft::RawNode;
 use raft::eraftpb::{EntryType, Message as RaftMessage, MessageType};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
@@ -181,6 +179,11 @@ impl Core {
             || self.held.is_full()
     }
 
+    /// Whether nobody else votes.
+    fn is_only_voter(&self) -> bool {
+        self.node.raft.prs().is_singleton() && self.node.raft.promotable()
+    }
+
     /// Puts proposals into the log here or at the leader, or keeps them until there is one.
     fn place(&mut self, parts: Vec<(u64, Bytes)>) {
         let leader = self.leader();
@@ -204,7 +207,7 @@ impl Core {
                 batch.push(part);
             }
             self.say(leader, &Message::Propose(batch));
-        } else if shared_alone(&self.node) {
+        } else if self.is_only_voter() {
             // It cannot write what would make it leader.
             for (id, _) in parts {
                 self.refuse(id, Error::NoSpace);
@@ -584,6 +587,7 @@ impl Core {
         }
     }
 
+    /// Puts another member's proposals into the log, or tells it which are refused.
     pub(crate) fn receive_proposals(&mut self, from: u64, parts: Vec<Bytes>) {
         let size: usize = parts.iter().map(|part| part.len() + entry::SMALL).sum();
         // What this version cannot read must not get into the log, which all have to read.
@@ -615,9 +619,4 @@ impl Core {
             self.say(from, &Message::Refused { id, error });
         }
     }
-}
-
-/// Whether the only voter is this member.
-fn shared_alone(node: &RawNode<RaftLog>) -> bool {
-    node.raft.prs().is_singleton() && node.raft.promotable()
 }

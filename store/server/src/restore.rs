@@ -1,7 +1,8 @@
 //! A new member from a snapshot, of a store or of etcd.
 
 use crate::journal::{Beginning, beginning, open_directory, recover_until};
-use crate::raftlog::{RaftLog, Replay, Stand};
+use crate::raftlog::{RaftLog, Replay};
+use crate::stand::Stand;
 use crate::{OpenError, Options};
 use bytes::Bytes;
 use dhow_bolt::etcd::{Entry, Snapshot};

@@ -2,8 +2,8 @@
 //! and taken over as a checkpoint.
 
 use crate::core::Core;
-use crate::raftlog::Stand;
 use crate::shared::Shared;
+use crate::stand::Stand;
 use crate::wire::Message;
 use bytes::Bytes;
 use dhow_log::{Checkpoint, CheckpointWriter};
