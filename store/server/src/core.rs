@@ -16,7 +16,7 @@ use crate::{Cluster, Transport};
 use bytes::Bytes;
 use dhow_kv::Error;
 use dhow_mvcc::{Command, Outcome};
-use raft::eraftpb::{Entry, Message as RaftMessage, MessageType};
+use raft::eraftpb::{ConfState, Entry, Message as RaftMessage, MessageType};
 use raft::{RawNode, StateRole};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -335,27 +335,34 @@ impl Core {
             }
         }
         self.due = (0, 0);
-        let waiting = !self.waiters.is_empty()
+        // A member that decides alone needs no time, but whoever still waits for others must be
+        // told when it is in vain.
+        let others = !self.alone || self.is_waited_for();
+        shared.set_ticking(self.cluster.is_some() && !self.removed && others);
+        self.tell_numbers(shared);
+        if let Some(error) = self.failed.clone() {
+            self.fail(shared, &error);
+        }
+    }
+
+    /// Whether somebody here waits for something.
+    fn is_waited_for(&self) -> bool {
+        !self.waiters.is_empty()
             || !self.asked.is_empty()
             || !self.rounds.is_empty()
             || !self.reading.is_empty()
             || !self.later.is_empty()
-            || self.transfer.is_some();
-        // A member that decides alone needs no time, but whoever still waits for others must be
-        // told when it is in vain.
-        let ticking = self.cluster.is_some() && !self.removed && (!self.alone || waiting);
-        shared.set_ticking(ticking);
-        let log = self.node.store();
+            || self.transfer.is_some()
+    }
+
+    fn tell_numbers(&self, shared: &Shared) {
         let numbers = &shared.numbers;
         numbers.term.store(self.term(), Ordering::Relaxed);
         numbers.commit.store(self.node.raft.raft_log.committed, Ordering::Relaxed);
         numbers.applied.store(self.applied, Ordering::Relaxed);
         numbers.full.store(self.full, Ordering::Relaxed);
-        if let Some(disk) = &log.disk {
+        if let Some(disk) = &self.node.store().disk {
             numbers.log_bytes.store(disk.log.bytes(), Ordering::Relaxed);
-        }
-        if let Some(error) = self.failed.clone() {
-            self.fail(shared, &error);
         }
     }
 
@@ -428,96 +435,30 @@ impl Core {
         if entries.is_empty() || self.failed.is_some() {
             return;
         }
-        let mut answers = Vec::with_capacity(entries.len());
-        let mut leases = Vec::new();
-        let mut conf = None;
-        let mut changed = false;
-        let mut gone = Vec::new();
+        let mut done = Done::default();
         let revision;
         let members;
         {
             let mut state = shared.write();
             for entry in &entries {
                 self.applied = entry.index;
-                let payload = entry::payload(entry);
-                if payload.is_empty() {
-                    state.machine.skip(entry.index);
-                    continue;
-                }
-                let id = Proposal::id(payload);
-                let waiter = if id == 0 { None } else { self.waiters.remove(&id) };
-                let decoded;
-                let proposal = match &waiter {
-                    Some(waiter) => &waiter.proposal,
-                    None => match Proposal::decode(payload) {
-                        Ok((_, proposal)) => {
-                            decoded = proposal;
-                            &decoded
-                        }
-                        Err(what) => {
-                            let text =
-                                format!("entry {} of the log cannot be read: {what}", entry.index);
-                            tracing::error!("{text}");
-                            self.failed = Some(Error::Storage(text));
-                            return;
-                        }
-                    },
-                };
-                let result = match proposal {
-                    Proposal::Command(command) => {
-                        let compacted = state.machine.mvcc.compacted();
-                        let applied = state.machine.apply(entry.index, command);
-                        if let Command::Auth(_) = command {
-                            shared.numbers.note_rules(&state.machine);
-                        }
-                        if applied.is_ok() {
-                            note_lease(command, &mut leases);
-                            if let Command::Compact(at) = command {
-                                shared.checksums.add(shared, &mut state, compacted, *at);
-                            }
-                        }
-                        applied.map(|applied| applied.outcome)
-                    }
-                    Proposal::Member(change) => {
-                        state.machine.skip(entry.index);
-                        let result = state.members.apply(change);
-                        if result.is_ok() {
-                            changed = true;
-                            if let Some(votes) = change.conf_change() {
-                                match self.node.apply_conf_change(&votes) {
-                                    Ok(now) => conf = Some(now),
-                                    Err(error) => {
-                                        self.failed = Some(Error::Storage(error.to_string()));
-                                        return;
-                                    }
-                                }
-                            }
-                            if let Change::Remove(id) = change {
-                                state.hold(*id, None);
-                                gone.push(*id);
-                            }
-                            self.follow_change(change);
-                        }
-                        result.map(|()| Outcome::Done(state.machine.mvcc.revision()))
-                    }
-                };
-                if let Some(waiter) = waiter {
-                    self.growing -= waiter.growth;
-                    answers.push((waiter.whom, result));
+                if let Err(error) = self.apply_one(shared, &mut state, entry, &mut done) {
+                    tracing::error!(%error, "an entry of the log cannot be applied");
+                    self.failed = Some(error);
+                    return;
                 }
             }
             revision = state.machine.mvcc.revision();
-            members = if changed { state.members.list() } else { Vec::new() };
+            members = if done.changed { state.members.list() } else { Vec::new() };
         }
-        let applied = self.applied;
-        if changed {
+        if done.changed {
             self.doubt();
             self.meet(shared);
         }
-        let alone = self.alone;
-        self.log_mut().applied(applied, conf, alone);
+        let (applied, alone) = (self.applied, self.alone);
+        self.log_mut().applied(applied, done.conf, alone);
         let now = shared.clock.monotonic();
-        for change in leases {
+        for change in done.leases {
             match change {
                 Leased::Granted(id, ttl) => shared.lessor.granted(id, ttl, now),
                 Leased::Revoked(id) => shared.lessor.revoked(id),
@@ -525,10 +466,92 @@ impl Core {
             }
         }
         shared.hub.publish(&shared.read().machine.mvcc, revision);
-        for (whom, result) in answers {
+        for (whom, result) in done.answers {
             self.give(whom, result, &members);
         }
-        self.know_removed(&gone, &members);
+        self.know_removed(&done.gone, &members);
+    }
+
+    /// Applies an entry to the state, and notes what is to be done about it.
+    fn apply_one(
+        &mut self,
+        shared: &Shared,
+        state: &mut State,
+        entry: &Entry,
+        done: &mut Done,
+    ) -> Result<(), Error> {
+        let payload = entry::payload(entry);
+        if payload.is_empty() {
+            state.machine.skip(entry.index);
+            return Ok(());
+        }
+        let id = Proposal::id(payload);
+        let waiter = if id == 0 { None } else { self.waiters.remove(&id) };
+        let decoded;
+        let proposal = match &waiter {
+            Some(waiter) => &waiter.proposal,
+            None => {
+                let (_, proposal) = Proposal::decode(payload).map_err(|what| {
+                    Error::Storage(format!(
+                        "entry {} of the log cannot be read: {what}",
+                        entry.index
+                    ))
+                })?;
+                decoded = proposal;
+                &decoded
+            }
+        };
+        let result = match proposal {
+            Proposal::Command(command) => {
+                let compacted = state.machine.mvcc.compacted();
+                let applied = state.machine.apply(entry.index, command);
+                if let Command::Auth(_) = command {
+                    shared.numbers.note_rules(&state.machine);
+                }
+                if applied.is_ok() {
+                    note_lease(command, &mut done.leases);
+                    if let Command::Compact(at) = command {
+                        shared.checksums.add(shared, state, compacted, *at);
+                    }
+                }
+                applied.map(|applied| applied.outcome)
+            }
+            Proposal::Member(change) => {
+                state.machine.skip(entry.index);
+                match state.members.apply(change) {
+                    Ok(()) => {
+                        self.members_changed(state, change, done)?;
+                        Ok(Outcome::Done(state.machine.mvcc.revision()))
+                    }
+                    Err(refused) => Err(refused),
+                }
+            }
+        };
+        if let Some(waiter) = waiter {
+            self.growing -= waiter.growth;
+            done.answers.push((waiter.whom, result));
+        }
+        Ok(())
+    }
+
+    /// Follows a change of the members that was applied, and tells Raft if it is one of who votes.
+    fn members_changed(
+        &mut self,
+        state: &mut State,
+        change: &Change,
+        done: &mut Done,
+    ) -> Result<(), Error> {
+        done.changed = true;
+        if let Some(votes) = change.conf_change() {
+            let conf = self.node.apply_conf_change(&votes);
+            done.conf = Some(conf.map_err(|error| Error::Storage(error.to_string()))?);
+        }
+        if let Change::Remove(id) = change {
+            state.hold(*id, None);
+            done.gone.push(*id);
+        }
+        self.follow_change(change);
+        Ok(())
     }
 
     /// What this member knew when it led, others may have added to since.
@@ -720,6 +743,17 @@ impl Core {
             tracing::debug!(%error, "Raft does not take a message");
         }
     }
+}
+
+/// What entries did that were applied together, as far as something is to be done about it.
+#[derive(Default)]
+struct Done {
+    answers: Vec<(Whom, Result<Outcome, Error>)>,
+    leases: Vec<Leased>,
+    /// Whether the members have changed; who votes since, and who is gone.
+    changed: bool,
+    conf: Option<ConfState>,
+    gone: Vec<u64>,
 }
 
 /// What a command did to leases.
