@@ -20,6 +20,10 @@ use std::sync::Arc;
 /// How often a write that carries no resourceVersion is tried against writes of others.
 const TRIES: usize = 16;
 
+/// What only the platform puts into an object's metadata, and no write of a client changes.
+const OURS: [&str; 4] =
+    ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"];
+
 /// The key must be absent (`revision` 0) or have been written last at `revision`.
 pub(crate) fn guard(key: impl Into<bytes::Bytes>, revision: u64) -> Compare {
     Compare {
@@ -64,6 +68,42 @@ pub(crate) struct Commit<'a> {
     pub(crate) guards: Vec<Compare>,
     /// What to claim and release.
     pub(crate) claims: &'a Claims,
+}
+
+impl Commit<'_> {
+    /// The transaction; `remember` keeps who deleted the object. When a guard fails, it says which of
+    /// the claims are taken.
+    fn txn(self, lease: i64, remember: bool) -> Txn {
+        let Self { key, based_on, value, stamp, guards, claims, .. } = self;
+        let put = |key: bytes::Bytes, value: Vec<u8>| Op::Put {
+            key,
+            value: value.into(),
+            lease,
+            prev_kv: false,
+            ignore_value: false,
+            ignore_lease: false,
+        };
+        let mut txn = Txn { compare: vec![guard(key.clone(), based_on)], ..Txn::default() };
+        txn.compare.extend(guards);
+        txn.success.push(match value {
+            Some(value) => put(key.clone(), value),
+            None => Op::delete(key.clone()),
+        });
+        if remember && let Some(local) = key.strip_prefix(codec::ROOT.as_bytes()) {
+            let stamp = serde_json::to_vec(stamp).unwrap_or_default();
+            txn.success.push(put(codec::deletion_key(local), stamp));
+        }
+        for claim in &claims.wanted {
+            txn.compare.push(guard(claim.key.clone(), 0));
+            txn.success.push(Op::put(claim.key.clone(), key.clone()));
+            let span = Span::Key(claim.key.clone());
+            txn.failure.push(Op::Range(Range { keys_only: true, ..Range::all(span) }));
+        }
+        for key in &claims.released {
+            txn.success.push(Op::delete(key.clone()));
+        }
+        txn
+    }
 }
 
 /// Refuses a body of another kind than the path's.
@@ -120,6 +160,40 @@ fn check_namespace(kind: &Kind, namespace: &str, value: &mut Value) -> Result<()
     Ok(())
 }
 
+/// Refuses a new state that was made of another object, or of another revision of it, than there is.
+fn check_preconditions(kind: &Kind, name: &str, new: &Value, old: &Value) -> Result<()> {
+    let (given, uid) = (meta::resource_version(new), meta::uid(new));
+    if !uid.is_empty() && uid != meta::uid(old) {
+        let why = format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            meta::uid(old)
+        );
+        return Err(Status::conflict(kind.group, kind.plural, name, &why));
+    }
+    if !matches!(given, "" | "0") && given != meta::resource_version(old) {
+        return Err(Status::modified(kind.group, kind.plural, name));
+    }
+    Ok(())
+}
+
+/// What a name is made from, when the object is to be given one; refuses an object without either.
+fn prefix_of_name(kind: &Kind, value: &Value) -> Result<Option<String>> {
+    let prefix = meta::generate_name(value);
+    match (meta::name(value), prefix) {
+        ("", "") => Err(invalid(
+            kind,
+            "",
+            vec![StatusCause {
+                reason: "FieldValueRequired".into(),
+                message: "Required value: name or generateName is required".into(),
+                field: "metadata.name".into(),
+            }],
+        )),
+        ("", prefix) => Ok(Some(prefix.to_owned())),
+        _ => Ok(None),
+    }
+}
+
 fn invalid(kind: &Kind, name: &str, causes: Vec<StatusCause>) -> Status {
     Status::invalid(kind.group, kind.kind, name, causes)
 }
@@ -151,47 +225,17 @@ impl State {
 
     /// Commits one object's new state and waits until the cache shows it.
     pub(crate) async fn commit(&self, commit: Commit<'_>) -> Result<Committed> {
-        let Commit { kind, key, based_on, value, stamp, guards, claims } = commit;
+        let Commit { kind, value, .. } = &commit;
         dhow_fault::point("state::commit").map_err(Status::internal)?;
         // Events expire, and so does the memory of who deleted what. Leases of machines and events come
         // and go without anybody asking why.
-        let event = std::ptr::eq(kind, &raw const kinds::EVENT);
-        let remember = value.is_none() && !event && !std::ptr::eq(kind, &raw const kinds::LEASE);
+        let is = |other: *const Kind| std::ptr::eq(*kind, other);
+        let event = is(&raw const kinds::EVENT);
+        let remember = value.is_none() && !event && !is(&raw const kinds::LEASE);
         let short_lived = (event && value.is_some()) || remember;
         let lease = if short_lived { self.event_lease().await? } else { 0 };
-        let put = |key: bytes::Bytes, value: Vec<u8>| Op::Put {
-            key,
-            value: value.into(),
-            lease,
-            prev_kv: false,
-            ignore_value: false,
-            ignore_lease: false,
-        };
-        let mut txn = Txn { compare: vec![guard(key.clone(), based_on)], ..Txn::default() };
-        txn.compare.extend(guards);
-        for claim in &claims.wanted {
-            txn.compare.push(guard(claim.key.clone(), 0));
-        }
-        txn.success.push(match value {
-            Some(value) => put(key.clone(), value),
-            None => Op::delete(key.clone()),
-        });
-        if remember && let Some(local) = key.strip_prefix(codec::ROOT.as_bytes()) {
-            let stamp = serde_json::to_vec(stamp).unwrap_or_default();
-            txn.success.push(put(codec::deletion_key(local), stamp));
-        }
-        for claim in &claims.wanted {
-            txn.success.push(Op::put(claim.key.clone(), key.clone()));
-        }
-        for key in &claims.released {
-            txn.success.push(Op::delete(key.clone()));
-        }
-        // When a guard fails, say which of the claims are taken.
-        for claim in &claims.wanted {
-            let span = Span::Key(claim.key.clone());
-            txn.failure.push(Op::Range(Range { keys_only: true, ..Range::all(span) }));
-        }
-        let answer = stored(self.shared.kv.txn(txn).await)?;
+        let claims = commit.claims;
+        let answer = stored(self.shared.kv.txn(commit.txn(lease, remember)).await)?;
         let revision = u64::try_from(answer.revision).unwrap_or(0);
         if answer.succeeded {
             self.shared.cache.reach(revision).await?;
@@ -276,39 +320,20 @@ impl State {
             ));
         }
         if let Some(metadata) = meta::metadata_mut(&mut value) {
-            for field in [
-                "uid",
-                "creationTimestamp",
-                "deletionTimestamp",
-                "deletionGracePeriodSeconds",
-                "selfLink",
-                "resourceVersion",
-            ] {
-                metadata.remove(field);
+            for field in ["selfLink", "resourceVersion"].iter().chain(&OURS) {
+                metadata.remove(*field);
             }
         }
-        let generated = meta::name(&value).is_empty();
-        let prefix = meta::generate_name(&value).to_owned();
-        if generated && prefix.is_empty() {
-            return Err(invalid(
-                kind,
-                "",
-                vec![StatusCause {
-                    reason: "FieldValueRequired".into(),
-                    message: "Required value: name or generateName is required".into(),
-                    field: "metadata.name".into(),
-                }],
-            ));
-        }
+        let prefix = prefix_of_name(kind, &value)?;
         kind.prepare_create(&mut value);
         let at = time::format(self.now());
         value["metadata"]["creationTimestamp"] = json!(at);
         for _ in 0..TRIES {
             self.sync().await?;
             let mut new = value.clone();
-            if generated {
+            if let Some(prefix) = &prefix {
                 new["metadata"]["name"] =
-                    json!(names::generate(&prefix, self.shared.clock.random()));
+                    json!(names::generate(prefix, self.shared.clock.random()));
             }
             let name = meta::name(&new).to_owned();
             let guards = admission::namespace::may_create(self, kind, namespace, &name)?;
@@ -360,7 +385,7 @@ impl State {
                 Committed::Refused(refusal) => return Err(refusal),
                 Committed::Lost => {}
             }
-            if !generated && self.shared.cache.peek(kind, namespace, &name).is_some() {
+            if prefix.is_none() && self.shared.cache.peek(kind, namespace, &name).is_some() {
                 return Err(Status::already_exists(kind.group, kind.plural, &name));
             }
         }
@@ -546,18 +571,7 @@ impl State {
                 .ok_or_else(|| not_found(kind, name))?;
             let old = current.to_value();
             let mut new = make(&old)?;
-            let given = meta::resource_version(&new).to_owned();
-            let uid = meta::uid(&new);
-            if !uid.is_empty() && uid != meta::uid(&old) {
-                let why = format!(
-                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                    meta::uid(&old)
-                );
-                return Err(Status::conflict(kind.group, kind.plural, name, &why));
-            }
-            if !matches!(given.as_str(), "" | "0") && given != meta::resource_version(&old) {
-                return Err(Status::modified(kind.group, kind.plural, name));
-            }
+            check_preconditions(kind, name, &new, &old)?;
             check_type(kind, &mut new)?;
             check_namespace(kind, namespace, &mut new)?;
             carry_over(&mut new, &old, name);
@@ -665,16 +679,10 @@ fn carry_over(new: &mut Value, old: &Value, name: &str) {
     let Some(metadata) = meta::metadata_mut(new) else { return };
     metadata.insert("name".into(), json!(name));
     metadata.remove("selfLink");
-    for field in [
-        "uid",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generation",
-    ] {
+    for field in OURS.iter().chain(&["generation"]) {
         match old["metadata"].get(field) {
-            Some(value) => metadata.insert(field.into(), value.clone()),
-            None => metadata.remove(field),
+            Some(value) => metadata.insert((*field).into(), value.clone()),
+            None => metadata.remove(*field),
         };
     }
 }
