@@ -149,7 +149,7 @@ fn flags_are_gos_and_wrong_ones_are_told() {
     assert_eq!(required.code, 1, "{required:#?}");
     assert!(required.err.contains("--advertise-client-urls is required"), "{required:#?}");
     shell.fails("ETCD_NAME=a ./etcd --name b", &["shadowed"]);
-    shell.fails("./etcd --discovery-srv example.org", &["--initial-cluster"]);
+    shell.fails("./etcd --discovery http://example.org", &["--initial-cluster"]);
     shell.fails(
         "./etcd --name a --initial-cluster b=http://localhost:2380",
         &["couldn't find local name"],

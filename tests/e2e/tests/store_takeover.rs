@@ -69,7 +69,8 @@ impl Server {
     }
 }
 
-/// Removes what is of a server or a moment: who answers, terms, indexes, identifiers.
+/// Removes what is of a server or a moment: who answers, terms, indexes, identifiers, the order of
+/// leases, which only a leader knows by their ends.
 fn without_moments(value: &mut Value) {
     const MOMENTS: [&str; 9] = [
         "header",
@@ -88,6 +89,9 @@ fn without_moments(value: &mut Value) {
             // What `lease list` has are the identifiers themselves.
             let is_lease = map.contains_key("ID") && map.len() == 1;
             map.retain(|name, _| is_lease || !MOMENTS.contains(&name.as_str()));
+            if let Some(Value::Array(leases)) = map.get_mut("leases") {
+                leases.sort_by_key(|lease| lease["id"].as_i64());
+            }
             map.values_mut().for_each(without_moments);
         }
         Value::Array(list) => list.iter_mut().for_each(without_moments),

@@ -71,7 +71,9 @@ impl Srv {
                 Err(LookupError::Missing) => {
                     missing.push(format!("{name}: {}", LookupError::Missing))
                 }
-                Err(error) => bail!("cannot look up {name}: {error}"),
+                Err(error) => bail!(
+                    "cannot look up {name}: {error}; mend that, or list the members with --initial-cluster"
+                ),
             }
         }
         if found.is_empty() {
