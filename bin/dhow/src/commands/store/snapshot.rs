@@ -220,7 +220,7 @@ pub fn take_over(settings: &Settings, directory: &Path) -> Result<()> {
         _ if voters <= 1 => &log[..],
         0 => &log[..],
         left => bail!(
-            "only the other members of {} can tell whether the last {left} entries of the log were acknowledged: start all etcds once more and stop them in order, or restore a snapshot that etcdctl saves",
+            "only the other members of {} can tell whether what comes last in its log was acknowledged (entries: {left}): start all etcds once more and stop them in order; if the others are lost, --force-new-cluster goes on alone without it",
             settings.data_dir.display()
         ),
     };
