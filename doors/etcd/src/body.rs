@@ -11,6 +11,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tonic::Status;
 
+/// The most that a stream gives to its connection at once, in bytes. A stream claims the window of
+/// its connection for all that it has given: an answer of many megabytes, given whole, would leave
+/// nothing for the small ones behind it, a watch's events among them, until the client took it in.
+const PIECE: usize = 64 << 10;
+
 /// The answers of a gRPC stream: pieces of framed messages, in order.
 pub(crate) type Answers = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
 
@@ -18,10 +23,10 @@ pub(crate) type Answers = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Sen
 pub(crate) enum Body {
     /// Nothing, or one piece.
     Full(Option<Bytes>),
-    /// One framed message, then `grpc-status: 0`.
-    Unary(Option<Bytes>),
-    /// Framed messages, then the status that they end with.
-    Grpc(Answers),
+    /// What is left of one framed message, then `grpc-status: 0`.
+    Unary(Bytes),
+    /// Framed messages, then the status that they end with; and what is left of the one begun.
+    Grpc(Answers, Bytes),
     /// Pieces of text over HTTP.
     Chunks(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
     /// It has ended.
@@ -44,6 +49,26 @@ fn trailers(status: &Status) -> HeaderMap {
     trailers
 }
 
+/// Cuts the next piece off what is left of a message.
+fn cut_piece(rest: &mut Bytes) -> Bytes {
+    rest.split_to(rest.len().min(PIECE))
+}
+
+/// The next piece of the message begun, or of the one behind it.
+fn poll_piece(
+    answers: &mut Answers,
+    rest: &mut Bytes,
+    context: &mut Context<'_>,
+) -> Poll<Option<Result<Bytes, Status>>> {
+    if rest.is_empty() {
+        match ready!(answers.as_mut().poll_next(context)) {
+            Some(Ok(message)) => *rest = message,
+            end => return Poll::Ready(end),
+        }
+    }
+    Poll::Ready(Some(Ok(cut_piece(rest))))
+}
+
 impl HttpBody for Body {
     type Data = Bytes;
     type Error = Infallible;
@@ -60,14 +85,12 @@ impl HttpBody for Body {
                 *this = Self::Ended;
                 piece.map(Frame::data)
             }
-            Self::Unary(piece) => match piece.take() {
-                Some(piece) => Some(Frame::data(piece)),
-                None => {
-                    *this = Self::Ended;
-                    Some(Frame::trailers(success()))
-                }
-            },
-            Self::Grpc(answers) => match ready!(answers.as_mut().poll_next(context)) {
+            Self::Unary(rest) if !rest.is_empty() => Some(Frame::data(cut_piece(rest))),
+            Self::Unary(_) => {
+                *this = Self::Ended;
+                Some(Frame::trailers(success()))
+            }
+            Self::Grpc(answers, rest) => match ready!(poll_piece(answers, rest, context)) {
                 Some(Ok(piece)) => Some(Frame::data(piece)),
                 Some(Err(status)) => {
                     *this = Self::Ended;

@@ -87,7 +87,7 @@ pub(crate) async fn answer(
         Ok(frame) => {
             inner.metrics.handled(method, Code::Ok, began);
             inner.metrics.sent(method, 1, frame.len());
-            respond(Body::Unary(Some(frame)))
+            respond(Body::Unary(frame))
         }
         Err(status) => failed(&inner, method, &status, began),
     }
@@ -222,7 +222,7 @@ async fn stream(
         }
     };
     match answers {
-        Ok(answers) => respond(Body::Grpc(Box::pin(Running { answers, ends }))),
+        Ok(answers) => respond(Body::Grpc(Box::pin(Running { answers, ends }), Bytes::new())),
         Err(status) => {
             ends.refused(status.code());
             refuse(&status)
