@@ -2,7 +2,7 @@
 
 use crate::wire;
 use bytes::{Bytes, BytesMut};
-use dhow_upload::Upload;
+use dhow_bodies::{Pieces, Upload, cut};
 use futures::Stream;
 use http::HeaderMap;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
@@ -11,18 +11,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tonic::Status;
 
-/// The most that a stream gives to its connection at once, in bytes. A stream claims the window of
-/// its connection for all that it has given: an answer of many megabytes, given whole, would leave
-/// nothing for the small ones behind it, a watch's events among them, until the client took it in.
-const PIECE: usize = 64 << 10;
-
 /// The answers of a gRPC stream: pieces of framed messages, in order.
 pub(crate) type Answers = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
 
 /// The body of an answer. One type for all, so that the hot path boxes nothing.
 pub(crate) enum Body {
-    /// Nothing, or one piece.
-    Full(Option<Bytes>),
+    /// What is no stream of gRPC: a page, or nothing.
+    Full(Pieces),
     /// What is left of one framed message, then `grpc-status: 0`.
     Unary(Bytes),
     /// Framed messages, then the status that they end with; and what is left of the one begun.
@@ -49,11 +44,6 @@ fn trailers(status: &Status) -> HeaderMap {
     trailers
 }
 
-/// Cuts the next piece off what is left of a message.
-fn cut_piece(rest: &mut Bytes) -> Bytes {
-    rest.split_to(rest.len().min(PIECE))
-}
-
 /// The next piece of the message begun, or of the one behind it.
 fn poll_piece(
     answers: &mut Answers,
@@ -66,7 +56,7 @@ fn poll_piece(
             end => return Poll::Ready(end),
         }
     }
-    Poll::Ready(Some(Ok(cut_piece(rest))))
+    Poll::Ready(Some(Ok(cut(rest))))
 }
 
 impl HttpBody for Body {
@@ -80,12 +70,8 @@ impl HttpBody for Body {
         let this = &mut *self;
         let frame = match this {
             Self::Ended => None,
-            Self::Full(piece) => {
-                let piece = piece.take();
-                *this = Self::Ended;
-                piece.map(Frame::data)
-            }
-            Self::Unary(rest) if !rest.is_empty() => Some(Frame::data(cut_piece(rest))),
+            Self::Full(page) => return Pin::new(page).poll_frame(context),
+            Self::Unary(rest) if !rest.is_empty() => Some(Frame::data(cut(rest))),
             Self::Unary(_) => {
                 *this = Self::Ended;
                 Some(Frame::trailers(success()))
@@ -113,12 +99,16 @@ impl HttpBody for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Ended | Self::Full(None))
+        match self {
+            Self::Ended => true,
+            Self::Full(page) => page.is_end_stream(),
+            _ => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Full(piece) => SizeHint::with_exact(piece.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Full(page) => page.size_hint(),
             _ => SizeHint::default(),
         }
     }

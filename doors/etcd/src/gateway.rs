@@ -14,7 +14,7 @@ use crate::grpc;
 use crate::method::{Kind, Method};
 use crate::wire;
 use bytes::{Buf as _, Bytes, BytesMut};
-use dhow_upload::Upload;
+use dhow_bodies::{Pieces, Upload};
 use futures::{StreamExt as _, stream};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response};
@@ -107,7 +107,7 @@ impl Cut for Values {
 
 /// An answer with a body in JSON.
 fn json(status: http::StatusCode, body: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Body::Full(Some(body.into())));
+    let mut response = Response::new(Body::Full(Pieces::from(body.into())));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     response

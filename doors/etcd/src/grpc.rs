@@ -7,7 +7,7 @@ use crate::body::{Answers, Body, Frames, Requests, next_data, too_large};
 use crate::method::{self, Kind, Method};
 use crate::wire::PREFIX;
 use bytes::{Bytes, BytesMut};
-use dhow_upload::Upload;
+use dhow_bodies::Upload;
 use futures::Stream;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -113,7 +113,7 @@ fn respond(body: Body) -> Response<Body> {
 
 /// An answer of a status alone.
 fn refuse(status: &Status) -> Response<Body> {
-    let mut response = respond(Body::Full(None));
+    let mut response = respond(Body::Full(Bytes::new().into()));
     if status.add_header(response.headers_mut()).is_err() {
         response.headers_mut().insert(Status::GRPC_STATUS, HeaderValue::from(status.code() as i32));
     }

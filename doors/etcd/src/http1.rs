@@ -7,9 +7,9 @@ use crate::gateway;
 use crate::maintenance::alarm_name;
 use crate::metrics::{self, add};
 use bytes::Bytes;
+use dhow_bodies::{Pieces, Upload};
 use dhow_kv::admin::AlarmKind;
 use dhow_kv::{Range, Span};
-use dhow_upload::Upload;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use std::fmt::Write as _;
@@ -43,7 +43,7 @@ impl Check {
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Body::Full(Some(body.into())));
+    let mut response = Response::new(Body::Full(Pieces::from(body.into())));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, TEXT);
     response

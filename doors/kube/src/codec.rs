@@ -1,11 +1,11 @@
 //! Bodies that come in: JSON, YAML and Kubernetes' protobuf, decoded into one value.
 
 use bytes::Bytes;
+use dhow_bodies::Upload;
 use dhow_objects::Status;
 use dhow_objects::schema::shape::normalise;
 use dhow_objects::schema::{protobuf, schema, strict};
 use dhow_state::{FieldValidation, WriteOptions};
-use dhow_upload::Upload;
 use http::header::{CONTENT_TYPE, HeaderMap};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;

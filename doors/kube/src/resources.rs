@@ -7,10 +7,10 @@ use crate::negotiate::{self, Form, View};
 use crate::respond::{self, Reply};
 use crate::{authorize, components, options, reviews, table, watch};
 use bytes::{BufMut, Bytes, BytesMut};
+use dhow_bodies::Upload;
 use dhow_objects::Status;
 use dhow_objects::kinds::Kind;
 use dhow_state::{Deleted, List, Object, Patch, WriteOptions};
-use dhow_upload::Upload;
 use serde_json::{Value, json};
 
 /// Answers a request for objects of a kind.

@@ -1,11 +1,12 @@
 //! Replies: the body type, Status objects, compression, warnings.
 
 use bytes::Bytes;
+use dhow_bodies::Pieces;
 use dhow_objects::Status;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
+use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
 use std::io::Write;
 
 /// An error that ends a reply's body early.
@@ -20,7 +21,7 @@ const COMPRESS_FROM: usize = 128 * 1024;
 
 /// A body that is known whole.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Pieces::from(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// A reply of any media type.

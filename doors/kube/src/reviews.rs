@@ -8,10 +8,10 @@ use crate::codec;
 use crate::negotiate::{self, View};
 use crate::respond::Reply;
 use crate::{options, resources};
+use dhow_bodies::Upload;
 use dhow_objects::kinds::Kind;
 use dhow_objects::{Status, StatusCause};
 use dhow_state::{Attributes, Bound, State, TokenRequest, User};
-use dhow_upload::Upload;
 use serde_json::{Map, Value, json};
 
 /// Answers a review.

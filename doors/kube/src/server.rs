@@ -2,7 +2,7 @@
 
 use crate::Door;
 use crate::respond::Body;
-use dhow_upload::Upload;
+use dhow_bodies::Upload;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};

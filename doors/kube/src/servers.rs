@@ -3,9 +3,9 @@
 
 use crate::respond::{self, Reply};
 use crate::{Door, codec};
+use dhow_bodies::Upload;
 use dhow_clock::BoxFuture;
 use dhow_objects::Status;
-use dhow_upload::Upload;
 use http::{Method, request};
 use serde_json::Value;
 

@@ -13,7 +13,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("base/fault", &["base/clock"]),
     ("base/reason", &[]),
     ("base/tls", &[]),
-    ("base/upload", &[]),
+    ("base/bodies", &[]),
     ("model/objects", &["base/reason"]),
     ("model/intents", &["base/reason", "model/objects"]),
     ("store/kv", &["base"]),

@@ -14,8 +14,8 @@ pub use relay::Relay;
 use crate::call::Call;
 use crate::catalog;
 use crate::respond::{self, Body, Reply};
+use dhow_bodies::Upload;
 use dhow_objects::Status;
-use dhow_upload::Upload;
 use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Response, StatusCode};
 

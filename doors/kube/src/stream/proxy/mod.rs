@@ -11,8 +11,8 @@ mod tls;
 
 use crate::call::Call;
 use crate::respond::{self, Body, Reply};
+use dhow_bodies::Upload;
 use dhow_objects::Status;
-use dhow_upload::Upload;
 use goal::Goal;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Uri};

@@ -1,6 +1,6 @@
 //! A server that refuses whatever is sent, without a look at it.
 
-use dhow_upload::{MOST, Upload};
+use dhow_bodies::{MOST, Upload};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
