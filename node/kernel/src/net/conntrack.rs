@@ -5,9 +5,20 @@ use super::{Error, Socket};
 use rustix::io::Errno;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-const SUBSYSTEM: u16 = 1 << 8;
+/// Messages and attributes of `linux/netfilter/nfnetlink_conntrack.h`.
+const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_CTNETLINK as u16) << 8;
 const GET: u16 = SUBSYSTEM | 1;
 const DELETE: u16 = SUBSYSTEM | 2;
+const ORIGINAL: u16 = 1;
+const REPLY: u16 = 2;
+const TUPLE_ADDRESSES: u16 = 1;
+const TUPLE_PROTOCOL: u16 = 2;
+const SOURCE: u16 = 1;
+const DESTINATION: u16 = 2;
+const PROTOCOL: u16 = 1;
+const SOURCE_PORT: u16 = 2;
+const DESTINATION_PORT: u16 = 3;
+/// `nfgenmsg` of IPv4.
 const HEADER: [u8; 4] = [libc::AF_INET as u8, 0, 0, 0];
 
 /// One direction of a flow.
@@ -31,26 +42,27 @@ pub struct Flow {
 }
 
 fn read_tuple(bytes: &[u8]) -> Option<Tuple> {
-    let addresses = wire::find(bytes, 1)?;
-    let ports = wire::find(bytes, 2)?;
+    let addresses = wire::find(bytes, TUPLE_ADDRESSES)?;
+    let ports = wire::find(bytes, TUPLE_PROTOCOL)?;
     let address =
         |kind| Some(Ipv4Addr::from(<[u8; 4]>::try_from(wire::find(addresses, kind)?).ok()?));
     let port = |kind| Some(u16::from_be_bytes(wire::find(ports, kind)?.get(..2)?.try_into().ok()?));
     Some(Tuple {
-        source: SocketAddrV4::new(address(1)?, port(2)?),
-        destination: SocketAddrV4::new(address(2)?, port(3)?),
-        protocol: *wire::find(ports, 1)?.first()?,
+        source: SocketAddrV4::new(address(SOURCE)?, port(SOURCE_PORT)?),
+        destination: SocketAddrV4::new(address(DESTINATION)?, port(DESTINATION_PORT)?),
+        protocol: *wire::find(ports, PROTOCOL)?.first()?,
     })
 }
 
 fn write_tuple(a: &mut Attributes<'_>, tuple: &Tuple) {
-    a.nest(1, |a| {
-        a.put(1, &tuple.source.ip().octets()).put(2, &tuple.destination.ip().octets());
+    a.nest(TUPLE_ADDRESSES, |a| {
+        a.put(SOURCE, &tuple.source.ip().octets());
+        a.put(DESTINATION, &tuple.destination.ip().octets());
     });
-    a.nest(2, |a| {
-        a.u8(1, tuple.protocol);
-        a.put(2, &tuple.source.port().to_be_bytes());
-        a.put(3, &tuple.destination.port().to_be_bytes());
+    a.nest(TUPLE_PROTOCOL, |a| {
+        a.u8(PROTOCOL, tuple.protocol);
+        a.put(SOURCE_PORT, &tuple.source.port().to_be_bytes());
+        a.put(DESTINATION_PORT, &tuple.destination.port().to_be_bytes());
     });
 }
 
@@ -60,9 +72,9 @@ impl Socket {
         let mut batch = Batch::new();
         batch.add("list flows", GET, DUMP, &HEADER, |_| {});
         let read = |body: &[u8]| {
-            let rest = body.get(4..)?;
-            let original = read_tuple(wire::find(rest, 1)?)?;
-            Some(Flow { original, reply: read_tuple(wire::find(rest, 2)?)? })
+            let rest = body.get(HEADER.len()..)?;
+            let original = read_tuple(wire::find(rest, ORIGINAL)?)?;
+            Some(Flow { original, reply: read_tuple(wire::find(rest, REPLY)?)? })
         };
         Ok(self.transact(&batch)?.iter().filter_map(|r| read(&r.body)).collect())
     }
@@ -74,7 +86,7 @@ impl Socket {
             for flow in chunk {
                 let label = format!("forget the flow to {}", flow.original.destination);
                 batch.add(label, DELETE, ACK, &HEADER, |a| {
-                    a.nest(1, |a| write_tuple(a, &flow.original));
+                    a.nest(ORIGINAL, |a| write_tuple(a, &flow.original));
                 });
             }
             let mut failed = None;
