@@ -75,8 +75,6 @@ pub(crate) struct Core {
     pub(crate) leads: u64,
     /// The leader and term as last seen.
     pub(crate) seen: (u64, u64),
-    /// Who led before the one that leads; 0 for nobody.
-    pub(crate) predecessor: u64,
     /// Ticks until this member asks for votes, and ticks so far.
     pub(crate) patience: usize,
     pub(crate) ticks: u64,
@@ -174,7 +172,6 @@ impl Core {
             applied,
             leads: 0,
             seen: (0, 0),
-            predecessor: 0,
             patience: 0,
             ticks: 0,
             heard: BTreeMap::new(),
@@ -315,6 +312,7 @@ impl Core {
             self.ask_rounds();
             self.ask_again(shared);
             self.tell_name(shared);
+            self.tell_presence(shared);
             self.retry_transfers(shared);
         }
     }
@@ -586,9 +584,6 @@ impl Core {
         }
         let (before, _) = std::mem::replace(&mut self.seen, now);
         let (leader, term) = now;
-        if before != 0 && before != leader {
-            self.predecessor = before;
-        }
         self.draw_patience(shared);
         if !self.is_leader() && self.leads != 0 {
             self.leads = 0;
@@ -700,6 +695,7 @@ impl Core {
             Message::Received { index, pieces } => {
                 self.pieces_received(shared, from, index, pieces);
             }
+            Message::Present => {}
         }
     }
 

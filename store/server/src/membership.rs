@@ -7,7 +7,7 @@ use crate::members::{Change, Members};
 use crate::queue::Reply;
 use crate::requests::Whom;
 use crate::shared::Shared;
-use crate::wire::Ask;
+use crate::wire::{Ask, Message};
 use dhow_kv::Error;
 use dhow_kv::admin::Member;
 use std::sync::atomic::Ordering;
@@ -63,6 +63,20 @@ impl Core {
             heard.since = now;
         }
         heard.last = now;
+    }
+
+    /// Raft's followers say nothing to each other, but whoever leads next has to know for how long
+    /// the others have been there.
+    pub(crate) fn tell_presence(&self, shared: &Shared) {
+        if self.is_leader() {
+            return;
+        }
+        let leader = self.leader();
+        for member in shared.read().members.iter() {
+            if member.id != self.own && member.id != leader {
+                self.say(member.id, &Message::Present);
+            }
+        }
     }
 
     /// Who is silent for longer than this is away.
@@ -213,15 +227,9 @@ impl Core {
                     if !keeps_quorum(members, id, 0, 0) {
                         return Err(Error::NotEnoughStarted);
                     }
-                    // One that is down can go. One that is up must not leave too few. When it led until
-                    // now it has looked at that itself, and nobody else has heard of all for long.
-                    let handed_over = id == self.predecessor;
-                    let counts = |voter: &&Member| match handed_over {
-                        true => self.is_heard(shared, voter.id),
-                        false => settled(voter),
-                    };
+                    // One that is down can go. One that is up must not leave too few.
                     let voters = members.voters().count();
-                    let active = members.voters().filter(counts).count();
+                    let active = members.voters().filter(settled).count();
                     if self.is_heard(shared, id) && active < 2 + (voters - 1) / 2 {
                         return Err(Error::Unhealthy);
                     }

@@ -52,6 +52,8 @@ pub(crate) enum Message {
     Piece { index: u64, number: u64, bytes: Bytes, last: Option<Box<RaftMessage>> },
     /// So many pieces have arrived. `None`: begin again later.
     Received { index: u64, pieces: Option<u64> },
+    /// The sender is there. For members that have nothing else to say to each other.
+    Present,
 }
 
 /// The types of Raft's messages that members send. Their places here are their numbers.
@@ -279,6 +281,7 @@ impl Message {
                 put_number(&mut out, *index);
                 put_number(&mut out, pieces.map_or(0, |pieces| pieces + 1));
             }
+            Self::Present => out.push(8),
         }
         out.into()
     }
@@ -322,6 +325,7 @@ impl Message {
                 let (index, pieces) = (reader.number()?, reader.number()?);
                 Self::Received { index, pieces: pieces.checked_sub(1) }
             }
+            8 => Self::Present,
             _ => return Err("unknown message: a newer version wrote it"),
         };
         reader.end()?;
@@ -366,6 +370,7 @@ mod tests {
         round(&Message::Piece { index: 9, number: 3, bytes: "piece".into(), last });
         round(&Message::Received { index: 9, pieces: None });
         round(&Message::Received { index: 9, pieces: Some(0) });
+        round(&Message::Present);
         round(&Message::Propose(vec!["one".into(), "".into()]));
         for error in Error::ALL.iter().cloned() {
             round(&Message::Refused { id: 1, error });

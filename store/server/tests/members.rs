@@ -103,9 +103,18 @@ async fn a_leader_can_be_removed_once_all_have_been_heard_of_for_long_enough() {
     let gone = nodes.nodes[leader].id;
     assert_eq!(nodes.store(leader).member_remove(gone).await, Err(Error::Unhealthy));
     tokio::time::sleep(settled + Duration::from_secs(1)).await;
-    // The next leader has heard of the third member only since it leads.
+    // Whoever leads next has heard of the others all the time.
     let left = nodes.store(leader).member_remove(gone).await.unwrap();
     assert!(left.iter().all(|member| member.id != gone));
+    let other = nodes.other(&[leader]);
+    let (added, _) = nodes.store(other).member_add(urls("m4"), false).await.unwrap();
+    // The new one counts as down: only when it is there another may come.
+    assert_eq!(
+        nodes.store(other).member_add(urls("m5"), false).await,
+        Err(Error::NotEnoughStarted)
+    );
+    let at = nodes.join("m4", added.id);
+    nodes.reaches(at, nodes.store(other).revision()).await;
 }
 
 #[tokio::test(start_paused = true)]
