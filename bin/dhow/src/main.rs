@@ -10,6 +10,7 @@ mod datastore;
 mod etcd;
 mod files;
 mod join;
+mod kubernetes_service;
 mod member;
 mod pki;
 mod print;

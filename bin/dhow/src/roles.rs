@@ -2,9 +2,10 @@
 
 use crate::commands::images::images_dir;
 use crate::config::Config;
+use crate::kubernetes_service::KubernetesService;
 use crate::member::{self, Member};
 use crate::pki::{Identity, Pki, SERVER, ServerNames, Shown};
-use crate::servers::{self, Server, Servers};
+use crate::servers::{self, Present, Server, Servers};
 use crate::{chronicle, client, datastore, etcd, files, renewal, runtime, token};
 use anyhow::{Context, Result, bail};
 use dhow_agent::Agent;
@@ -15,12 +16,10 @@ use dhow_door_node::{Compilers, NodeDoor, StreamRegistry};
 use dhow_images::Images;
 use dhow_loops::Loops;
 use dhow_names::Names;
-use dhow_objects::kinds;
 use dhow_runtime::Runtime;
 use dhow_state::State;
 use k8s_openapi::api::core::v1::NodeAddress;
 use serde_json::json;
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
@@ -93,16 +92,25 @@ impl Platform {
             open_node(data, &config, node_ip),
         );
         let (state, node) = (state?, node?);
-        ensure_kubernetes(&state, &config).await?;
         let api = SocketAddr::from((api_address(&config, node_ip), config.listen.port()));
+        let service = KubernetesService::new(state.clone(), config.clone(), api);
+        service.ensure().await?;
         if member.as_ref().is_none_or(Member::is_alone) {
-            publish_kubernetes(&state, api.port(), &[api]).await?;
+            service.publish(&[]).await?;
         }
         let stop = CancellationToken::new();
         let mut among_servers = JoinSet::new();
         let (mut servers, mut loops) = (None, None);
         match &member {
-            None => loops = Some(dhow_loops::start(&state, &clock)),
+            None => {
+                loops = Some(dhow_loops::start(&state, &clock));
+                let (stop, clock) = (stop.clone(), clock.clone());
+                among_servers.spawn(async move {
+                    let nobody = tokio::sync::watch::Sender::<Present>::default();
+                    let kept = service.keep(nobody.subscribe(), &clock);
+                    stop.run_until_cancelled(kept).await;
+                });
+            }
             Some(member) => {
                 let own = Server { api, version: servers::VERSION.to_owned() };
                 let these = Arc::new(Servers {
@@ -114,6 +122,7 @@ impl Platform {
                     token: token::open(data, &pki)?,
                     pki: pki.clone(),
                     own,
+                    service,
                     file: servers::file(data),
                     present: tokio::sync::watch::Sender::default(),
                     several: tokio::sync::Notify::new(),
@@ -341,70 +350,12 @@ fn resolvers(own: Ipv4Addr) -> Vec<SocketAddr> {
     upstreams
 }
 
-/// Service `kubernetes` in `default`: the API as pods know it.
-async fn ensure_kubernetes(state: &State, config: &Config) -> Result<()> {
-    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
-    let service = json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
-        "spec": {
-            "clusterIP": config.kubernetes_ip(),
-            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": config.listen.port()}],
-        },
-    });
-    Ok(state.ensure(&kinds::SERVICE, "default", "kubernetes", service).await?)
-}
-
 /// Where clients on other machines and pods reach this server's API.
 fn api_address(config: &Config, node_ip: Ipv4Addr) -> Ipv4Addr {
     match config.listen.ip() {
         IpAddr::V4(listen) if !listen.is_unspecified() => listen,
         _ => node_ip,
     }
-}
-
-/// The endpoints of service `kubernetes`: the servers. Those at another port are left out, because a
-/// slice has one.
-///
-/// # Errors
-/// When they cannot be written.
-pub async fn publish_kubernetes(
-    state: &State,
-    port: u16,
-    servers: &[SocketAddr],
-) -> dhow_state::Result<()> {
-    let chosen = servers.iter().filter(|server| server.port() == port);
-    let addresses: BTreeSet<IpAddr> = chosen.map(SocketAddr::ip).collect();
-    let endpoints = json!({
-        "apiVersion": "v1", "kind": "Endpoints",
-        "metadata": {"name": "kubernetes", "namespace": "default"},
-        "subsets": [{
-            "addresses": addresses.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>(),
-            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
-        }],
-    });
-    let each = |ip| json!({"addresses": [ip], "conditions": {"ready": true}});
-    let slice = json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {
-            "name": "kubernetes", "namespace": "default",
-            "labels": {"kubernetes.io/service-name": "kubernetes"},
-        },
-        "addressType": "IPv4",
-        "endpoints": addresses.iter().map(each).collect::<Vec<_>>(),
-        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
-    });
-    let actor = dhow_state::platform();
-    for (kind, value) in [(&kinds::ENDPOINTS, endpoints), (&kinds::ENDPOINT_SLICE, slice)] {
-        // The addresses may have changed since the last start.
-        let options = dhow_state::WriteOptions::default();
-        if state.cached(kind, "default", "kubernetes").is_some() {
-            state.update(&actor, kind, "default", "kubernetes", "", value, &options).await?;
-        } else {
-            state.create(&actor, kind, "default", value, &options).await?;
-        }
-    }
-    Ok(())
 }
 
 /// The way to machines of other servers: machines have their servers' names.

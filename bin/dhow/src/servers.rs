@@ -5,9 +5,10 @@
 //! lease writes nothing. The control loops run on the server that leads the store: see decision 0019.
 
 use crate::config::Config;
+use crate::kubernetes_service::KubernetesService;
 use crate::pki::Pki;
 use crate::token::Token;
-use crate::{files, member, roles};
+use crate::{files, member};
 use anyhow::Result;
 use bytes::Bytes;
 use dhow_clock::{BoxFuture, SharedClock};
@@ -107,6 +108,8 @@ pub struct Servers {
     pub(crate) token: Token,
     /// This server as it tells of itself.
     pub(crate) own: Server,
+    /// The service in front of all of them.
+    pub(crate) service: KubernetesService,
     /// The others' addresses are kept here, for `dhow down --purge` of a server that does not run.
     pub(crate) file: PathBuf,
     pub(crate) present: watch::Sender<Present>,
@@ -525,37 +528,12 @@ impl Servers {
             };
             tokio::select! {
                 () = deposed => tracing::info!("another server runs the control loops"),
-                () = self.publish() => {}
+                () = self.service.keep(self.present.subscribe(), &self.clock) => {}
                 () = stop.cancelled() => {}
             }
             loops.shutdown().await;
             if stop.is_cancelled() {
                 return;
-            }
-        }
-    }
-
-    /// Keeps the endpoints of service `kubernetes` equal to the servers that are there.
-    async fn publish(&self) {
-        let mut present = self.present.subscribe();
-        loop {
-            let mut servers: Vec<SocketAddr> =
-                present.borrow_and_update().values().map(|server| server.api).collect();
-            servers.push(self.own.api);
-            let written = roles::publish_kubernetes(&self.state, self.own.api.port(), &servers);
-            let again = match written.await {
-                Ok(()) => Duration::MAX,
-                Err(refusal) => {
-                    tracing::warn!(%refusal, "the addresses of the API were not written");
-                    AGAIN
-                }
-            };
-            tokio::select! {
-                changed = present.changed() => if changed.is_err() { std::future::pending().await },
-                () = async { match again {
-                    Duration::MAX => std::future::pending().await,
-                    pause => self.clock.sleep(pause).await,
-                } } => {}
             }
         }
     }

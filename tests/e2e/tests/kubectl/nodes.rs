@@ -1,10 +1,14 @@
-//! What concerns the machine as a whole: taint, cordon, drain.
+//! What concerns the machine as a whole: taint, cordon, drain, the service before the API.
 
 use crate::{SLEEPER, WEB};
 use e2e::{Check, Shell};
 
-pub const ALL: &[Check] =
-    &[("cordon-drain", cordon_drain), ("taint", taint), ("taint-expels", taint_expels)];
+pub const ALL: &[Check] = &[
+    ("cordon-drain", cordon_drain),
+    ("taint", taint),
+    ("taint-expels", taint_expels),
+    ("own-service", own_service),
+];
 
 fn cordon_drain(s: &Shell) {
     s.apply(&WEB.replace("replicas: 2", "replicas: 1"));
@@ -63,4 +67,18 @@ fn taint_expels(s: &Shell) {
     s.ok("kubectl wait --for=delete pod/patient --timeout=20s");
     s.is("kubectl get pods -o name", "pod/brave");
     s.is("kubectl taint node n1 storm-", "node/n1 untainted");
+}
+
+/// Pods find the API by a service that nobody can take from them for long.
+fn own_service(s: &Shell) {
+    let told = "kubectl get service,endpoints,endpointslices -n default kubernetes -o jsonpath='{.items[0].spec.clusterIP} {.items[1].subsets[0].addresses[0].ip} {.items[2].endpoints[0].addresses[0]}'";
+    let before = s.word(told);
+    s.ok("kubectl delete -n default --ignore-not-found --wait=false service/kubernetes endpoints/kubernetes endpointslice/kubernetes");
+    s.until(told, &before);
+    s.ok("kubectl patch -n default endpointslice kubernetes --type=merge -p '{\"endpoints\":[]}'");
+    s.until(told, &before);
+    s.is(
+        "kubectl get -n default endpointslices -o name",
+        "endpointslice.discovery.k8s.io/kubernetes",
+    );
 }
