@@ -2,9 +2,9 @@
 
 use crate::Context;
 use crate::driver::{Outcome, Queue};
-use dhow_objects::kinds;
-use dhow_state::{DeleteOptions, Key, View};
-use dhow_workloads::endpoints::{self, MANAGED_BY, MANAGER, SERVICE_NAME};
+use dhow_objects::{Status, kinds};
+use dhow_state::{Actor, DeleteOptions, Key, View};
+use dhow_workloads::endpoints::{self, MANAGED_BY, MANAGER, Plan, SERVICE_NAME};
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use std::collections::{BTreeSet, HashMap};
@@ -58,7 +58,7 @@ pub(crate) async fn run(context: Context, mut services: View<Service>, mut pods:
     }
 }
 
-fn label<'a>(slice: &'a EndpointSlice, key: &str) -> Option<&'a String> {
+pub(crate) fn label<'a>(slice: &'a EndpointSlice, key: &str) -> Option<&'a String> {
     slice.metadata.labels.as_ref()?.get(key)
 }
 
@@ -119,22 +119,7 @@ async fn reconcile(
     let old = olds.get(&key.namespace, &key.name);
     let plan = endpoints::plan(&service, &pods.list_in(&key.namespace), &ours, old.as_deref());
     let actor = Context::actor(NAME, entry.revision);
-    // The new before the old, so that at no moment nobody stands behind the service.
-    for slice in &plan.create {
-        state.create_typed(&actor, &kinds::ENDPOINT_SLICE, slice).await?;
-    }
-    for slice in &plan.update {
-        state.update_typed(&actor, &kinds::ENDPOINT_SLICE, slice).await?;
-    }
-    for name in &plan.delete {
-        match state
-            .delete(&actor, &kinds::ENDPOINT_SLICE, &key.namespace, name, &DeleteOptions::default())
-            .await
-        {
-            Err(refusal) if refusal.code != 404 => return Err(refusal),
-            _ => {}
-        }
-    }
+    write_slices(context, &actor, &key.namespace, &plan).await?;
     if let Some(wanted) = plan.endpoints {
         match &old {
             None => drop(state.create_typed(&actor, &kinds::ENDPOINTS, &wanted).await?),
@@ -147,4 +132,31 @@ async fn reconcile(
         }
     }
     Ok(None)
+}
+
+/// Makes the slices what the plan says.
+///
+/// # Errors
+/// When the store does not take a write.
+pub(crate) async fn write_slices(
+    context: &Context,
+    actor: &Actor,
+    namespace: &str,
+    plan: &Plan,
+) -> Result<(), Status> {
+    let (state, kind) = (&context.state, &kinds::ENDPOINT_SLICE);
+    // The new before the old, so that at no moment nobody stands behind the service.
+    for slice in &plan.create {
+        state.create_typed(actor, kind, slice).await?;
+    }
+    for slice in &plan.update {
+        state.update_typed(actor, kind, slice).await?;
+    }
+    for name in &plan.delete {
+        match state.delete(actor, kind, namespace, name, &DeleteOptions::default()).await {
+            Err(refusal) if refusal.code != 404 => return Err(refusal),
+            _ => {}
+        }
+    }
+    Ok(())
 }

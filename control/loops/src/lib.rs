@@ -10,6 +10,7 @@ mod deployments;
 mod driver;
 mod endpoints;
 mod garbage;
+mod mirror;
 mod namespaces;
 mod nodes;
 mod owners;
@@ -67,6 +68,7 @@ pub fn start(state: &State, clock: &SharedClock) -> Loops {
     let daemons = daemonsets::run(context.clone(), daemons, revisions, pods.clone(), nodes.clone());
     tasks.spawn(daemons);
     tasks.spawn(deployments::run(context.clone(), deployments, sets, pods.clone()));
+    tasks.spawn(mirror::run(context.clone(), services.clone()));
     tasks.spawn(endpoints::run(context.clone(), services, pods.clone()));
     tasks.spawn(namespaces::run(context.clone(), pods.clone()));
     tasks.spawn(taints::run(context.clone(), nodes.clone(), pods.clone()));

@@ -112,7 +112,7 @@ fn member(service: &Service, pod: &Pod) -> Option<Member> {
 }
 
 /// What the slices of a service should be.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Plan {
     /// Slices to make; their names are generated.
     pub create: Vec<EndpointSlice>,
@@ -143,8 +143,7 @@ pub fn plan(
         // An empty slice says that the service is known and has nobody behind it.
         by_ports.insert(String::new(), (Vec::new(), Vec::new()));
     }
-    let mut plan =
-        Plan { create: Vec::new(), update: Vec::new(), delete: Vec::new(), endpoints: None };
+    let mut plan = Plan::default();
     let mut free: Vec<&Arc<EndpointSlice>> = slices.iter().collect();
     for (ports, endpoints) in by_ports.into_values() {
         // Endpoints stay in the slice that they are in, so that one pod's change is one slice's.
@@ -204,7 +203,8 @@ pub fn plan(
     plan
 }
 
-fn same(a: &EndpointSlice, b: &EndpointSlice) -> bool {
+/// Whether two slices say the same, in whatever order.
+pub(crate) fn same(a: &EndpointSlice, b: &EndpointSlice) -> bool {
     let set = |s: &EndpointSlice| -> BTreeSet<String> {
         s.endpoints.iter().flatten().map(|e| serde_json::to_string(e).unwrap_or_default()).collect()
     };
@@ -359,7 +359,7 @@ mod tests {
         let mut slice = first.create[0].clone();
         slice.metadata.name = Some("web-abc".into());
         let again = plan(&service, &pods, &[Arc::new(slice)], first.endpoints.as_ref());
-        assert_eq!(again, Plan { create: vec![], update: vec![], delete: vec![], endpoints: None });
+        assert_eq!(again, Plan::default());
     }
 
     #[test]

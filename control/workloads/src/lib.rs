@@ -7,6 +7,7 @@ pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;
 pub mod garbage;
+pub mod mirror;
 pub mod replicaset;
 pub mod rollout;
 mod template;

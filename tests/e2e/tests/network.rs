@@ -240,6 +240,50 @@ fn readiness_decides(s: &Shell) {
     s.until(addresses, "3");
 }
 
+/// A service without a selector leads to the addresses that its owner writes down, in the old form or
+/// the new.
+fn manual_endpoints(s: &Shell) {
+    web(s);
+    let addresses = "kubectl get pods -l app=web -o jsonpath='{.items[*].status.podIP}'";
+    let addresses = s.word(addresses);
+    let mut addresses = addresses.split(' ');
+    let mut address = || addresses.next().expect("three pods");
+    let service = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n\
+             spec: {{ports: [{{port: 80, targetPort: 8080}}]}}\n---\n"
+        )
+    };
+    let old = |ip: &str| {
+        format!(
+            "apiVersion: v1\nkind: Endpoints\nmetadata: {{name: old}}\n\
+             subsets: [{{addresses: [{{ip: {ip}}}], ports: [{{port: 8080}}]}}]\n"
+        )
+    };
+    let first = address();
+    s.apply(&(service("old") + &old(first)));
+    let told = "kubectl get endpointslices -l kubernetes.io/service-name=old -o jsonpath='{.items[*].endpoints[*].addresses[0]}'";
+    s.until(told, first);
+    s.until("kubectl exec client -- wget -qO- http://old | cut -c1-4", "web-");
+    let second = address();
+    s.apply(&old(second));
+    s.until(told, second);
+    s.apply(
+        &(service("new")
+            + &format!(
+                "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                 metadata: {{name: new-1, labels: {{kubernetes.io/service-name: new}}}}\n\
+                 addressType: IPv4\nports: [{{port: 8080}}]\n\
+                 endpoints: [{{addresses: [{}]}}]\n",
+                address()
+            )),
+    );
+    s.until("kubectl exec client -- wget -qO- http://new | cut -c1-4", "web-");
+    s.ok("kubectl delete endpoints old");
+    s.until(told, "");
+    s.until("kubectl exec client -- wget -qO- http://old 2>&1 | grep -c refused", "1");
+}
+
 #[test]
 fn network() {
     let machine = e2e::Machine::new("net");
@@ -252,6 +296,7 @@ fn network() {
             ("host", host),
             ("datagrams", datagrams),
             ("readiness", readiness_decides),
+            ("manual-endpoints", manual_endpoints),
         ],
     );
 }
