@@ -573,6 +573,7 @@ impl State {
             let mut new = make(&old)?;
             check_preconditions(kind, name, &new, &old)?;
             check_type(kind, &mut new)?;
+            check_name(name, &new)?;
             check_namespace(kind, namespace, &mut new)?;
             carry_over(&mut new, &old, name);
             let mut claims = Claims::default();

@@ -147,6 +147,10 @@ fn immutable(s: &Shell) {
         "kubectl patch svc web --type=merge -p '{\"metadata\":{\"uid\":\"x\"}}'",
         &["Precondition failed: UID"],
     );
+    s.fails(
+        "kubectl patch svc web --type=merge -p '{\"metadata\":{\"name\":\"other\"}}'",
+        &["the name of the object (other) does not match the name on the URL (web)"],
+    );
 }
 
 fn image_missing(s: &Shell) {
