@@ -367,6 +367,17 @@ fn clients_cannot_set_what_is_not_theirs() {
 }
 
 #[test]
+fn a_gated_pod_says_so_from_the_first_moment() {
+    let mut pod = pod();
+    pod["spec"]["schedulingGates"] = json!([{"name": "quota.example/checked"}]);
+    POD.prepare_create(&mut pod);
+    let scheduled = &pod["status"]["conditions"][0];
+    assert_eq!(scheduled["reason"], "SchedulingGated");
+    let now = crate::time::parse("2026-01-01T01:00:00Z").unwrap();
+    assert!(POD.columns.iter().any(|c| (c.cell)(&pod, now) == "SchedulingGated"));
+}
+
+#[test]
 fn tables_show_what_kubectl_shows() {
     let now = crate::time::parse("2026-01-01T01:00:00Z").unwrap();
     let meta = json!({"name": "x", "namespace": "n", "creationTimestamp": "2026-01-01T00:00:00Z"});

@@ -87,7 +87,10 @@ pub async fn ask(
     let result = tokio::select! {
         result = &mut attempt => result,
         () = patience => Err(match &probe.exec {
-            Some(_) => format!("command timed out: {:?} timed out after {}s", probe.exec, timeout.as_secs()),
+            Some(action) => {
+                let command = action.command.as_deref().unwrap_or_default().join(" ");
+                format!("command timed out: {command:?} timed out after {}s", timeout.as_secs())
+            }
             None => "context deadline exceeded".to_owned(),
         }),
     };

@@ -68,7 +68,8 @@ async fn a_command_that_takes_too_long_is_ended(lab: Arc<Lab>) {
     pod["spec"]["containers"][0]["readinessProbe"] = json!({
         "exec": {"command": ["sleep", "4321"]}, "timeoutSeconds": 1, "periodSeconds": 60});
     lab.feed.create(pod);
-    lab.feed.until_event("Unhealthy", "timed out after 1s").await;
+    let told = "Readiness probe failed: command timed out: \"sleep 4321\" timed out after 1s";
+    lab.feed.until_event("Unhealthy", told).await;
     let counts =
         "n=0; for f in /proc/[0-9]*/cmdline; do grep -q 4321 $f && n=$((n+1)); done; echo $n";
     // The shell that asks has the number in its own command line.

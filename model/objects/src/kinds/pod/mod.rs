@@ -11,7 +11,7 @@ pub use qos::qos_class;
 
 use super::prepare::{Generation, Prepare, StatusOnCreate};
 use super::{BASE, Kind, PROXY_VERBS, STATUS_VERBS, SelectableField, Subresource};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// `v1 Pod`.
 pub static POD: Kind = Kind {
@@ -72,5 +72,14 @@ fn grace(pod: &Value) -> i64 {
 }
 
 fn first_status(pod: &Value) -> Value {
-    serde_json::json!({"phase": "Pending", "qosClass": qos_class(pod)})
+    let mut status = json!({"phase": "Pending", "qosClass": qos_class(pod)});
+    let gates = pod.pointer("/spec/schedulingGates").and_then(Value::as_array);
+    if gates.is_some_and(|gates| !gates.is_empty()) {
+        status["conditions"] = json!([{
+            "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates",
+            "lastProbeTime": null, "lastTransitionTime": null,
+        }]);
+    }
+    status
 }
