@@ -9,7 +9,7 @@ use dhow_objects::selectors::{FieldSelector, LabelSelector};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 /// The rows that stand for what is stored, by `GROUP/PLURAL`.
 static STORED: LazyLock<HashMap<&'static str, &'static Kind>> = LazyLock::new(|| {
@@ -188,14 +188,7 @@ fn check_fields(
                 return refuse(&why);
             }
         }
-        FieldValidation::Warn => {
-            let mut told = options.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-            for warning in report.warnings(&[]) {
-                if !told.contains(&warning) {
-                    told.push(warning);
-                }
-            }
-        }
+        FieldValidation::Warn => options.warn(report.warnings(&[])),
         FieldValidation::Ignore => {}
     }
     strict::prune(new, ty);

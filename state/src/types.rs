@@ -6,7 +6,7 @@ use dhow_objects::Status;
 use dhow_objects::kinds::Kind;
 use dhow_objects::selectors::{FieldSelector, LabelSelector};
 use serde_json::Value;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 /// Result of everything here: refusals are Kubernetes `Status` objects.
 pub type Result<T> = std::result::Result<T, Status>;
@@ -130,6 +130,18 @@ pub struct WriteOptions {
     pub field_validation: FieldValidation,
     /// Warnings for the caller (`Warning:` headers) are appended here.
     pub warnings: Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+impl WriteOptions {
+    /// Tells the caller of something; once, although a write may be tried again.
+    pub fn warn(&self, warnings: impl IntoIterator<Item = String>) {
+        let mut told = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        for warning in warnings {
+            if !told.contains(&warning) {
+                told.push(warning);
+            }
+        }
+    }
 }
 
 /// Options of a read of many.

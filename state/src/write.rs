@@ -355,6 +355,7 @@ impl State {
             if !causes.is_empty() {
                 return Err(invalid(kind, &name, causes));
             }
+            options.warn((kind.warnings)(&new, None));
             self.may_grant(actor, kind, namespace, &name, &new, None)?;
             if !owned {
                 model::own(kind, actor, "", None, &mut new, &at);
@@ -671,7 +672,11 @@ impl State {
             }
         }
         let causes = kind.validate_all(new, Some(old));
-        if causes.is_empty() { Ok(()) } else { Err(invalid(kind, name, causes)) }
+        if !causes.is_empty() {
+            return Err(invalid(kind, name, causes));
+        }
+        aim.options.warn((kind.warnings)(new, Some(old)));
+        Ok(())
     }
 }
 

@@ -175,7 +175,7 @@ pub fn accept(
     }
     match options.field_validation {
         FieldValidation::Ignore => {}
-        FieldValidation::Warn => warn(options, report.warnings(&duplicates)),
+        FieldValidation::Warn => options.warn(report.warnings(&duplicates)),
         FieldValidation::Strict => {
             if let Some(why) = report.strict_error(&duplicates) {
                 return refuse(&why);
@@ -195,7 +195,7 @@ pub fn accept_patch(decoded: Decoded, options: &WriteOptions) -> Result<Value, S
     let report = strict::Report::default();
     match options.field_validation {
         FieldValidation::Ignore => {}
-        FieldValidation::Warn => warn(options, report.warnings(&decoded.duplicates)),
+        FieldValidation::Warn => options.warn(report.warnings(&decoded.duplicates)),
         FieldValidation::Strict => {
             if let Some(why) = report.strict_error(&decoded.duplicates) {
                 return Err(Status::bad_request(why));
@@ -203,12 +203,6 @@ pub fn accept_patch(decoded: Decoded, options: &WriteOptions) -> Result<Value, S
         }
     }
     Ok(decoded.value)
-}
-
-fn warn(options: &WriteOptions, warnings: Vec<String>) {
-    if let Ok(mut told) = options.warnings.lock() {
-        told.extend(warnings);
-    }
 }
 
 /// `v1` or `GROUP/v1`.

@@ -3,7 +3,7 @@
 use super::check::Checks;
 use super::column::{AGE, Column, NAME, labels, number};
 use super::fill::{object_at, set};
-use super::pod::defaults;
+use super::pod::{defaults, warnings};
 use super::workload::{self, CONTAINERS, IMAGES, SELECTOR, amount};
 use super::{BASE, Kind, Prepare, STATUS_VERBS, Subresource};
 use crate::status::StatusCause;
@@ -46,6 +46,7 @@ pub static DAEMON_SET: Kind = Kind {
     ],
     default,
     validate,
+    warnings: warnings::template,
     prepare: Prepare::SPEC_AND_STATUS,
     ..BASE
 };

@@ -3,7 +3,7 @@
 use super::check::Checks;
 use super::column::{AGE, Column, NAME, number};
 use super::fill::{object_at, set};
-use super::pod::defaults;
+use super::pod::{defaults, warnings};
 use super::workload::{self, CONTAINERS, IMAGES, SCALE, SELECTOR, amount};
 use super::{BASE, Kind, Prepare, STATUS_VERBS, Subresource};
 use crate::status::StatusCause;
@@ -37,6 +37,7 @@ pub static DEPLOYMENT: Kind = Kind {
     ],
     default,
     validate,
+    warnings: warnings::template,
     prepare: Prepare::SPEC_AND_STATUS,
     ..BASE
 };

@@ -168,6 +168,9 @@ pub struct Kind {
     /// Rules of the kind besides those of the schema and of metadata (see
     /// [`Kind::validate_all`]), after defaulting.
     pub validate: Validate,
+    /// What an author is warned of although it is taken, when an object is new or, with the old
+    /// one, changed.
+    pub warnings: fn(&Value, Option<&Value>) -> Vec<String>,
     /// What clients may not set.
     pub prepare: Prepare,
     /// Seconds that a deleted object is given to end when the request does not say; `None` for
@@ -185,6 +188,10 @@ pub(crate) const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "u
 pub(crate) const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
 
 fn leave(_: &mut Value) {}
+
+fn nothing(_: &Value, _: Option<&Value>) -> Vec<String> {
+    Vec::new()
+}
 
 fn accept(_: &Value, _: Option<&Value>) -> Vec<StatusCause> {
     Vec::new()
@@ -213,6 +220,7 @@ pub(crate) const BASE: Kind = Kind {
     columns: column::NAME_AND_AGE,
     default: leave,
     validate: accept,
+    warnings: nothing,
     prepare: Prepare::NOTHING,
     graceful: None,
 };

@@ -3,7 +3,7 @@
 use super::check::Checks;
 use super::column::{AGE, NAME};
 use super::fill::{object_at, set};
-use super::pod::defaults;
+use super::pod::{defaults, warnings};
 use super::workload::{self, CONTAINERS, CURRENT, DESIRED, IMAGES, READY, SCALE, SELECTOR};
 use super::{BASE, Kind, Prepare, STATUS_VERBS, Subresource};
 use crate::status::StatusCause;
@@ -22,6 +22,7 @@ pub static REPLICA_SET: Kind = Kind {
     columns: &[NAME, DESIRED, CURRENT, READY, AGE, CONTAINERS, IMAGES, SELECTOR],
     default,
     validate,
+    warnings: warnings::template,
     prepare: Prepare::SPEC_AND_STATUS,
     ..BASE
 };

@@ -3,7 +3,7 @@
 use super::check::Checks;
 use super::column::{AGE, Column, NAME, labels};
 use super::fill::{object_at, set};
-use super::pod::{defaults, validate as pods};
+use super::pod::{defaults, validate as pods, warnings};
 use super::workload::{CONTAINERS, CURRENT, DESIRED, IMAGES, READY, SCALE};
 use super::{BASE, Kind, Prepare, STATUS_VERBS, Subresource};
 use crate::status::StatusCause;
@@ -33,6 +33,7 @@ pub static REPLICATION_CONTROLLER: Kind = Kind {
     ],
     default,
     validate,
+    warnings: warnings::template,
     prepare: Prepare::SPEC_AND_STATUS,
     ..BASE
 };

@@ -486,3 +486,47 @@ fn tables_show_what_kubectl_shows() {
     assert_eq!(new_form["regarding"]["name"], "web");
     assert_eq!(row(&EVENTS_EVENT, new_form), want);
 }
+
+#[test]
+fn authors_are_warned_of_what_is_hardly_meant() {
+    let mut pod = pod();
+    let spec = json!({
+        "nodeSelector": {"beta.kubernetes.io/os": "linux"},
+        "imagePullSecrets": [{"name": "a"}, {"name": "a"}, {}],
+        "terminationGracePeriodSeconds": -1,
+        "containers": [{
+            "name": "app", "image": "app:1",
+            "resources": {"limits": {"memory": "1500m"}, "requests": {"memory": "1k"}},
+            "env": [
+                {"name": "PATHS", "value": "/a"}, {"name": "PATHS", "value": "$(PATHS):/b"},
+                {"name": "A", "value": "1"}, {"name": "A", "value": "2"},
+            ],
+            "ports": [
+                {"name": "one", "containerPort": 80, "protocol": "TCP"},
+                {"name": "two", "containerPort": 80, "protocol": "TCP"},
+                {"name": "udp", "containerPort": 80, "protocol": "UDP"},
+            ],
+        }],
+    });
+    pod["spec"] = spec.clone();
+    let told = [
+        "spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead",
+        "spec.imagePullSecrets[1].name: duplicate name \"a\"",
+        "spec.imagePullSecrets[2].name: invalid empty name \"\"",
+        "spec.containers[0].resources.limits[memory]: fractional byte value \"1500m\" is invalid, must be an integer",
+        "spec.containers[0].env[3]: hides previous definition of \"A\", which may be dropped when using apply",
+        "spec.containers[0].ports[1]: duplicate port definition with spec.containers[0].ports[0]",
+        "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1",
+    ];
+    assert_eq!((POD.warnings)(&pod, None), told);
+    assert!((POD.warnings)(&pod, Some(&pod)).is_empty());
+
+    let mut deployment = deployment();
+    assert!((DEPLOYMENT.warnings)(&deployment, None).is_empty());
+    let old = deployment.clone();
+    deployment["spec"]["template"]["spec"] = spec;
+    let below: Vec<String> =
+        told.iter().map(|told| told.replace("spec.", "spec.template.spec.")).collect();
+    assert_eq!((DEPLOYMENT.warnings)(&deployment, Some(&old)), below);
+    assert!((DEPLOYMENT.warnings)(&deployment, Some(&deployment)).is_empty());
+}

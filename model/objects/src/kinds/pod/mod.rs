@@ -6,6 +6,7 @@ pub(super) mod defaults;
 mod parts;
 mod qos;
 pub(super) mod validate;
+pub(super) mod warnings;
 
 pub use qos::qos_class;
 
@@ -52,6 +53,7 @@ pub static POD: Kind = Kind {
     columns: columns::COLUMNS,
     default: defaults::pod,
     validate: validate::pod,
+    warnings: warnings::pod,
     prepare: Prepare {
         status: StatusOnCreate::Reset(first_status),
         generation: Generation::Fields(&["spec"]),
