@@ -131,6 +131,7 @@ impl World {
             // Many leases outlive this.
             lease_checkpoint: Some(Duration::from_secs(1)),
             retention: None::<Retention>,
+            compaction_checksums: true,
             inline: true,
             ..Options::default()
         };
