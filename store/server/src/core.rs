@@ -47,8 +47,8 @@ pub(crate) struct Core {
     pub(crate) failed: Option<Error>,
     /// The last attempt to write found no space; said once.
     pub(crate) full: bool,
-    /// The next request's number.
-    pub(crate) next: u64,
+    /// The number that was given to a request last.
+    pub(crate) numbered: u64,
     pub(crate) waiters: BTreeMap<u64, Waiter>,
     /// What the proposals under way may take of the quota.
     pub(crate) growing: u64,
@@ -62,10 +62,11 @@ pub(crate) struct Core {
     pub(crate) reading: Vec<Reading>,
     pub(crate) rounds: BTreeMap<u64, Round>,
     pub(crate) asked: BTreeMap<u64, Asked>,
-    /// Questions that came before this leader knew all leases.
+    /// Questions that came before this leader knew all leases: who asked, by which number, and what.
     pub(crate) early: VecDeque<(u64, u64, Ask)>,
-    /// Who asked for the removal of this leader, while it hands over.
+    /// The same of those who asked for the removal of this leader, while it hands over.
     pub(crate) leaving: Vec<(u64, u64, Ask)>,
+    /// To whom this leader hands over, until when it waits for that, and who is told.
     pub(crate) transfer: Option<(u64, Duration, Reply<()>)>,
     /// Bytes and number of the entries that Raft has taken and that are not written yet.
     pub(crate) due: (usize, usize),
@@ -155,7 +156,7 @@ impl Core {
             cluster,
             failed: None,
             full: false,
-            next: shared.clock.random() >> 1 | 1,
+            numbered: shared.clock.random() >> 1 | 1,
             waiters: BTreeMap::new(),
             growing: 0,
             lessor: shared.lessor.clone(),

@@ -125,9 +125,10 @@ impl Core {
         shared.clock.monotonic() + REQUEST + 2 * election
     }
 
+    /// A number for a request of this member.
     pub(crate) fn number(&mut self) -> u64 {
-        self.next += 1;
-        self.next
+        self.numbered += 1;
+        self.numbered
     }
 
     /// Proposes something and tells `whom` what becomes of it.
@@ -188,13 +189,13 @@ impl Core {
     fn place(&mut self, parts: Vec<(u64, Bytes)>) {
         let leader = self.leader();
         let leads = self.is_leader() && self.node.raft.lead_transferee.is_none();
-        let parts = self.without_bound(parts, if leads { self.term() } else { 0 });
+        let parts = self.still_meant(parts, if leads { self.term() } else { 0 });
         if parts.is_empty() {
             return;
         }
         if leads {
             let rest = self.place_here(parts);
-            let rest = self.without_bound(rest, 0);
+            let rest = self.still_meant(rest, 0);
             self.held.extend(rest);
         } else if leader != 0 && leader != self.own && self.cluster.is_some() {
             let (mut batch, mut size) = (Vec::new(), 0);
@@ -217,8 +218,9 @@ impl Core {
         }
     }
 
-    /// Refuses the proposals that are bound to another term than this in which the member leads.
-    fn without_bound(&mut self, parts: Vec<(u64, Bytes)>, leads: u64) -> Vec<(u64, Bytes)> {
+    /// Those of the proposals that are meant now; `leads` is the term in which this member leads, or 0.
+    /// The others, which are bound to another term, are refused.
+    fn still_meant(&mut self, parts: Vec<(u64, Bytes)>, leads: u64) -> Vec<(u64, Bytes)> {
         let bound = |core: &Self, id: u64| {
             let term = core.waiters.get(&id).map_or(0, |waiter| waiter.whom.bound());
             term != 0 && term != leads

@@ -445,9 +445,9 @@ impl Backend for Store {
     }
 
     fn compact(&self, revision: i64, physical: bool) -> BoxFuture<'_, Result<i64, Error>> {
-        Box::pin(
-            async move { done(self.shared.submit(Command::Compact(revision), physical).await?) },
-        )
+        Box::pin(async move {
+            revision_of(self.shared.submit(Command::Compact(revision), physical).await?)
+        })
     }
 
     fn watch(&self, request: WatchRequest) -> Result<Box<dyn Watcher>, Error> {
@@ -483,7 +483,9 @@ impl Backend for Store {
     }
 
     fn lease_revoke(&self, id: i64) -> BoxFuture<'_, Result<i64, Error>> {
-        Box::pin(async move { done(self.shared.submit(Command::LeaseRevoke { id }, false).await?) })
+        Box::pin(async move {
+            revision_of(self.shared.submit(Command::LeaseRevoke { id }, false).await?)
+        })
     }
 
     fn lease_keep_alive(&self, id: i64) -> BoxFuture<'_, Result<Lease, Error>> {
@@ -547,7 +549,7 @@ fn lease_told(told: Told) -> Option<(i64, i64)> {
     }
 }
 
-fn done(outcome: Outcome) -> Result<i64, Error> {
+fn revision_of(outcome: Outcome) -> Result<i64, Error> {
     match outcome {
         Outcome::Done(revision) | Outcome::Txn(TxnResult { revision, .. }) => Ok(revision),
         Outcome::Alarms(_) | Outcome::Token(_) => {
