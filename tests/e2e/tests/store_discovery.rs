@@ -214,15 +214,20 @@ fn members_that_find_each_other_by_dns_become_the_cluster_that_etcds_become() {
                 all.extend(flags.iter().filter(|flag| !flag.starts_with("--peer")));
                 network.member(&[dhow, "store"], &folder, name, scheme, &all)
             };
+            let log = network.log(&folder, name);
+            let ready = |times: usize| {
+                let told = || {
+                    let text = fs::read_to_string(&log).expect("a log");
+                    text.matches("ready to serve client requests").count() == times
+                };
+                e2e::wait_for(told, PATIENCE, &format!("{name}, start {times}"));
+            };
+            // The others may know of it before it has said so itself.
+            ready(1);
             let _ = dhows[at].0.kill();
             let _ = dhows[at].0.wait();
             dhows[at] = again(flags);
-            let log = network.log(&folder, name);
-            let ready = || {
-                let text = fs::read_to_string(&log).expect("a log");
-                text.matches("ready to serve client requests").count() == 2
-            };
-            e2e::wait_for(ready, PATIENCE, &format!("{name} again"));
+            ready(2);
             let text = fs::read_to_string(&log).expect("a log");
             assert_eq!(text.matches(told).count(), 1, "{text}");
         }
