@@ -39,6 +39,8 @@ codes! {
     InsufficientCpu,
     /// A machine lacks the free memory that the pod requests.
     InsufficientMemory,
+    /// A machine lacks what the pod requests beside processor time and memory.
+    InsufficientResource,
     /// A machine already runs as many pods as it allows.
     TooManyPods,
     /// A machine's labels do not satisfy the pod's node selector or affinity.
@@ -47,6 +49,12 @@ codes! {
     UntoleratedTaint,
     /// A port of the machine that the pod asks for is taken.
     HostPortTaken,
+    /// No pod that the pod must be near runs close enough to a machine.
+    PodAffinityUnmet,
+    /// A pod runs too close to a machine for the pod, or the other way round.
+    PodAntiAffinityUnmet,
+    /// On a machine the pods would be spread less evenly than the pod allows.
+    TopologySpreadUnmet,
     /// The machine is not ready or is cordoned.
     NodeNotReady,
     /// The image is not in the machine's store and may not or cannot be pulled.

@@ -3,27 +3,45 @@
 use crate::Context;
 use crate::driver::Queue;
 use dhow_clock::SharedClock;
+use dhow_objects::hash::stable;
 use dhow_objects::{Status, kinds};
-use dhow_scheduler::{Decision, Machine, Usage, message, place};
+use dhow_scheduler::{Decision, Machine, Namespaces, depends_on_others, message, place};
 use dhow_state::{Key, Patch, View, WriteOptions};
 use dhow_workloads::{Note, phase};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use serde_json::json;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 const NAME: &str = "default-scheduler";
 
-/// Which pod this is and which of its specs: another one may fit where this one did not.
+/// Which pod this is, which of its specs, and what others select it by: another one may fit where this
+/// one did not, or let another fit.
 #[derive(Debug, PartialEq, Eq)]
 struct Mark {
     uid: Option<String>,
     generation: Option<i64>,
+    labels: u64,
 }
 
 impl Mark {
     fn of(pod: &Pod) -> Self {
-        Self { uid: pod.metadata.uid.clone(), generation: pod.metadata.generation }
+        let labels = pod.metadata.labels.iter().flatten();
+        let texts = labels.flat_map(|(key, value)| [key.as_bytes(), &[0], value.as_bytes(), &[0]]);
+        Self {
+            uid: pod.metadata.uid.clone(),
+            generation: pod.metadata.generation,
+            labels: stable(texts.flatten().copied()),
+        }
     }
+}
+
+/// A pod that found no machine.
+#[derive(Debug)]
+struct Refused {
+    mark: Mark,
+    /// Each pod that comes to a machine may change that.
+    depends_on_others: bool,
 }
 
 /// The pods that want a machine, and what was seen of the others.
@@ -32,7 +50,7 @@ struct Waiting {
     queue: Queue,
     /// Those that found no machine. They are tried again when there is more room, or another
     /// machine, or when they ask for something else.
-    refused: HashMap<Key, Mark>,
+    refused: HashMap<Key, Refused>,
     /// Those that take room on a machine.
     bound: HashMap<Key, Mark>,
 }
@@ -45,7 +63,7 @@ impl Waiting {
     /// Takes note of a pod as it is now; of one that has gone, `None`.
     fn hear(&mut self, key: Key, pod: Option<&Pod>) {
         let now = pod.map(Mark::of);
-        if self.refused.get(&key) != now.as_ref() {
+        if self.refused.get(&key).map(|refused| &refused.mark) != now.as_ref() {
             self.refused.remove(&key);
         }
         let before = self.bound.remove(&key);
@@ -60,8 +78,11 @@ impl Waiting {
             (Some(pod), Some(now)) if !is_over(pod) => {
                 self.refused.remove(&key);
                 // It may ask for less than it did, or be another one.
-                let changed = before.is_some_and(|before| before != now);
+                let changed = before.as_ref().is_some_and(|before| *before != now);
                 if is_bound(pod) {
+                    if before.is_none() {
+                        self.retry(|refused| refused.depends_on_others);
+                    }
                     self.bound.insert(key, now);
                 }
                 changed
@@ -69,25 +90,28 @@ impl Waiting {
             _ => true,
         };
         if room {
-            self.retry();
+            self.retry(|_| true);
         }
     }
 
-    /// Wants all tried again that found no machine.
-    fn retry(&mut self) {
-        self.refused.drain().for_each(|(key, _)| self.queue.add(key));
+    /// Wants those tried again that found no machine.
+    fn retry(&mut self, whom: impl Fn(&Refused) -> bool) {
+        let again = self.refused.extract_if(|_, refused| whom(refused));
+        again.for_each(|(key, _)| self.queue.add(key));
     }
 
     /// Takes note of how it went: whether the pod is bound.
     fn done(&mut self, key: Key, pod: &Pod, outcome: Result<bool, Status>) {
         if let Ok(false) = outcome {
-            self.refused.insert(key.clone(), Mark::of(pod));
+            let depends_on_others = depends_on_others(pod);
+            self.refused.insert(key.clone(), Refused { mark: Mark::of(pod), depends_on_others });
         }
         self.queue.done(key, outcome.map(|_| None));
     }
 }
 
 pub(crate) async fn run(context: Context, mut pods: View<Pod>, mut nodes: View<Node>) {
+    let mut namespaces: View<Namespace> = context.state.view(&kinds::NAMESPACE);
     let mut waiting = Waiting::new(context.clock.clone());
     loop {
         tokio::select! {
@@ -97,7 +121,8 @@ pub(crate) async fn run(context: Context, mut pods: View<Pod>, mut nodes: View<N
                     waiting.hear(key, pod.as_deref());
                 }
             }
-            _ = nodes.changed() => waiting.retry(),
+            _ = nodes.changed() => waiting.retry(|_| true),
+            _ = namespaces.changed() => waiting.retry(|refused| refused.depends_on_others),
             () = waiting.queue.moment() => waiting.queue.ripen(),
         }
         let mut ordered = Vec::new();
@@ -111,6 +136,7 @@ pub(crate) async fn run(context: Context, mut pods: View<Pod>, mut nodes: View<N
             continue;
         }
         let mut machines = machines(&pods, &nodes);
+        let labels = labels(&namespaces);
         // Higher priority first, then older first.
         ordered.sort_by_key(|(key, pod)| {
             let priority = pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
@@ -118,7 +144,7 @@ pub(crate) async fn run(context: Context, mut pods: View<Pod>, mut nodes: View<N
             (std::cmp::Reverse(priority), age, key.clone())
         });
         for (key, pod) in ordered {
-            let outcome = bind(&context, &pod, &key, &mut machines).await;
+            let outcome = bind(&context, &pod, &key, &mut machines, &labels).await;
             waiting.done(key, &pod, outcome);
         }
     }
@@ -145,21 +171,27 @@ fn is_pending(pod: &Pod) -> bool {
 }
 
 fn machines(pods: &View<Pod>, nodes: &View<Node>) -> Vec<Machine> {
-    let mut usage: BTreeMap<String, Usage> = BTreeMap::new();
-    for pod in pods.list() {
-        let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-        if !node.is_empty() && !is_over(&pod) {
-            usage.entry(node).or_default().add(&pod);
+    let mut machines: Vec<Machine> = nodes.list().into_iter().map(Machine::new).collect();
+    let names = machines.iter().enumerate();
+    let places: HashMap<String, usize> = names
+        .filter_map(|(place, machine)| Some((machine.node.metadata.name.clone()?, place)))
+        .collect();
+    for pod in pods.list().iter().filter(|pod| !is_over(pod)) {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
+        if let Some(place) = node.and_then(|node| places.get(node)) {
+            machines[*place].add(pod);
         }
     }
-    nodes
-        .list()
-        .into_iter()
-        .map(|node| {
-            let name = node.metadata.name.clone().unwrap_or_default();
-            Machine { usage: usage.remove(&name).unwrap_or_default(), node }
-        })
-        .collect()
+    machines
+}
+
+fn labels(namespaces: &View<Namespace>) -> Namespaces {
+    let all = namespaces.list().into_iter();
+    all.filter_map(|namespace| {
+        let meta = &namespace.metadata;
+        Some((meta.name.clone()?, meta.labels.clone().unwrap_or_default()))
+    })
+    .collect()
 }
 
 /// Places one pod; whether it waits no longer.
@@ -168,11 +200,12 @@ fn machines(pods: &View<Pod>, nodes: &View<Node>) -> Vec<Machine> {
 /// When the store did not take the binding: it is tried again.
 async fn bind(
     context: &Context,
-    pod: &Pod,
+    pod: &Arc<Pod>,
     key: &Key,
     machines: &mut [Machine],
+    namespaces: &Namespaces,
 ) -> Result<bool, Status> {
-    let decision = place(pod, machines);
+    let decision = place(pod, machines, namespaces);
     let revision =
         pod.metadata.resource_version.as_deref().and_then(|r| r.parse().ok()).unwrap_or(0);
     let actor = Context::actor(NAME, revision);
@@ -189,7 +222,7 @@ async fn bind(
                     if let Some(machine) =
                         machines.iter_mut().find(|m| m.node.metadata.name.as_ref() == Some(&node))
                     {
-                        machine.usage.add(pod);
+                        machine.add(pod);
                     }
                     let message = format!("Successfully assigned {key} to {node}");
                     // Beside the path: the pod starts meanwhile.
@@ -295,6 +328,26 @@ mod tests {
         assert_eq!(hear(Some(&pod("two", 2, Some("b")))), ["small"]);
         assert_eq!(hear(Some(&pod("three", 2, None))), ["small", "web"]);
         assert_eq!(hear(None), ["small"]);
+    }
+
+    #[test]
+    fn a_pod_that_depends_on_others_is_tried_again_with_each_that_comes() {
+        let mut waiting = waiting();
+        let mut social = pod("social", 1, None);
+        let term = json!({"topologyKey": "zone"});
+        let near = json!({"requiredDuringSchedulingIgnoredDuringExecution": [term]});
+        let affinity = serde_json::from_value(json!({"podAffinity": near})).unwrap();
+        social.spec.as_mut().unwrap().affinity = Some(affinity);
+        waiting.done(Key::new("d", "social"), &social, Ok(false));
+        waiting.done(Key::new("d", "alone"), &pod("alone", 1, None), Ok(false));
+        let key = Key::new("d", "web");
+        waiting.hear(key.clone(), Some(&pod("one", 1, Some("a"))));
+        assert_eq!(ready(&mut waiting), ["social"]);
+        waiting.done(Key::new("d", "social"), &social, Ok(false));
+        let mut renamed = pod("one", 1, Some("a"));
+        renamed.metadata.labels = Some([("app".to_owned(), "db".to_owned())].into());
+        waiting.hear(key, Some(&renamed));
+        assert_eq!(ready(&mut waiting), ["alone", "social"]);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The filters: each says why a machine cannot take a pod.
 
-use crate::{Machine, allocatable, host_ports, requests};
+use crate::{Machine, allocatable, host_ports, offers, other_requests, requests};
 use dhow_reason::{Code, Reason};
 use k8s_openapi::api::core::v1::{
     Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration,
 };
 
-type Verdict = Result<(), Box<Reason>>;
+pub(crate) type Verdict = Result<(), Box<Reason>>;
 
 /// Runs every filter; the first refusal counts.
 pub(crate) fn check(pod: &Pod, machine: &Machine) -> Verdict {
@@ -36,7 +36,7 @@ fn object(machine: &Machine) -> String {
     format!("node {}", machine.node.metadata.name.as_deref().unwrap_or_default())
 }
 
-fn refuse(code: Code, machine: &Machine) -> Reason {
+pub(crate) fn refuse(code: Code, machine: &Machine) -> Reason {
     Reason::new(code, object(machine))
 }
 
@@ -86,7 +86,7 @@ pub(crate) fn tolerated(toleration: &Toleration, taint: &Taint) -> bool {
     }
 }
 
-fn taints(pod: &Pod, machine: &Machine) -> Verdict {
+pub(crate) fn taints(pod: &Pod, machine: &Machine) -> Verdict {
     let taints = machine.node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
     let hard = |t: &&Taint| t.effect == "NoSchedule" || t.effect == "NoExecute";
     match taints
@@ -101,7 +101,7 @@ fn taints(pod: &Pod, machine: &Machine) -> Verdict {
     }
 }
 
-fn selector(pod: &Pod, machine: &Machine) -> Verdict {
+pub(crate) fn selector(pod: &Pod, machine: &Machine) -> Verdict {
     let labels = machine.node.metadata.labels.as_ref();
     let spec = pod.spec.as_ref();
     for (key, value) in spec.and_then(|s| s.node_selector.as_ref()).into_iter().flatten() {
@@ -208,6 +208,18 @@ fn fit(pod: &Pod, machine: &Machine) -> Verdict {
                 .with("requested", asked.memory)
                 .with("free", free),
         ));
+    }
+    for (name, asked) in other_requests(pod) {
+        let offered = offers(&machine.node, &name);
+        let used = machine.usage.others.get(&name).copied().unwrap_or(0);
+        if short(asked, used, offered) {
+            return Err(Box::new(
+                refuse(Code::InsufficientResource, machine)
+                    .with("resource", name)
+                    .with("requested", asked)
+                    .with("free", (offered - used).max(0)),
+            ));
+        }
     }
     Ok(())
 }

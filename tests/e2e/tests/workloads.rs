@@ -410,6 +410,47 @@ fn healing(s: &Shell) {
     s.ok(&format!("kubectl wait --for=condition=Ready {pod} --timeout=30s"));
 }
 
+/// Pods that must be near others, far from them, or spread wait until they may go somewhere.
+fn neighbours(s: &Shell) {
+    let term = |app: &str| {
+        format!(
+            "[{{topologyKey: kubernetes.io/hostname, labelSelector: {{matchLabels: {{app: {app}}}}}}}]"
+        )
+    };
+    let required = |kind: &str, app: &str| {
+        format!(
+            "affinity: {{{kind}: {{requiredDuringSchedulingIgnoredDuringExecution: {}}}}}",
+            term(app)
+        )
+    };
+    let waits = |name: &str, why: &str| {
+        s.until(
+            &format!("kubectl get pod {name} -o jsonpath='{{.status.conditions[?(@.type==\"PodScheduled\")].message}}'"),
+            &format!("0/1 nodes are available: 1 node(s) {why}."),
+        );
+    };
+    let runs =
+        |name: &str| s.ok(&format!("kubectl wait --for=condition=Ready pod/{name} --timeout=30s"));
+    s.apply(&pod("escort", &required("podAffinity", "cog"), STAY, ""));
+    waits("escort", "didn't match pod affinity rules");
+    s.apply(&pod("cog", "", STAY, ""));
+    runs("escort");
+    s.apply(&pod("rival", &required("podAntiAffinity", "cog"), STAY, ""));
+    waits("rival", "didn't match pod anti-affinity rules");
+    s.ok("kubectl delete pod cog --now");
+    runs("rival");
+    s.apply(&pod("cog", "", STAY, ""));
+    waits("cog", "didn't satisfy existing pods anti-affinity rules");
+    s.ok("kubectl label pod cog app=hulk --overwrite");
+    runs("cog");
+    let spread = "topologySpreadConstraints: [{maxSkew: 1, topologyKey: berth, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: even}}}]";
+    s.apply(&pod("even", spread, STAY, ""));
+    waits("even", "didn't match pod topology spread constraints (missing required label)");
+    s.ok("kubectl label node n1 berth=one");
+    runs("even");
+    s.ok("kubectl label node n1 berth-");
+}
+
 #[test]
 fn workloads() {
     let machine = e2e::Machine::new("work");
@@ -428,6 +469,7 @@ fn workloads() {
             ("recreate", recreate),
             ("healing", healing),
             ("host-processes", host_processes),
+            ("neighbours", neighbours),
         ],
     );
 }
