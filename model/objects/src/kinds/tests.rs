@@ -367,6 +367,89 @@ fn clients_cannot_set_what_is_not_theirs() {
 }
 
 #[test]
+fn where_a_pod_may_go_has_rules() {
+    let term = json!({"labelSelector": {"matchExpressions": [{"key": "a", "operator": "Gt"}]}});
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
+    let rule = |operator: &str, values: Value| {
+        let rule = json!({"key": "disk", "operator": operator, "values": values});
+        json!({required: {"nodeSelectorTerms": [{"matchExpressions": [rule]}]}})
+    };
+    let spread = json!({"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway",
+        "minDomains": 2, "nodeTaintsPolicy": "Maybe"});
+    let cases = [
+        (
+            json!({"podAntiAffinity": {required: [term]}}),
+            json!([]),
+            vec![
+                (
+                    "podAntiAffinity.required...[0].labelSelector.matchExpressions[0].operator",
+                    "Invalid",
+                ),
+                ("podAntiAffinity.required...[0].topologyKey", "Required"),
+            ],
+        ),
+        (
+            json!({"podAffinity": {preferred: [{"weight": 101, "podAffinityTerm": {"topologyKey": "a b"}}]}}),
+            json!([]),
+            vec![
+                ("podAffinity.preferred...[0].weight", "Invalid"),
+                ("podAffinity.preferred...[0].podAffinityTerm.topologyKey", "Invalid"),
+            ],
+        ),
+        (
+            json!({"nodeAffinity": {required: {"nodeSelectorTerms": []}}}),
+            json!([]),
+            vec![("nodeAffinity.required....nodeSelectorTerms", "Required")],
+        ),
+        (
+            json!({"nodeAffinity": rule("Foo", json!([]))}),
+            json!([]),
+            vec![(
+                "nodeAffinity.required....nodeSelectorTerms[0].matchExpressions[0].operator",
+                "Invalid",
+            )],
+        ),
+        (
+            json!({"nodeAffinity": rule("In", json!([]))}),
+            json!([]),
+            vec![(
+                "nodeAffinity.required....nodeSelectorTerms[0].matchExpressions[0].values",
+                "Required",
+            )],
+        ),
+        (json!({"nodeAffinity": rule("Gt", json!(["1"]))}), json!([]), vec![]),
+        (
+            json!({}),
+            json!([spread]),
+            vec![
+                ("topologySpreadConstraints[0].minDomains", "Invalid"),
+                ("topologySpreadConstraints[0].nodeTaintsPolicy", "NotSupported"),
+            ],
+        ),
+    ];
+    for (affinity, constraints, wanted) in cases {
+        let mut pod = pod();
+        pod["spec"]["affinity"] = affinity;
+        pod["spec"]["topologySpreadConstraints"] = constraints;
+        let pod = complete(&POD, pod);
+        let causes = POD.validate_all(&pod, None);
+        let told: Vec<(String, &str)> = causes
+            .iter()
+            .map(|cause| {
+                let field =
+                    cause.field.replace(required, "required...").replace(preferred, "preferred...");
+                let field = field.trim_start_matches("spec.").trim_start_matches("affinity.");
+                (field.to_owned(), cause.reason.trim_start_matches("FieldValue"))
+            })
+            .collect();
+        let wanted: Vec<(String, &str)> =
+            wanted.into_iter().map(|(field, reason)| (field.to_owned(), reason)).collect();
+        assert_eq!(told, wanted);
+    }
+}
+
+#[test]
 fn a_gated_pod_says_so_from_the_first_moment() {
     let mut pod = pod();
     pod["spec"]["schedulingGates"] = json!([{"name": "quota.example/checked"}]);

@@ -4,6 +4,7 @@ mod columns;
 mod container;
 pub(super) mod defaults;
 mod parts;
+mod placement;
 mod qos;
 pub(super) mod validate;
 pub(super) mod warnings;

@@ -2,7 +2,7 @@
 
 use super::super::check::{Checks, NEGATIVE};
 use super::super::column::{items, text};
-use super::container;
+use super::{container, placement};
 use crate::names;
 use crate::status::StatusCause;
 use serde_json::{Value, json};
@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
 const VOLUME_SOURCES: usize = 1;
+
+const NO_ADDRESS: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 
 /// Rules of a pod.
 pub(super) fn pod(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
@@ -135,28 +137,34 @@ fn spec(checks: &mut Checks, path: &str, spec: &Value) {
     }
     for (i, alias) in items(spec, "/hostAliases").iter().enumerate() {
         if text(alias, "/ip").parse::<std::net::IpAddr>().is_err() {
-            checks.invalid(
-                &at(&format!("hostAliases[{i}].ip")),
-                text(alias, "/ip"),
-                "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-            );
+            checks.invalid(&at(&format!("hostAliases[{i}].ip")), text(alias, "/ip"), NO_ADDRESS);
+        }
+        for (j, name) in items(alias, "/hostnames").iter().enumerate() {
+            let name = name.as_str().unwrap_or_default();
+            let path = at(&format!("hostAliases[{i}].hostnames[{j}]"));
+            checks.invalid_all(&path, name, names::dns_subdomain(name));
         }
     }
-    for (i, constraint) in items(spec, "/topologySpreadConstraints").iter().enumerate() {
-        let here = |field: &str| at(&format!("topologySpreadConstraints[{i}].{field}"));
-        if constraint.get("maxSkew").and_then(Value::as_i64).unwrap_or(0) <= 0 {
-            let skew = constraint.get("maxSkew").cloned().unwrap_or(json!(0));
-            checks.invalid(&here("maxSkew"), skew, "must be greater than zero");
+    for (i, server) in items(spec, "/dnsConfig/nameservers").iter().enumerate() {
+        let server = server.as_str().unwrap_or_default();
+        if server.parse::<std::net::IpAddr>().is_err() {
+            checks.invalid(&at(&format!("dnsConfig.nameservers[{i}]")), server, NO_ADDRESS);
         }
-        if text(constraint, "/topologyKey").is_empty() {
-            checks.required(&here("topologyKey"), "can not be empty");
-        }
-        checks.one_of(
-            &here("whenUnsatisfiable"),
-            constraint.get("whenUnsatisfiable"),
-            &["DoNotSchedule", "ScheduleAnyway"],
+    }
+    for (i, gate) in items(spec, "/readinessGates").iter().enumerate() {
+        let kind = text(gate, "/conditionType");
+        let path = at(&format!("readinessGates[{i}].conditionType"));
+        checks.invalid_all(&path, kind, names::qualified(kind));
+    }
+    let is = |field: &str| spec.get(field).and_then(Value::as_bool) == Some(true);
+    if is("shareProcessNamespace") && is("hostPID") {
+        checks.invalid(
+            &at("shareProcessNamespace"),
+            true,
+            "ShareProcessNamespace and HostPID cannot both be enabled",
         );
     }
+    placement::all(checks, path, spec);
 }
 
 /// Checks volumes; the names of the good ones.
