@@ -69,6 +69,13 @@ async fn automounting_can_be_declined_and_unknown_accounts_are_refused() {
         refusal.message,
         "pods \"d\" is forbidden: pod rejected: RuntimeClass \"gvisor\" not found"
     );
+    let mut value = pod("e");
+    value["spec"]["overhead"] = json!({"cpu": "1"});
+    let refused = create(&state, &kinds::POD, value).await.unwrap_err();
+    assert_eq!(
+        refused.message,
+        "pods \"e\" is forbidden: pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"
+    );
 }
 
 #[tokio::test]

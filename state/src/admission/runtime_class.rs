@@ -9,6 +9,12 @@ use serde_json::Value;
 
 pub(super) fn mutate(request: &Request<'_>, new: &Value) -> Result<()> {
     match text(new, "/spec/runtimeClassName") {
+        // A pod's overhead is its class's to say.
+        "" if new.pointer("/spec/overhead").is_some_and(|overhead| !overhead.is_null()) => {
+            Err(request.forbid(
+                "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
+            ))
+        }
         "" => Ok(()),
         class => Err(request.forbid(&format!("pod rejected: RuntimeClass \"{class}\" not found"))),
     }
