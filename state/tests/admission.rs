@@ -231,6 +231,29 @@ async fn headless_and_external_services_have_no_address() {
 }
 
 #[tokio::test]
+async fn a_service_drops_what_its_new_type_has_no_use_for() {
+    let state = state().await;
+    let balanced =
+        json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{"port": 80}]});
+    create(&state, &kinds::SERVICE, service("a", &balanced)).await.unwrap();
+    let patch = json!({"spec": {"type": "ClusterIP"}});
+    let spec = &patch_service(&state, "a", patch).await.unwrap()["spec"];
+    for field in ["externalTrafficPolicy", "allocateLoadBalancerNodePorts", "healthCheckNodePort"] {
+        assert_eq!(spec.get(field), None, "{field}");
+    }
+    assert_eq!(spec["ports"][0].get("nodePort"), None);
+    // What is asked for and has no use is refused, not dropped.
+    let patch = json!({"spec": {"externalTrafficPolicy": "Local"}});
+    let refused = patch_service(&state, "a", patch).await.unwrap_err();
+    assert_eq!(refused.details.unwrap().causes[0].field, "spec.externalTrafficPolicy");
+    let ranges = json!({"loadBalancerSourceRanges": ["10.0.0.0/8", "10.0.0.0"]});
+    let mut balanced = balanced;
+    balanced.as_object_mut().unwrap().extend(ranges.as_object().unwrap().clone());
+    let refused = create(&state, &kinds::SERVICE, service("b", &balanced)).await.unwrap_err();
+    assert_eq!(refused.details.unwrap().causes[0].field, "spec.loadBalancerSourceRanges[1]");
+}
+
+#[tokio::test]
 async fn a_pod_is_bound_once_and_ends_gracefully() {
     let state = state().await;
     let made = create(&state, &kinds::POD, pod("a")).await.unwrap();

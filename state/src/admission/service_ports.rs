@@ -1,11 +1,12 @@
-//! Node ports of services: chosen from the range, claimed with the write, released with the service.
+//! Node ports of services: chosen from the range, claimed with the write, released with the service;
+//! and what else goes with a service's type.
 
 use super::{Claims, Request};
 use crate::codec::text;
 use crate::model::stored;
 use crate::types::Result;
 use dhow_kv::{Range, Span};
-use dhow_objects::Status;
+use dhow_objects::{Status, kinds};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 
@@ -53,6 +54,7 @@ pub(super) async fn mutate(
     let before = request.old.map(held).unwrap_or_default();
     if let Some(old) = request.old {
         carry_over(old, new);
+        drop_unused(old, new);
     }
     let range = request.state.shared.config.node_ports;
     let mut given: Vec<(u64, u16)> = Vec::new();
@@ -91,6 +93,27 @@ pub(super) async fn mutate(
     let after = held(new);
     claims.release(before.into_iter().filter(|k| !after.contains(k)));
     Ok(())
+}
+
+fn is_balanced(service: &Value) -> bool {
+    service["spec"]["type"] == "LoadBalancer"
+}
+
+/// Drops what the service's new type has no use for, unless it was set just now.
+fn drop_unused(old: &Value, new: &mut Value) {
+    let (external, balanced) = (kinds::is_external_service(new), is_balanced(new));
+    for (field, used) in [
+        ("externalTrafficPolicy", external),
+        ("allocateLoadBalancerNodePorts", balanced),
+        ("loadBalancerClass", balanced),
+    ] {
+        if !used
+            && new["spec"][field] == old["spec"][field]
+            && let Some(spec) = new["spec"].as_object_mut()
+        {
+            spec.remove(field);
+        }
+    }
 }
 
 /// Keeps the ports of an update that leaves them out, and drops those of a type that has none.

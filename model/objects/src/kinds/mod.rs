@@ -47,7 +47,7 @@ pub use replica_set::REPLICA_SET;
 pub use replication_controller::REPLICATION_CONTROLLER;
 pub use scale::{scale_into, scale_of};
 pub use secret::SECRET;
-pub use service::SERVICE;
+pub use service::{SERVICE, is_external_service};
 pub use service_account::SERVICE_ACCOUNT;
 
 use crate::schema::shape::normalise;

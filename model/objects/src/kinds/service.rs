@@ -11,6 +11,7 @@ use crate::names;
 use crate::status::StatusCause;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 /// `v1 Service`.
 pub static SERVICE: Kind = Kind {
@@ -51,6 +52,16 @@ pub static SERVICE: Kind = Kind {
     create_on_update: true,
     ..BASE
 };
+
+/// Whether clients outside the platform reach a service.
+#[must_use]
+pub fn is_external_service(service: &Value) -> bool {
+    match text(service, "/spec/type") {
+        "NodePort" | "LoadBalancer" => true,
+        "ClusterIP" => !items(service, "/spec/externalIPs").is_empty(),
+        _ => false,
+    }
+}
 
 fn cluster_ip(service: &Value) -> &str {
     let ip = items(service, "/spec/clusterIPs").first().and_then(Value::as_str);
@@ -121,10 +132,6 @@ fn default(service: &mut Value) {
     if matches!(kind.as_str(), "ClusterIP" | "NodePort" | "LoadBalancer") {
         set(spec, "internalTrafficPolicy", json!("Cluster"));
     }
-    let external = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|a| !a.is_empty());
-    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") || (kind == "ClusterIP" && external) {
-        set(spec, "externalTrafficPolicy", json!("Cluster"));
-    }
     // The first address also stands alone, under its older name.
     if let Some(ip) = spec.get("clusterIP").cloned().filter(|ip| ip.as_str() != Some(""))
         && !spec.contains_key("clusterIPs")
@@ -138,6 +145,11 @@ fn default(service: &mut Value) {
         && let Some(client) = object_at(service, &["spec", "sessionAffinityConfig", "clientIP"])
     {
         set(client, "timeoutSeconds", json!(AFFINITY_SECONDS));
+    }
+    if is_external_service(service)
+        && let Some(spec) = object_at(service, &["spec"])
+    {
+        set(spec, "externalTrafficPolicy", json!("Cluster"));
     }
 }
 
@@ -184,6 +196,22 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
     for field in ["externalTrafficPolicy", "internalTrafficPolicy"] {
         checks.maybe_one_of(&format!("spec.{field}"), spec.get(field), &policies);
     }
+    if let Some(policy) = spec.get("externalTrafficPolicy")
+        && !is_external_service(new)
+    {
+        let told = "may only be set for externally-accessible services";
+        checks.invalid("spec.externalTrafficPolicy", policy.clone(), told);
+    }
+    for (i, range) in items(spec, "/loadBalancerSourceRanges").iter().enumerate() {
+        let range = range.as_str().unwrap_or_default();
+        if !is_range(range.trim()) {
+            checks.invalid(
+                &format!("spec.loadBalancerSourceRanges[{i}]"),
+                range,
+                "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+            );
+        }
+    }
     let Some(old) = old.and_then(|o| o.get("spec")) else { return checks.causes() };
     let (before, after) = (text(old, "/clusterIP"), text(spec, "/clusterIP"));
     // Types that have an address keep it; the others may gain or lose one.
@@ -191,6 +219,17 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
         checks.invalid("spec.clusterIPs[0]", json!([after]), "may not change once set");
     }
     checks.causes()
+}
+
+/// Whether a text is a range of addresses, as `10.9.8.0/24`.
+fn is_range(text: &str) -> bool {
+    let Some((address, length)) = text.split_once('/') else { return false };
+    let most = match address.parse::<IpAddr>() {
+        Ok(IpAddr::V4(_)) => 32,
+        Ok(IpAddr::V6(_)) => 128,
+        Err(_) => return false,
+    };
+    length.parse::<u8>().is_ok_and(|length| length <= most)
 }
 
 fn validate_ports(checks: &mut Checks, spec: &Value) {
@@ -231,7 +270,7 @@ fn validate_ports(checks: &mut Checks, spec: &Value) {
 fn validate_addresses(checks: &mut Checks, spec: &Value) {
     const DETAIL: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
     let given = text(spec, "/clusterIP");
-    let valid = |ip: &str| ip.parse::<std::net::IpAddr>().is_ok();
+    let valid = |ip: &str| ip.parse::<IpAddr>().is_ok();
     if !matches!(given, "" | "None") && !valid(given) {
         checks.invalid("spec.clusterIPs[0]", given, DETAIL);
     }

@@ -450,6 +450,48 @@ fn where_a_pod_may_go_has_rules() {
 }
 
 #[test]
+fn a_container_says_nothing_that_nobody_understands() {
+    let cases = [
+        ("image", json!(" busybox"), "image"),
+        (
+            "resizePolicy",
+            json!([{"resourceName": "disk", "restartPolicy": "NotRequired"}]),
+            "resizePolicy[0].resourceName",
+        ),
+        (
+            "env",
+            json!([{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.gold"}}}]),
+            "env[0].valueFrom.resourceFieldRef.resource",
+        ),
+        (
+            "volumeMounts",
+            json!([{"name": "v", "mountPath": "/v", "mountPropagation": "Both"}]),
+            "volumeMounts[0].mountPropagation",
+        ),
+        ("securityContext", json!({"procMount": "Half"}), "securityContext.procMount"),
+        (
+            "securityContext",
+            json!({"seccompProfile": {"type": "Loose"}}),
+            "securityContext.seccompProfile.type",
+        ),
+        (
+            "securityContext",
+            json!({"seccompProfile": {"type": "Localhost"}}),
+            "securityContext.seccompProfile.localhostProfile",
+        ),
+    ];
+    for (field, value, wanted) in cases {
+        let mut pod = pod();
+        let volume = json!({"name": "v", "emptyDir": {}});
+        pod["spec"]["volumes"].as_array_mut().unwrap().push(volume);
+        pod["spec"]["containers"][0][field] = value;
+        let causes = POD.validate_all(&complete(&POD, pod), None);
+        let told: Vec<&str> = causes.iter().map(|cause| cause.field.as_str()).collect();
+        assert_eq!(told, [format!("spec.containers[0].{wanted}")]);
+    }
+}
+
+#[test]
 fn a_gated_pod_says_so_from_the_first_moment() {
     let mut pod = pod();
     pod["spec"]["schedulingGates"] = json!([{"name": "quota.example/checked"}]);

@@ -106,8 +106,19 @@ fn common(checks: &mut Checks, at: &str, container: &Value, volumes: &Volumes) {
         "" => checks.required(&format!("{at}.name"), ""),
         name => checks.invalid_all(&format!("{at}.name"), name, names::dns_label(name)),
     }
-    if text(container, "/image").is_empty() {
-        checks.required(&format!("{at}.image"), "");
+    match text(container, "/image") {
+        "" => checks.required(&format!("{at}.image"), ""),
+        image if image.trim() != image => {
+            let told = "must not have leading or trailing whitespace";
+            checks.invalid(&format!("{at}.image"), image, told);
+        }
+        _ => {}
+    }
+    for (i, policy) in items(container, "/resizePolicy").iter().enumerate() {
+        let at = |field: &str| format!("{at}.resizePolicy[{i}].{field}");
+        checks.one_of(&at("resourceName"), policy.get("resourceName"), &["cpu", "memory"]);
+        let known = ["NotRequired", "RestartContainer"];
+        checks.one_of(&at("restartPolicy"), policy.get("restartPolicy"), &known);
     }
     checks.one_of(
         &format!("{at}.terminationMessagePolicy"),
@@ -166,6 +177,16 @@ const ENV_FIELDS: &[&str] = &[
     "status.podIPs",
 ];
 
+/// What `resourceFieldRef` of an environment variable may name.
+const ENV_RESOURCES: &[&str] = &[
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
+];
+
 fn env(checks: &mut Checks, at: &str, container: &Value) {
     for (i, var) in items(container, "/env").iter().enumerate() {
         let here = |field: &str| format!("{at}.env[{i}].{field}");
@@ -200,6 +221,16 @@ fn env(checks: &mut Checks, at: &str, container: &Value) {
             match text(source, "/key") {
                 "" => checks.required(&at, ""),
                 key => checks.invalid_all(&at, key, names::config_key(key)),
+            }
+        }
+        if let Some(field) = from.get("resourceFieldRef") {
+            let at = here("valueFrom.resourceFieldRef.resource");
+            match text(field, "/resource") {
+                "" => checks.required(&at, ""),
+                name if ENV_RESOURCES.contains(&name)
+                    || name.starts_with("limits.hugepages-")
+                    || name.starts_with("requests.hugepages-") => {}
+                name => checks.not_supported(&at, name, ENV_RESOURCES),
             }
         }
         if let Some(field) = from.get("fieldRef") {
@@ -270,6 +301,11 @@ fn mounts(checks: &mut Checks, path: &str, container: &Value, volumes: &Volumes)
         if !seen.insert(target) {
             checks.invalid(&at("mountPath"), target, "must be unique");
         }
+        checks.maybe_one_of(
+            &at("mountPropagation"),
+            mount.get("mountPropagation"),
+            &["Bidirectional", "HostToContainer", "None"],
+        );
         let sub = text(mount, "/subPath");
         if sub.starts_with('/') {
             checks.invalid(&format!("{path}.subPath"), sub, "must be a relative path");
@@ -417,5 +453,36 @@ fn security(checks: &mut Checks, at: &str, container: &Value) {
             context.clone(),
             "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
         );
+    }
+    checks.maybe_one_of(
+        &format!("{at}.procMount"),
+        context.get("procMount"),
+        &["Default", "Unmasked"],
+    );
+    if let Some(profile) = context.get("seccompProfile") {
+        seccomp(checks, &format!("{at}.seccompProfile"), profile);
+    }
+}
+
+/// A `core/v1.SeccompProfile`.
+pub(super) fn seccomp(checks: &mut Checks, at: &str, profile: &Value) {
+    let file = text(profile, "/localhostProfile");
+    match text(profile, "/type") {
+        "Localhost" if file.is_empty() => checks.required(
+            &format!("{at}.localhostProfile"),
+            "must be set when seccomp type is Localhost",
+        ),
+        "RuntimeDefault" | "Unconfined" if !file.is_empty() => checks.invalid(
+            &format!("{at}.localhostProfile"),
+            file,
+            "can only be set when seccomp type is Localhost",
+        ),
+        "" => checks.required(&format!("{at}.type"), "type is required when seccompProfile is set"),
+        "Localhost" | "RuntimeDefault" | "Unconfined" => {}
+        other => checks.not_supported(
+            &format!("{at}.type"),
+            other,
+            &["Localhost", "RuntimeDefault", "Unconfined"],
+        ),
     }
 }

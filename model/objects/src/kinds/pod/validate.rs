@@ -124,6 +124,9 @@ fn spec(checks: &mut Checks, path: &str, spec: &Value) {
     }
     tolerations(checks, &at("tolerations"), spec);
     if let Some(context) = spec.get("securityContext") {
+        if let Some(profile) = context.get("seccompProfile") {
+            container::seccomp(checks, &at("securityContext.seccompProfile"), profile);
+        }
         for field in ["runAsUser", "runAsGroup", "fsGroup"] {
             let value = context.get(field).and_then(Value::as_i64);
             if let Some(id) = value.filter(|id| !(0..=i64::from(i32::MAX)).contains(id)) {
