@@ -230,7 +230,10 @@ fn hash(name: &str, path: &Path) -> Result<Descriptor, Error> {
 /// Writes every plain file of the archive below `work`. Links between layers (old `docker save`)
 /// become copies.
 fn extract(archive: &mut (dyn Read + Send), work: &Path) -> Result<(), Error> {
-    let damaged = |e: std::io::Error| Error::Damaged { what: "archive".into(), why: e.to_string() };
+    let damaged = |e: std::io::Error| Error::Damaged {
+        what: "archive".into(),
+        why: format!("{e}; one of 'docker save' or an OCI layout in a tar file is expected"),
+    };
     let stream = layer::decompress(archive).map_err(damaged)?;
     let mut tar = tar::Archive::new(stream);
     let mut links: Vec<(PathBuf, PathBuf)> = Vec::new();

@@ -119,6 +119,19 @@ fn commands_end_without_a_word_when_nobody_reads_on() {
 }
 
 #[test]
+fn what_is_no_image_archive_is_refused_by_name() {
+    let machine = Machine::new("archives");
+    let shell = machine.admin();
+    shell.file("notes.txt", "ahoy\n");
+    one_line(
+        &machine.dhow(&["image", "load", "-i", "notes.txt"]),
+        &["cannot load notes.txt", "'docker save'"],
+    );
+    one_line(&shell.sh("tar c notes.txt | dhow image load"), &["manifest.json"]);
+    shell.is("dhow image ls | tail -n +2 | cut -d' ' -f1", "busybox:latest");
+}
+
+#[test]
 fn a_signal_ends_the_container_of_a_run_that_was_to_be_removed() {
     let machine = Machine::new("interrupt");
     let shell = machine.admin();

@@ -32,9 +32,11 @@ pub async fn run(command: ImageCommand) -> Result<()> {
                 Some(path) => {
                     let mut file = File::open(&path)
                         .with_context(|| format!("cannot open {}", path.display()))?;
-                    images.load(&mut file)?
+                    images
+                        .load(&mut file)
+                        .with_context(|| format!("cannot load {}", path.display()))?
                 }
-                None => images.load(&mut std::io::stdin())?,
+                None => images.load(&mut std::io::stdin()).context("cannot load what was read")?,
             };
             for image in loaded {
                 match image.names.first() {
