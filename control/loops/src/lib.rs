@@ -17,6 +17,7 @@ mod owners;
 mod replicasets;
 mod scheduling;
 mod taints;
+mod tokens;
 
 use dhow_clock::SharedClock;
 use dhow_objects::kinds::Kind;
@@ -71,6 +72,7 @@ pub fn start(state: &State, clock: &SharedClock) -> Loops {
     tasks.spawn(mirror::run(context.clone(), services.clone()));
     tasks.spawn(endpoints::run(context.clone(), services, pods.clone()));
     tasks.spawn(namespaces::run(context.clone(), pods.clone()));
+    tasks.spawn(tokens::run(context.clone()));
     tasks.spawn(taints::run(context.clone(), nodes.clone(), pods.clone()));
     tasks.spawn(nodes::run(context.clone(), nodes, pods));
     tasks.spawn(garbage::run(context));

@@ -8,6 +8,7 @@ pub const ALL: &[Check] = &[
     ("roles", roles),
     ("escalation", escalation),
     ("token-in-pod", token_in_pod),
+    ("token-in-secret", token_in_secret),
 ];
 
 /// A shell whose kubectl knows only this service account's token.
@@ -140,4 +141,28 @@ fn token_in_pod(s: &Shell) {
     // A pod's token dies with the pod.
     s.ok("kubectl delete pod sleeper --now");
     s.fails(&format!("kubectl --kubeconfig=in.kubeconfig --server=$(kubectl config view --minify -o jsonpath='{{.clusters[0].cluster.server}}') --insecure-skip-tls-verify --token={token} auth whoami"), &["You must be logged in"]);
+}
+
+/// A secret of the right type gets a token that lives as long as the secret does.
+fn token_in_secret(s: &Shell) {
+    s.ok("kubectl create sa robot");
+    s.apply(
+        "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/service-account-token\n\
+         metadata: {name: key, annotations: {kubernetes.io/service-account.name: robot}}\n",
+    );
+    let field =
+        |name: &str| format!("kubectl get secret key -o jsonpath='{{.data.{name}}}' | base64 -d");
+    s.until(&format!("{} | tr . '\\n' | grep -c .", field("token")), "3");
+    s.is(&field("namespace"), "token-in-secret");
+    s.tells(&field("ca\\.crt"), &["BEGIN CERTIFICATE"]);
+    s.file("robot.kubeconfig", "");
+    let whoami = format!(
+        "kubectl --kubeconfig=robot.kubeconfig --server=$(kubectl config view --minify -o \
+         jsonpath='{{.clusters[0].cluster.server}}') --insecure-skip-tls-verify --token={} auth whoami",
+        s.word(&field("token"))
+    );
+    s.tells(&whoami, &["system:serviceaccount:token-in-secret:robot"]);
+    s.tells("kubectl describe secret key", &["token:", "ca.crt:"]);
+    s.ok("kubectl delete secret key");
+    s.fails(&whoami, &["You must be logged in"]);
 }
