@@ -2,10 +2,13 @@
 
 use crate::Context;
 use crate::driver::{Outcome, Queue};
-use dhow_objects::kinds;
-use dhow_state::{DeleteOptions, Key, ListOptions, View, WriteOptions};
+use dhow_objects::kinds::Kind;
+use dhow_objects::{kinds, meta};
+use dhow_state::{DeleteOptions, Key, ListOptions, Object, Patch, View, WriteOptions};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use serde_json::json;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 const NAME: &str = "namespace-controller";
@@ -42,23 +45,28 @@ async fn reconcile(context: &Context, namespaces: &View<Namespace>, key: &Key) -
     let actor = Context::actor(NAME, entry.revision);
     let options = DeleteOptions { propagation: "Background".into(), ..DeleteOptions::default() };
     let everything = ListOptions::default();
-    let mut left = 0;
+    let mut left = Remaining::default();
     // Pods first: what they use stays until they have ended.
     let pods = state
         .delete_collection(&actor, &kinds::POD, Some(&key.name), &everything, &options)
         .await?;
     if !pods.items.is_empty() {
-        left = state.list(&kinds::POD, Some(&key.name), &everything).await?.items.len();
+        left.count(
+            &kinds::POD,
+            &state.list(&kinds::POD, Some(&key.name), &everything).await?.items,
+        );
     }
-    if left > 0 {
+    if !left.instances.is_empty() {
+        left.tell(context, &namespace, key).await?;
         // The last pod's end wakes this loop.
         return Ok(None);
     }
     for kind in kinds::all().iter().filter(|k| k.namespaced) {
         state.delete_collection(&actor, kind, Some(&key.name), &everything, &options).await?;
-        left += state.list(kind, Some(&key.name), &everything).await?.items.len();
+        left.count(kind, &state.list(kind, Some(&key.name), &everything).await?.items);
     }
-    if left > 0 {
+    if !left.instances.is_empty() {
+        left.tell(context, &namespace, key).await?;
         return Ok(Some(AGAIN));
     }
     let value = json!({"metadata": {"name": key.name}, "spec": {"finalizers": []}});
@@ -67,6 +75,90 @@ async fn reconcile(context: &Context, namespaces: &View<Namespace>, key: &Key) -
         _ => {
             tracing::info!(namespace = key.name, "namespace is gone");
             Ok(None)
+        }
+    }
+}
+
+/// What keeps a namespace from going.
+#[derive(Default)]
+struct Remaining {
+    /// How many objects there are, by resource and group.
+    instances: BTreeMap<String, usize>,
+    /// How many of them each finalizer holds.
+    finalizers: BTreeMap<String, usize>,
+}
+
+impl Remaining {
+    fn count(&mut self, kind: &Kind, objects: &[Arc<Object>]) {
+        if objects.is_empty() {
+            return;
+        }
+        let resource = format!("{}.{}", kind.plural, kind.group);
+        *self.instances.entry(resource).or_default() += objects.len();
+        for object in objects {
+            for finalizer in meta::finalizers(object.value()) {
+                *self.finalizers.entry(finalizer.to_owned()).or_default() += 1;
+            }
+        }
+    }
+
+    /// Writes it into the namespace's conditions, as upstream words it.
+    async fn tell(
+        &self,
+        context: &Context,
+        namespace: &Namespace,
+        key: &Key,
+    ) -> dhow_state::Result<()> {
+        let list = |counts: &BTreeMap<String, usize>, word: &str| {
+            let each =
+                counts.iter().map(|(name, n)| format!("{name} {word} {n} resource instances"));
+            each.collect::<Vec<_>>().join(", ")
+        };
+        let held = !self.finalizers.is_empty();
+        let told = [
+            (
+                "NamespaceContentRemaining",
+                true,
+                "SomeResourcesRemain",
+                format!("Some resources are remaining: {}", list(&self.instances, "has")),
+            ),
+            (
+                "NamespaceFinalizersRemaining",
+                held,
+                if held { "SomeFinalizersRemain" } else { "ContentHasNoFinalizers" },
+                match held {
+                    true => format!(
+                        "Some content in the namespace has finalizers remaining: {}",
+                        list(&self.finalizers, "in")
+                    ),
+                    false => "All content-preserving finalizers finished".to_owned(),
+                },
+            ),
+        ];
+        let known = namespace.status.as_ref().and_then(|status| status.conditions.as_ref());
+        let is_known = |kind: &str, message: &str| {
+            let mut known = known.into_iter().flatten();
+            known.any(|c| c.type_ == kind && c.message.as_deref() == Some(message))
+        };
+        if told.iter().all(|(kind, _, _, message)| is_known(kind, message)) {
+            return Ok(());
+        }
+        let now = context.now();
+        let conditions: Vec<Value> = told
+            .into_iter()
+            .map(|(kind, holds, reason, message)| {
+                json!({
+                    "type": kind, "status": if holds { "True" } else { "False" },
+                    "reason": reason, "message": message, "lastTransitionTime": now,
+                })
+            })
+            .collect();
+        let patch = Patch::Merge(json!({"status": {"conditions": conditions}}));
+        let actor = Context::actor(NAME, 0);
+        let kind = &kinds::NAMESPACE;
+        match context.state.patch_typed::<Namespace>(&actor, kind, key, "status", patch).await {
+            Err(refusal) if refusal.code != 404 => Err(refusal),
+            _ => Ok(()),
         }
     }
 }

@@ -386,6 +386,20 @@ fn delete_namespace(s: &Shell) {
     s.fails("kubectl get ns delete-me", &["namespaces \"delete-me\" not found"]);
     s.is("kubectl get all -A 2>/dev/null | grep delete-me | cat", "");
     s.fails("kubectl delete ns default", &["forbidden"]);
+    // One that does not go says why.
+    s.ok("kubectl create ns moored");
+    s.apply(
+        "apiVersion: v1\nkind: ConfigMap\n\
+         metadata: {name: rope, namespace: moored, finalizers: [ship.example/anchor]}\n",
+    );
+    s.ok("kubectl delete ns moored --wait=false");
+    s.until(
+        "kubectl get ns moored -o jsonpath='{.status.conditions[*].message}'",
+        "Some resources are remaining: configmaps. has 1 resource instances \
+         Some content in the namespace has finalizers remaining: ship.example/anchor in 1 resource instances",
+    );
+    s.ok("kubectl patch configmap rope -n moored --type=merge -p '{\"metadata\":{\"finalizers\":null}}'");
+    s.ok("kubectl wait --for=delete ns/moored --timeout=30s");
 }
 
 fn run(s: &Shell) {
