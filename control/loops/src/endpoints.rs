@@ -5,8 +5,10 @@ use crate::driver::{Outcome, Queue};
 use dhow_objects::{Status, kinds};
 use dhow_state::{Actor, DeleteOptions, Key, View};
 use dhow_workloads::endpoints::{self, MANAGED_BY, MANAGER, Plan, SERVICE_NAME};
+use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::{BTreeSet, HashMap};
 
 const NAME: &str = "endpointslice-controller";
@@ -34,19 +36,7 @@ pub(crate) async fn run(context: Context, mut services: View<Service>, mut pods:
             keys = slices.changed() => {
                 // Somebody may have changed or deleted a slice of ours.
                 for key in keys {
-                    match slices.get(&key.namespace, &key.name) {
-                        Some(slice) => {
-                            if let Some(service) = label(&slice, SERVICE_NAME) {
-                                queue.add(Key::new(&key.namespace, service));
-                            }
-                        }
-                        None => services
-                            .list_in(&key.namespace)
-                            .iter()
-                            .filter_map(|s| s.metadata.name.clone())
-                            .filter(|s| key.name.starts_with(&format!("{s}-")))
-                            .for_each(|s| queue.add(Key::new(&key.namespace, s))),
-                    }
+                    concerned(&slices, &services, &key).into_iter().for_each(|k| queue.add(k));
                 }
             }
             () = queue.moment() => queue.ripen(),
@@ -60,6 +50,24 @@ pub(crate) async fn run(context: Context, mut services: View<Service>, mut pods:
 
 pub(crate) fn label<'a>(slice: &'a EndpointSlice, key: &str) -> Option<&'a String> {
     slice.metadata.labels.as_ref()?.get(key)
+}
+
+/// Whom a changed slice concerns: the one that it names, or, when it has gone, those of `owners` from
+/// whose names its own may have been made.
+pub(crate) fn concerned<T: Metadata<Ty = ObjectMeta>>(
+    slices: &View<EndpointSlice>,
+    owners: &View<T>,
+    key: &Key,
+) -> Vec<Key> {
+    let names: Vec<String> = match slices.get(&key.namespace, &key.name) {
+        Some(slice) => label(&slice, SERVICE_NAME).cloned().into_iter().collect(),
+        None => {
+            let owners = owners.list_in(&key.namespace).into_iter();
+            let names = owners.filter_map(|owner| owner.metadata().name.clone());
+            names.filter(|name| key.name.starts_with(&format!("{name}-"))).collect()
+        }
+    };
+    names.into_iter().map(|name| Key::new(&key.namespace, name)).collect()
 }
 
 /// The services that select a pod.

@@ -2,7 +2,7 @@
 
 use crate::Context;
 use crate::driver::{Outcome, Queue};
-use crate::endpoints::{label, write_slices};
+use crate::endpoints::{concerned, label, write_slices};
 use dhow_objects::kinds;
 use dhow_state::{Key, View};
 use dhow_workloads::endpoints::{MANAGED_BY, SERVICE_NAME};
@@ -24,19 +24,7 @@ pub(crate) async fn run(context: Context, mut services: View<Service>) {
             // Somebody may have changed or deleted a slice of ours.
             keys = slices.changed() => {
                 for key in keys {
-                    match slices.get(&key.namespace, &key.name) {
-                        Some(slice) => {
-                            if let Some(service) = label(&slice, SERVICE_NAME) {
-                                queue.add(Key::new(&key.namespace, service));
-                            }
-                        }
-                        None => endpoints
-                            .list_in(&key.namespace)
-                            .iter()
-                            .filter_map(|of| of.metadata.name.clone())
-                            .filter(|of| key.name.starts_with(&format!("{of}-")))
-                            .for_each(|of| queue.add(Key::new(&key.namespace, of))),
-                    }
+                    concerned(&slices, &endpoints, &key).into_iter().for_each(|k| queue.add(k));
                 }
             }
             () = queue.moment() => queue.ripen(),
