@@ -1,9 +1,11 @@
-//! Unmodified clients: each command of etcdctl in three releases, and etcd3gw over JSON, on a real
-//! etcd and on dhow; what they print is compared.
+//! Unmodified clients: each command of etcdctl in three releases, etcd3gw over JSON, and a program
+//! with the Rust crate etcd-client, on a real etcd and on dhow; what they print is compared.
 
 use super::{Against, Outcome, known, logs};
 use crate::bench::etcd::{Kind, Programs, Server, ports};
+use crate::tools::debian;
 use crate::tools::etcd::{self as tools, Etcd};
+use crate::{sh, workspace};
 use anyhow::{Context as _, Result};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,8 @@ use std::time::Instant;
 const SCRIPT: &str = include_str!("commands.txt");
 /// What etcd3gw does.
 const GATEWAY: &str = include_str!("gateway.py");
+/// A program with etcd-client.
+const PACKAGE: &str = "xtask/etcd-client/Cargo.toml";
 
 /// Runs it.
 ///
@@ -57,12 +61,13 @@ pub fn run(against: Against, quick: bool) -> Result<Outcome> {
         }
         std::fs::write(folder.join(format!("etcdctl-{release}.txt")), text)?;
     }
-    let gateway = gateway(&programs, against, &folder)?;
-    problems.extend(gateway);
+    for client in [gateway()?, crate_client()?] {
+        problems.extend(client.compare(&programs, against, &folder)?);
+    }
     Ok(Outcome {
         name: "clients".to_owned(),
         summary: format!(
-            "{} of {commands} commands print the same; etcd3gw too unless named; differences in {}",
+            "{} of {commands} commands print the same; etcd3gw and etcd-client too unless named; differences in {}",
             commands - problems.len().min(commands),
             folder.display()
         ),
@@ -205,37 +210,66 @@ fn replaced(word: &str) -> String {
     word.to_owned()
 }
 
-/// etcd3gw's script on both servers: the differences.
-fn gateway(programs: &Programs, against: Against, folder: &Path) -> Result<Vec<String>> {
-    let home = tools::etcd3gw()?;
-    let own = match against {
-        Against::Dhow => Kind::Dhow,
-        Against::Etcd => Kind::Etcd,
-    };
-    let mut told = Vec::new();
-    for kind in [Kind::Etcd, own] {
-        let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
-        let server = Server::start_on(programs, kind, &directory.path().join("data"), ports()?)?;
-        let port = server.endpoint.rsplit(':').next().unwrap_or_default().to_owned();
-        let mut command = Command::new(home.join("bin/python"));
-        command.args(["-c", GATEWAY, &port]).stdin(Stdio::null());
-        let done = command.output().context("cannot run python")?;
-        let text = [&done.stdout[..], &done.stderr[..]].concat();
-        told.push(plain(&String::from_utf8_lossy(&text), &[&server.endpoint]));
-        server.stop()?;
+/// What etcd3gw's script does.
+fn gateway() -> Result<Client> {
+    let mut command = Command::new(tools::etcd3gw()?.join("bin/python"));
+    command.args(["-c", GATEWAY]);
+    Ok(Client { name: "etcd3gw", command, takes_port: true })
+}
+
+/// The program that uses the crate etcd-client.
+fn crate_client() -> Result<Client> {
+    debian(&["protobuf-compiler"])?;
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--quiet", "--manifest-path"]).arg(workspace::root().join(PACKAGE));
+    sh::run(&mut cargo).context("the program with the crate etcd-client does not build")?;
+    let program = workspace::target().join(workspace::TARGET).join("debug/etcd-client");
+    Ok(Client { name: "etcd-client", command: Command::new(program), takes_port: false })
+}
+
+/// A program that says `done` when it went to its end.
+struct Client {
+    name: &'static str,
+    command: Command,
+    /// Whether its last argument is the server's port, and not its URL.
+    takes_port: bool,
+}
+
+impl Client {
+    /// Runs it on both servers: the differences.
+    fn compare(&self, programs: &Programs, against: Against, folder: &Path) -> Result<Vec<String>> {
+        let name = self.name;
+        let own = match against {
+            Against::Dhow => Kind::Dhow,
+            Against::Etcd => Kind::Etcd,
+        };
+        let mut told = Vec::new();
+        for kind in [Kind::Etcd, own] {
+            let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
+            let server =
+                Server::start_on(programs, kind, &directory.path().join("data"), ports()?)?;
+            let port = server.endpoint.rsplit(':').next().unwrap_or_default();
+            let mut command = Command::new(self.command.get_program());
+            command.args(self.command.get_args()).stdin(Stdio::null());
+            command.arg(if self.takes_port { port } else { &server.endpoint });
+            let done = command.output().with_context(|| format!("cannot run {name}"))?;
+            let text = [&done.stdout[..], &done.stderr[..]].concat();
+            told.push(plain(&String::from_utf8_lossy(&text), &[&server.endpoint]));
+            server.stop()?;
+        }
+        std::fs::write(folder.join(format!("{name}.txt")), told.join("\n=== here\n"))?;
+        let mut problems: Vec<String> = told[0]
+            .lines()
+            .zip(told[1].lines())
+            .filter(|(real, own)| real != own)
+            .map(|(real, own)| format!("{name}: etcd: {real:?}, here: {own:?}"))
+            .collect();
+        if told[0].lines().count() != told[1].lines().count() {
+            problems.push(format!("{name} did not go as far on both"));
+        }
+        if !told[0].contains("done") {
+            problems.push(format!("{name} failed on a real etcd"));
+        }
+        Ok(problems)
     }
-    std::fs::write(folder.join("etcd3gw.txt"), told.join("\n=== here\n"))?;
-    let mut problems: Vec<String> = told[0]
-        .lines()
-        .zip(told[1].lines())
-        .filter(|(real, own)| real != own)
-        .map(|(real, own)| format!("etcd3gw: etcd: {real:?}, here: {own:?}"))
-        .collect();
-    if told[0].lines().count() != told[1].lines().count() {
-        problems.push("etcd3gw's script did not go as far on both".to_owned());
-    }
-    if !told[0].contains("done") {
-        problems.push("etcd3gw's script failed on a real etcd".to_owned());
-    }
-    Ok(problems)
 }

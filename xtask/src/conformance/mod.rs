@@ -62,7 +62,7 @@ enum Part {
     Diff,
     /// Snapshots from one to the other, both ways
     Snapshots,
-    /// etcdctl 3.4, 3.5 and newest; etcd3gw over JSON
+    /// etcdctl 3.4, 3.5 and newest; etcd3gw over JSON; the Rust crate etcd-client
     Clients,
     /// Kubernetes' API server
     Kube,
