@@ -218,7 +218,9 @@ fn settings_missing(s: &Shell) {
         "kubectl get pod sleeper -o jsonpath='{.status.containerStatuses[0].state.waiting.reason}'",
         "CreateContainerConfigError",
     );
-    s.tells("kubectl describe pod sleeper", &["configmap \"tide\" not found"]);
+    // The event comes right behind the status.
+    let why = "configmap \"tide\" not found";
+    s.until(&format!("kubectl describe pod sleeper | grep -o -m1 '{why}'"), why);
     s.ok("kubectl create configmap tide --from-literal=HIGH=12");
     s.ok("kubectl wait --for=condition=Ready pod/sleeper --timeout=30s");
     s.is("kubectl exec sleeper -- sh -c 'echo $HIGH'", "12");
