@@ -7,7 +7,7 @@ use crate::State;
 use crate::admission::{self, Claims};
 use crate::codec::{self, text};
 use crate::model::{not_found, shown, stored_kind};
-use crate::types::{Actor, DeleteOptions, Deleted, List, ListOptions, Object, Result};
+use crate::types::{Actor, DeleteOptions, Deleted, List, ListOptions, Object, Result, unless_gone};
 use crate::write::{Commit, Committed};
 use dhow_objects::kinds::{self, Kind};
 use dhow_objects::{Status, meta, time};
@@ -135,11 +135,8 @@ impl State {
     ) -> Result<List> {
         let found = self.list(kind, namespace, list).await?;
         for object in &found.items {
-            let done = self.delete(actor, kind, &object.namespace, &object.name, options).await;
-            match done {
-                Err(refusal) if refusal.code != 404 => return Err(refusal),
-                _ => {}
-            }
+            let Object { namespace, name, .. } = &**object;
+            unless_gone(self.delete(actor, kind, namespace, name, options).await)?;
         }
         Ok(found)
     }

@@ -30,7 +30,7 @@ pub use codec::Cause;
 pub use tokens::{Bound, IssuedToken, TokenRequest};
 pub use types::{
     Actor, Config, DeleteOptions, Deleted, FieldValidation, List, ListOptions, Object, Patch,
-    Result, User, WatchEvent, WatchOptions, WriteOptions,
+    Result, User, WatchEvent, WatchOptions, WriteOptions, unless_gone,
 };
 pub use view::{Entry, Key, View};
 pub use watch::Watch;

@@ -11,6 +11,18 @@ use std::sync::{Arc, OnceLock, PoisonError};
 /// Result of everything here: refusals are Kubernetes `Status` objects.
 pub type Result<T> = std::result::Result<T, Status>;
 
+/// What became of something that was done to an object; `None` when it has gone meanwhile, which is
+/// no trouble to whoever wanted it gone or has nothing more to do with it.
+///
+/// # Errors
+/// Every other refusal.
+pub fn unless_gone<T>(done: Result<T>) -> Result<Option<T>> {
+    match done {
+        Err(refusal) if refusal.code == 404 => Ok(None),
+        done => done.map(Some),
+    }
+}
+
 /// One stored object at one revision.
 #[derive(Debug)]
 pub struct Object {

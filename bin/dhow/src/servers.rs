@@ -16,7 +16,7 @@ use dhow_kv::admin::{Admin, Member};
 use dhow_kv::{Compare, Error, Kv, Op, Order, Range, Span, Target, Txn, WatchEvent, WatchRequest};
 use dhow_objects::{Status, kinds};
 use dhow_server::Store;
-use dhow_state::{DeleteOptions, State};
+use dhow_state::{DeleteOptions, State, unless_gone};
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
@@ -332,21 +332,16 @@ impl Servers {
         }
         let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
         let actor = dhow_state::platform();
-        match self.state.delete(&actor, &kinds::NODE, "", name, &options).await {
-            Err(refusal) if refusal.code != 404 => return Err(refusal),
-            _ => {}
-        }
+        unless_gone(self.state.delete(&actor, &kinds::NODE, "", name, &options).await)?;
         // Nobody else would ever say that its pods have ended.
         for pod in self.state.view::<Pod>(&kinds::POD).list() {
             let bound =
                 pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_deref() == Some(name));
             if let (true, Some(namespace), Some(pod)) =
                 (bound, &pod.metadata.namespace, &pod.metadata.name)
-                && let Err(refusal) =
-                    self.state.delete(&actor, &kinds::POD, namespace, pod, &options).await
-                && refusal.code != 404
             {
-                return Err(refusal);
+                let kind = &kinds::POD;
+                unless_gone(self.state.delete(&actor, kind, namespace, pod, &options).await)?;
             }
         }
         // Last: until its pods are forgotten, nobody may have their addresses.

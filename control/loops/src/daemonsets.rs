@@ -4,7 +4,7 @@ use crate::Context;
 use crate::driver::{Outcome, Queue};
 use crate::owners::{Owner, Owners};
 use dhow_objects::{Status, kinds};
-use dhow_state::{DeleteOptions, Key, Patch, View};
+use dhow_state::{DeleteOptions, Key, Patch, View, unless_gone};
 use dhow_workloads::daemonset::{self, HASH_LABEL, Site};
 use dhow_workloads::{seconds, selects, template_hash};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
@@ -167,10 +167,7 @@ async fn remember(
     }
     for name in &plan.delete {
         let options = DeleteOptions::default();
-        match state.delete(&actor, kind, namespace, name, &options).await {
-            Err(refusal) if refusal.code != 404 => return Err(refusal),
-            _ => {}
-        }
+        unless_gone(state.delete(&actor, kind, namespace, name, &options).await)?;
     }
     Ok(())
 }

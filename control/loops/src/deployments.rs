@@ -3,7 +3,7 @@
 use crate::Context;
 use crate::driver::{Outcome, Queue};
 use dhow_objects::{Status, kinds};
-use dhow_state::{Actor, DeleteOptions, Key, Patch, View};
+use dhow_state::{Actor, DeleteOptions, Key, Patch, View, unless_gone};
 use dhow_workloads::deployment::{self, Action};
 use dhow_workloads::{controller_of, seconds, selects};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
@@ -177,10 +177,8 @@ async fn act(
         Action::Delete(name) => {
             let options =
                 DeleteOptions { propagation: "Background".into(), ..DeleteOptions::default() };
-            match state.delete(actor, &kinds::REPLICA_SET, &namespace, &name, &options).await {
-                Err(refusal) if refusal.code != 404 => return Err(refusal),
-                _ => {}
-            }
+            let kind = &kinds::REPLICA_SET;
+            unless_gone(state.delete(actor, kind, &namespace, &name, &options).await)?;
         }
     }
     Ok(Done::Fine)

@@ -3,7 +3,7 @@
 use crate::Context;
 use crate::driver::{Outcome, Queue};
 use dhow_objects::{Status, kinds};
-use dhow_state::{Actor, DeleteOptions, Key, View};
+use dhow_state::{Actor, DeleteOptions, Key, View, unless_gone};
 use dhow_workloads::endpoints::{self, MANAGED_BY, MANAGER, Plan, SERVICE_NAME};
 use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
@@ -100,12 +100,8 @@ async fn reconcile(
         // The slices go with their owner; the older object has none.
         if olds.get(&key.namespace, &key.name).is_some() {
             let actor = Context::actor(NAME, 0);
-            let options = DeleteOptions::default();
-            match state.delete(&actor, &kinds::ENDPOINTS, &key.namespace, &key.name, &options).await
-            {
-                Err(refusal) if refusal.code != 404 => return Err(refusal),
-                _ => {}
-            }
+            let (kind, options) = (&kinds::ENDPOINTS, DeleteOptions::default());
+            unless_gone(state.delete(&actor, kind, &key.namespace, &key.name, &options).await)?;
         }
         return Ok(None);
     };
@@ -161,10 +157,8 @@ pub(crate) async fn write_slices(
         state.update_typed(actor, kind, slice).await?;
     }
     for name in &plan.delete {
-        match state.delete(actor, kind, namespace, name, &DeleteOptions::default()).await {
-            Err(refusal) if refusal.code != 404 => return Err(refusal),
-            _ => {}
-        }
+        let options = DeleteOptions::default();
+        unless_gone(state.delete(actor, kind, namespace, name, &options).await)?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use crate::driver::{Outcome, Queue};
 use dhow_objects::kinds::{self, Kind};
 use dhow_objects::meta;
 use dhow_state::{
-    DeleteOptions, Key, Object, Patch, State, WatchEvent, WatchOptions, WriteOptions,
+    DeleteOptions, Key, Object, Patch, State, WatchEvent, WatchOptions, WriteOptions, unless_gone,
 };
 use dhow_workloads::garbage::{FOREGROUND, Fate, ORPHAN, Owner, OwnerState, fate};
 use futures::stream::{self, Stream, StreamExt};
@@ -232,10 +232,9 @@ async fn disown(context: &Context, known: &Known, gone: &[String]) -> Outcome {
     let patch = Patch::Strategic(json!({"metadata": {"ownerReferences": references}}));
     let (actor, options) = (Context::actor(NAME, 0), WriteOptions::default());
     let Key { namespace, name } = &known.key;
-    match context.state.patch(&actor, known.kind, namespace, name, "", patch, &options).await {
-        Err(refusal) if refusal.code != 404 => Err(refusal),
-        _ => Ok(None),
-    }
+    let state = &context.state;
+    unless_gone(state.patch(&actor, known.kind, namespace, name, "", patch, &options).await)?;
+    Ok(None)
 }
 
 /// Goes on with an object that is being deleted: its dependents, then its finalizer.
@@ -277,8 +276,7 @@ async fn unfinalize(context: &Context, known: &Known, finalizer: &str) -> Outcom
     }});
     let (actor, options) = (Context::actor(NAME, 0), WriteOptions::default());
     let patch = Patch::Merge(patch);
-    match context.state.patch(&actor, known.kind, namespace, name, "", patch, &options).await {
-        Err(refusal) if refusal.code != 404 => Err(refusal),
-        _ => Ok(None),
-    }
+    let state = &context.state;
+    unless_gone(state.patch(&actor, known.kind, namespace, name, "", patch, &options).await)?;
+    Ok(None)
 }

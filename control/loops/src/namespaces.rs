@@ -4,7 +4,7 @@ use crate::Context;
 use crate::driver::{Outcome, Queue};
 use dhow_objects::kinds::Kind;
 use dhow_objects::{kinds, meta};
-use dhow_state::{DeleteOptions, Key, ListOptions, Object, Patch, View, WriteOptions};
+use dhow_state::{DeleteOptions, Key, ListOptions, Object, Patch, View, WriteOptions, unless_gone};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -70,13 +70,10 @@ async fn reconcile(context: &Context, namespaces: &View<Namespace>, key: &Key) -
         return Ok(Some(AGAIN));
     }
     let value = json!({"metadata": {"name": key.name}, "spec": {"finalizers": []}});
-    match state.finalize_namespace(&actor, &key.name, &value, &WriteOptions::default()).await {
-        Err(refusal) if refusal.code != 404 => Err(refusal),
-        _ => {
-            tracing::info!(namespace = key.name, "namespace is gone");
-            Ok(None)
-        }
-    }
+    let options = WriteOptions::default();
+    unless_gone(state.finalize_namespace(&actor, &key.name, &value, &options).await)?;
+    tracing::info!(namespace = key.name, "namespace is gone");
+    Ok(None)
 }
 
 /// What keeps a namespace from going.
@@ -156,9 +153,8 @@ impl Remaining {
         let patch = Patch::Merge(json!({"status": {"conditions": conditions}}));
         let actor = Context::actor(NAME, 0);
         let kind = &kinds::NAMESPACE;
-        match context.state.patch_typed::<Namespace>(&actor, kind, key, "status", patch).await {
-            Err(refusal) if refusal.code != 404 => Err(refusal),
-            _ => Ok(()),
-        }
+        let state = &context.state;
+        unless_gone(state.patch_typed::<Namespace>(&actor, kind, key, "status", patch).await)?;
+        Ok(())
     }
 }

@@ -9,7 +9,7 @@
 use crate::Context;
 use dhow_objects::{Status, kinds};
 use dhow_reason::{Code, Reason};
-use dhow_state::{DeleteOptions, Key, Patch, View};
+use dhow_state::{DeleteOptions, Key, Patch, View, unless_gone};
 use dhow_workloads::Note;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
@@ -171,10 +171,8 @@ async fn doubt(context: &Context, pods: &View<Pod>, node: &str) -> Result<(), St
             "message": "Node is not ready.", "lastTransitionTime": context.now(),
         }]}}));
         let actor = Context::actor(NAME, 0);
-        match context.state.patch_typed::<Pod>(&actor, &kinds::POD, &key, "status", patch).await {
-            Err(refusal) if refusal.code != 404 => return Err(refusal),
-            _ => {}
-        }
+        let state = &context.state;
+        unless_gone(state.patch_typed::<Pod>(&actor, &kinds::POD, &key, "status", patch).await)?;
     }
     Ok(())
 }

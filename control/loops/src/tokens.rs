@@ -4,7 +4,7 @@
 use crate::Context;
 use crate::driver::{Outcome, Queue};
 use dhow_objects::kinds;
-use dhow_state::{Bound, DeleteOptions, Key, Patch, TokenRequest, View, WriteOptions};
+use dhow_state::{Bound, DeleteOptions, Key, Patch, TokenRequest, View, WriteOptions, unless_gone};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
@@ -86,15 +86,10 @@ async fn reconcile(
     let account = accounts.get(&key.namespace, name);
     let uid = account.and_then(|account| account.metadata.uid.clone());
     let Some(uid) = uid.filter(|uid| secret.account_uid().is_none_or(|known| known == uid)) else {
-        let options = DeleteOptions::default();
-        let gone = state.delete(&actor, &kinds::SECRET, &key.namespace, &key.name, &options).await;
-        return match gone {
-            Err(refusal) if refusal.code != 404 => Err(refusal),
-            _ => {
-                tracing::info!(%key, account = name, "secret deleted: its account is gone");
-                Ok(None)
-            }
-        };
+        let (kind, options) = (&kinds::SECRET, DeleteOptions::default());
+        unless_gone(state.delete(&actor, kind, &key.namespace, &key.name, &options).await)?;
+        tracing::info!(%key, account = name, "secret deleted: its account is gone");
+        return Ok(None);
     };
     let lacks = |field: &str| secret.data.as_ref().is_none_or(|data| !data.contains_key(field));
     let mut data = json!({});
