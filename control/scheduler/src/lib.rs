@@ -242,6 +242,7 @@ pub fn message(reason: &Reason) -> String {
     };
     let mut counted: BTreeMap<String, usize> = BTreeMap::new();
     for cause in &reason.causes {
+        let named;
         let text = match cause.code {
             Code::InsufficientCpu => "Insufficient cpu",
             Code::InsufficientMemory => "Insufficient memory",
@@ -263,8 +264,8 @@ pub fn message(reason: &Reason) -> String {
             Code::TopologySpreadUnmet => "node(s) didn't match pod topology spread constraints",
             Code::InsufficientResource => {
                 let name = cause.evidence.get("resource").map_or("resources", String::as_str);
-                *counted.entry(format!("Insufficient {name}")).or_default() += 1;
-                continue;
+                named = format!("Insufficient {name}");
+                &named
             }
             _ => "node(s) were refused",
         };

@@ -7,6 +7,7 @@ use crate::quantity::Quantity;
 use crate::status::{Status, StatusCause};
 use crate::{meta, names};
 use serde_json::{Value, json};
+use std::net::IpAddr;
 
 pub(crate) const IMMUTABLE: &str = "field is immutable";
 pub(crate) const NEGATIVE: &str = "must be greater than or equal to 0";
@@ -48,6 +49,14 @@ impl Checks {
     pub(crate) fn invalid(&mut self, path: &str, value: impl Into<Value>, detail: &str) {
         let what = format!("Invalid value: {}", value.into());
         self.add("FieldValueInvalid", path, with_detail(what, detail));
+    }
+
+    /// Checks that a value is an IP address.
+    pub(crate) fn address(&mut self, path: &str, value: &str) {
+        if value.parse::<IpAddr>().is_err() {
+            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+            self.invalid(path, value, detail);
+        }
     }
 
     /// Adds each of several problems with one value.

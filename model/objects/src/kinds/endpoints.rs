@@ -69,14 +69,7 @@ fn validate(new: &Value, _: Option<&Value>) -> Vec<StatusCause> {
         }
         for (field, list) in [("addresses", ready), ("notReadyAddresses", waiting)] {
             for (j, address) in list.iter().enumerate() {
-                let ip = text(address, "/ip");
-                if ip.parse::<std::net::IpAddr>().is_err() {
-                    checks.invalid(
-                        &format!("subsets[{i}].{field}[{j}].ip"),
-                        ip,
-                        "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-                    );
-                }
+                checks.address(&format!("subsets[{i}].{field}[{j}].ip"), text(address, "/ip"));
             }
         }
         for (j, port) in items(subset, "/ports").iter().enumerate() {

@@ -268,11 +268,9 @@ fn validate_ports(checks: &mut Checks, spec: &Value) {
 }
 
 fn validate_addresses(checks: &mut Checks, spec: &Value) {
-    const DETAIL: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
     let given = text(spec, "/clusterIP");
-    let valid = |ip: &str| ip.parse::<IpAddr>().is_ok();
-    if !matches!(given, "" | "None") && !valid(given) {
-        checks.invalid("spec.clusterIPs[0]", given, DETAIL);
+    if !matches!(given, "" | "None") {
+        checks.address("spec.clusterIPs[0]", given);
     }
     let first = items(spec, "/clusterIPs").first().and_then(Value::as_str);
     if let Some(first) = first.filter(|f| *f != given) {
@@ -280,8 +278,6 @@ fn validate_addresses(checks: &mut Checks, spec: &Value) {
         checks.invalid("spec.clusterIPs", json!([first]), &detail);
     }
     for (i, ip) in items(spec, "/externalIPs").iter().filter_map(Value::as_str).enumerate() {
-        if !valid(ip) {
-            checks.invalid(&format!("spec.externalIPs[{i}]"), ip, DETAIL);
-        }
+        checks.address(&format!("spec.externalIPs[{i}]"), ip);
     }
 }

@@ -6,8 +6,8 @@ use super::super::column::{items, text};
 use crate::names;
 use serde_json::{Value, json};
 
-const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
-const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+pub(super) const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+pub(super) const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 
 /// Checks a pod's `spec`, which stands at `path`.
 pub(super) fn all(checks: &mut Checks, path: &str, spec: &Value) {
@@ -36,12 +36,7 @@ fn node_affinity(checks: &mut Checks, path: &str, affinity: &Value) {
             node_term(checks, &format!("{path}[{i}]"), term);
         }
     }
-    for (i, preferred) in items(affinity, &format!("/{PREFERRED}")).iter().enumerate() {
-        let path = format!("{path}.{PREFERRED}[{i}]");
-        weight(checks, &path, preferred);
-        let term = preferred.get("preference").unwrap_or(&Value::Null);
-        node_term(checks, &format!("{path}.preference"), term);
-    }
+    preferred(checks, path, affinity, "preference", node_term);
 }
 
 /// A `core/v1.NodeSelectorTerm`.
@@ -79,12 +74,7 @@ fn pod_affinity(checks: &mut Checks, path: &str, affinity: &Value) {
     for (i, term) in items(affinity, &format!("/{REQUIRED}")).iter().enumerate() {
         pod_term(checks, &format!("{path}.{REQUIRED}[{i}]"), term);
     }
-    for (i, preferred) in items(affinity, &format!("/{PREFERRED}")).iter().enumerate() {
-        let path = format!("{path}.{PREFERRED}[{i}]");
-        weight(checks, &path, preferred);
-        let term = preferred.get("podAffinityTerm").unwrap_or(&Value::Null);
-        pod_term(checks, &format!("{path}.podAffinityTerm"), term);
-    }
+    preferred(checks, path, affinity, "podAffinityTerm", pod_term);
 }
 
 /// A `core/v1.PodAffinityTerm`.
@@ -110,10 +100,21 @@ fn topology_key(checks: &mut Checks, path: &str, term: &Value) {
     }
 }
 
-fn weight(checks: &mut Checks, path: &str, preferred: &Value) {
-    let weight = preferred.get("weight").and_then(Value::as_i64).unwrap_or(0);
-    if !(1..=100).contains(&weight) {
-        checks.invalid(&format!("{path}.weight"), weight, "must be in the range 1-100");
+/// What should hold: terms with weights, each in the field `term`.
+fn preferred(
+    checks: &mut Checks,
+    path: &str,
+    affinity: &Value,
+    term: &str,
+    check: fn(&mut Checks, &str, &Value),
+) {
+    for (i, wish) in items(affinity, &format!("/{PREFERRED}")).iter().enumerate() {
+        let path = format!("{path}.{PREFERRED}[{i}]");
+        let weight = wish.get("weight").and_then(Value::as_i64).unwrap_or(0);
+        if !(1..=100).contains(&weight) {
+            checks.invalid(&format!("{path}.weight"), weight, "must be in the range 1-100");
+        }
+        check(checks, &format!("{path}.{term}"), wish.get(term).unwrap_or(&Value::Null));
     }
 }
 

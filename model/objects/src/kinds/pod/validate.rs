@@ -12,8 +12,6 @@ const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].imag
 
 const VOLUME_SOURCES: usize = 1;
 
-const NO_ADDRESS: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-
 /// Rules of a pod.
 pub(super) fn pod(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
     let mut checks = Checks::default();
@@ -139,9 +137,7 @@ fn spec(checks: &mut Checks, path: &str, spec: &Value) {
         }
     }
     for (i, alias) in items(spec, "/hostAliases").iter().enumerate() {
-        if text(alias, "/ip").parse::<std::net::IpAddr>().is_err() {
-            checks.invalid(&at(&format!("hostAliases[{i}].ip")), text(alias, "/ip"), NO_ADDRESS);
-        }
+        checks.address(&at(&format!("hostAliases[{i}].ip")), text(alias, "/ip"));
         for (j, name) in items(alias, "/hostnames").iter().enumerate() {
             let name = name.as_str().unwrap_or_default();
             let path = at(&format!("hostAliases[{i}].hostnames[{j}]"));
@@ -150,9 +146,7 @@ fn spec(checks: &mut Checks, path: &str, spec: &Value) {
     }
     for (i, server) in items(spec, "/dnsConfig/nameservers").iter().enumerate() {
         let server = server.as_str().unwrap_or_default();
-        if server.parse::<std::net::IpAddr>().is_err() {
-            checks.invalid(&at(&format!("dnsConfig.nameservers[{i}]")), server, NO_ADDRESS);
-        }
+        checks.address(&at(&format!("dnsConfig.nameservers[{i}]")), server);
     }
     for (i, gate) in items(spec, "/readinessGates").iter().enumerate() {
         let kind = text(gate, "/conditionType");

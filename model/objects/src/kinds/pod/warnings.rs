@@ -2,6 +2,7 @@
 //! `pkg/api/pod/warnings.go` of Kubernetes, for the fields that are served.
 
 use super::super::column::{items, number, text};
+use super::placement::{PREFERRED, REQUIRED};
 use crate::quantity::Quantity;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -98,13 +99,11 @@ impl Warnings {
         }
         let affinity = format!("{at}.affinity.nodeAffinity");
         let node = &spec["affinity"]["nodeAffinity"];
-        let required = "requiredDuringSchedulingIgnoredDuringExecution";
-        let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
-        let terms = items(&node[required], "/nodeSelectorTerms").iter().enumerate();
-        let terms = terms.map(|(i, t)| (format!("{required}.nodeSelectorTerms[{i}]"), t));
-        let wishes = items(node, &format!("/{preferred}")).iter().enumerate();
+        let terms = items(&node[REQUIRED], "/nodeSelectorTerms").iter().enumerate();
+        let terms = terms.map(|(i, t)| (format!("{REQUIRED}.nodeSelectorTerms[{i}]"), t));
+        let wishes = items(node, &format!("/{PREFERRED}")).iter().enumerate();
         let wishes =
-            wishes.map(|(i, w)| (format!("{preferred}[{i}].preference"), &w["preference"]));
+            wishes.map(|(i, w)| (format!("{PREFERRED}[{i}].preference"), &w["preference"]));
         for (term, rules) in terms.chain(wishes) {
             for (i, rule) in items(rules, "/matchExpressions").iter().enumerate() {
                 let key = text(rule, "/key");
