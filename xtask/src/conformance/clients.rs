@@ -214,25 +214,26 @@ fn replaced(word: &str) -> String {
 fn gateway() -> Result<Client> {
     let mut command = Command::new(tools::etcd3gw()?.join("bin/python"));
     command.args(["-c", GATEWAY]);
-    Ok(Client { name: "etcd3gw", command, takes_port: true })
+    Ok(Client { name: "etcd3gw", command })
 }
 
 /// The program that uses the crate etcd-client.
 fn crate_client() -> Result<Client> {
     debian(&["protobuf-compiler"])?;
     let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--quiet", "--manifest-path"]).arg(workspace::root().join(PACKAGE));
+    cargo
+        .args(["build", "--quiet", "--locked", "--manifest-path"])
+        .arg(workspace::root().join(PACKAGE));
     sh::run(&mut cargo).context("the program with the crate etcd-client does not build")?;
     let program = workspace::target().join(workspace::TARGET).join("debug/etcd-client");
-    Ok(Client { name: "etcd-client", command: Command::new(program), takes_port: false })
+    Ok(Client { name: "etcd-client", command: Command::new(program) })
 }
 
-/// A program that says `done` when it went to its end.
+/// A program that takes a server's URL, and says `done` when it went to its end.
 struct Client {
     name: &'static str,
+    /// Without the URL.
     command: Command,
-    /// Whether its last argument is the server's port, and not its URL.
-    takes_port: bool,
 }
 
 impl Client {
@@ -248,10 +249,8 @@ impl Client {
             let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
             let server =
                 Server::start_on(programs, kind, &directory.path().join("data"), ports()?)?;
-            let port = server.endpoint.rsplit(':').next().unwrap_or_default();
             let mut command = Command::new(self.command.get_program());
-            command.args(self.command.get_args()).stdin(Stdio::null());
-            command.arg(if self.takes_port { port } else { &server.endpoint });
+            command.args(self.command.get_args()).arg(&server.endpoint).stdin(Stdio::null());
             let done = command.output().with_context(|| format!("cannot run {name}"))?;
             let text = [&done.stdout[..], &done.stderr[..]].concat();
             told.push(plain(&String::from_utf8_lossy(&text), &[&server.endpoint]));

@@ -7,7 +7,7 @@ import urllib.request
 
 import etcd3gw
 
-port = int(sys.argv[1])
+port = int(sys.argv[1].rsplit(":", 1)[1])
 client = etcd3gw.client(host="127.0.0.1", port=port)
 
 
