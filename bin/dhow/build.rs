@@ -1,6 +1,6 @@
 //! Packs the program's relative relocations where the C library that it is linked with reads them
 //! so: a position-independent program of this size has over 40,000 of them, and its start reads
-//! each, a megabyte of them when they lie as they are and some twenty kilobytes when packed.
+//! each, a megabyte of them when they lie as they are and twelve kilobytes when packed.
 
 use std::process::Command;
 
