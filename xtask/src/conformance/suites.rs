@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const ABREAST: usize = 4;
 /// How long one test may take. Go itself ends it then, and tells where it stood.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// Lines of a failed test's log that are shown.
+const TAIL: usize = 40;
 /// The v3 tests of the 3.4 suite that are about a server.
 const V3: &str = "TestCtlV3(Put|Get|Del|Watch|Txn|Lease|Alarm|Compact|Endpoint|Lock|Elect|RoleAdd|\
                   UserAdd|Snapshot|MemberList)|TestV3Curl";
@@ -72,8 +74,9 @@ pub fn run(suite: Suite, against: Against, filter: Option<&str>) -> Result<Outco
         tests.names.retain(|name| name.contains(filter));
     }
     let start = Instant::now();
-    let ends = all(suite, against, &tests)?;
-    Ok(judge(suite, against, &ends, start.elapsed()))
+    let folder = logs(suite.name(), against)?;
+    let ends = all(&tests, &folder)?;
+    Ok(judge(suite, against, &ends, &folder, start.elapsed()))
 }
 
 fn tests(suite: Suite, against: Against, directory: &Path) -> Result<Tests> {
@@ -113,8 +116,7 @@ fn tests(suite: Suite, against: Against, directory: &Path) -> Result<Tests> {
     Ok(Tests { program, folder, programs, names })
 }
 
-fn all(suite: Suite, against: Against, tests: &Tests) -> Result<BTreeMap<String, End>> {
-    let folder = logs(suite.name(), against)?;
+fn all(tests: &Tests, logs: &Path) -> Result<BTreeMap<String, End>> {
     let ends = Mutex::new(BTreeMap::new());
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -123,7 +125,7 @@ fn all(suite: Suite, against: Against, tests: &Tests) -> Result<BTreeMap<String,
                 scope.spawn(|| -> Result<()> {
                     while let Some(name) = tests.names.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let start = Instant::now();
-                        let end = test(tests, name, &folder)?;
+                        let end = test(tests, name, logs)?;
                         let seconds = start.elapsed().as_secs_f64();
                         println!("{end:?} {name} ({seconds:.1} s)");
                         if let Ok(mut ends) = ends.lock() {
@@ -169,17 +171,20 @@ fn private(folder: &Path, scratch: &Path) -> Result<PathBuf> {
 }
 
 /// Runs one test; what it printed is kept when it fails.
-fn test(tests: &Tests, name: &str, folder: &Path) -> Result<End> {
+fn test(tests: &Tests, name: &str, logs: &Path) -> Result<End> {
     let space = Space::new(&[])?;
     let scratch = tempfile::tempdir()?;
     let own = private(&tests.folder, scratch.path())?;
-    let path = folder.join(format!("{name}.log"));
+    let path = log_of(name, logs);
     let log = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
     let mut command = space.command(&tests.program);
     command.args(["-test.v", "-test.run", &format!("^{name}$")]);
     command.arg(format!("-test.timeout={}s", PATIENCE.as_secs()));
     command.arg(format!("-bin-dir={}", tests.programs.display()));
     command.current_dir(&own).env("TMPDIR", scratch.path());
+    // The suites pass over what a program prints until the line that they wait for: the reason of a
+    // failure would be among it.
+    command.env("EXPECT_DEBUG", "1");
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let status = command.status().context("cannot run the suite")?;
     space.clear()?;
@@ -205,7 +210,25 @@ fn test(tests: &Tests, name: &str, folder: &Path) -> Result<End> {
     Ok(end)
 }
 
-fn judge(suite: Suite, against: Against, ends: &BTreeMap<String, End>, time: Duration) -> Outcome {
+fn log_of(test: &str, logs: &Path) -> PathBuf {
+    logs.join(format!("{test}.log"))
+}
+
+/// The last lines of a log.
+fn tail(path: &Path) -> String {
+    let told = std::fs::read(path).unwrap_or_default();
+    let told = String::from_utf8_lossy(&told);
+    let lines: Vec<&str> = told.lines().collect();
+    lines[lines.len().saturating_sub(TAIL)..].join("\n")
+}
+
+fn judge(
+    suite: Suite,
+    against: Against,
+    ends: &BTreeMap<String, End>,
+    logs: &Path,
+    time: Duration,
+) -> Outcome {
     let known: BTreeMap<&str, &str> = known(suite.name()).collect();
     let of = |end| ends.iter().filter(move |(_, own)| **own == end).map(|(name, _)| name.as_str());
     let mut problems = Vec::new();
@@ -217,7 +240,10 @@ fn judge(suite: Suite, against: Against, ends: &BTreeMap<String, End>, time: Dur
                 excused += 1;
                 notes.push(format!("{name} fails, as known: {reason}"));
             }
-            None => problems.push(format!("{name} fails")),
+            None => {
+                let log = log_of(name, logs);
+                problems.push(format!("{name} fails; {} ends:\n{}", log.display(), tail(&log)));
+            }
         }
     }
     if against == Against::Dhow {
