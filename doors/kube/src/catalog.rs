@@ -3,8 +3,6 @@
 
 use dhow_objects::Status;
 use dhow_objects::kinds::{self, Kind};
-use dhow_state::Object;
-use serde_json::Value;
 
 /// A resource that is asked and answered, never stored.
 #[derive(Debug)]
@@ -130,11 +128,6 @@ fn version_rank(version: &str) -> (u8, std::cmp::Reverse<u32>, std::cmp::Reverse
         },
     };
     (stability, std::cmp::Reverse(major), std::cmp::Reverse(minor))
-}
-
-/// A stored object, parsed.
-pub fn value(object: &Object) -> &Value {
-    object.value()
 }
 
 #[cfg(test)]

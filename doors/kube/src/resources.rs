@@ -1,16 +1,19 @@
 //! Objects: get, list, create, update, patch, delete, and what lies below an object.
 
 use crate::call::{Call, Verb};
-use crate::catalog::{self, value};
+use crate::catalog;
 use crate::codec;
 use crate::negotiate::{self, Form, View};
-use crate::respond::{self, Reply};
-use crate::{authorize, components, options, reviews, table, watch};
+use crate::respond::{self, Body, Reply};
+use crate::table::{Partial, Partials, Table};
+use crate::{authorize, components, options, reviews, watch};
 use bytes::{BufMut, Bytes, BytesMut};
 use dhow_bodies::Upload;
 use dhow_objects::Status;
 use dhow_objects::kinds::Kind;
 use dhow_state::{Deleted, List, Object, Patch, WriteOptions};
+use http::Response;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 /// Answers a request for objects of a kind.
@@ -38,27 +41,25 @@ pub async fn serve(call: Call, kind: &'static Kind, body: Upload) -> Reply {
 
 /// The reply that shows one object in the form that was asked for.
 pub fn show(call: &Call, form: Form, code: u16, object: &Object) -> Reply {
-    let headers = &call.head.headers;
-    let bytes = match form.view {
-        View::Object if form.yaml => return yaml(code, value(object)),
-        View::Object => object.bytes.clone(),
-        View::Table => {
-            let shown = table::one(call, form, object);
-            if form.yaml {
-                return yaml(code, &shown);
-            }
-            respond::to_bytes(&shown)?
-        }
-        View::Metadata => {
-            let shown = table::metadata(value(object), form.beta);
-            if form.yaml {
-                return yaml(code, &shown);
-            }
-            respond::to_bytes(&shown)?
-        }
-    };
-    let response = respond::json_bytes(code, Bytes::new());
-    Ok(respond::maybe_compressed(headers, response, bytes))
+    match form.view {
+        View::Object if form.yaml => yaml(code, object.value()),
+        View::Object => Ok(sent(call, code, object.bytes.clone())),
+        View::Table => shown(call, form, code, &Table::one(call, form, object)),
+        View::Metadata => shown(call, form, code, &Partial::of(object, form.beta)),
+    }
+}
+
+/// The reply that shows what is made of objects.
+fn shown(call: &Call, form: Form, code: u16, what: &impl Serialize) -> Reply {
+    if form.yaml {
+        return yaml(code, &serde_json::to_value(what).map_err(Status::internal)?);
+    }
+    Ok(sent(call, code, respond::to_bytes(what)?))
+}
+
+/// The reply of bytes that are JSON, compressed where that pays.
+fn sent(call: &Call, code: u16, bytes: Bytes) -> Response<Body> {
+    respond::maybe_compressed(&call.head.headers, respond::json_bytes(code, Bytes::new()), bytes)
 }
 
 /// The reply that shows a value that is not a stored object.
@@ -111,37 +112,16 @@ fn list_bytes(kind: &Kind, list: &List) -> Bytes {
 
 /// The reply that shows a list in the form that was asked for.
 pub fn show_list(call: &Call, form: Form, kind: &Kind, list: &List) -> Reply {
-    let bytes = match form.view {
-        View::Object if !form.yaml => list_bytes(kind, list),
-        View::Object => {
-            let bytes = list_bytes(kind, list);
-            let value: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
-            return yaml(200, &value);
+    match form.view {
+        View::Object if form.yaml => {
+            let value =
+                serde_json::from_slice(&list_bytes(kind, list)).map_err(Status::internal)?;
+            yaml(200, &value)
         }
-        View::Table => {
-            let shown = table::many(call, form, kind, list);
-            if form.yaml {
-                return yaml(200, &shown);
-            }
-            respond::to_bytes(&shown)?
-        }
-        View::Metadata => {
-            let items: Vec<Value> =
-                list.items.iter().map(|object| table::metadata(value(object), form.beta)).collect();
-            let shown = json!({
-                "kind": "PartialObjectMetadataList",
-                "apiVersion": table::meta_version(form.beta),
-                "metadata": list_meta(list),
-                "items": items,
-            });
-            if form.yaml {
-                return yaml(200, &shown);
-            }
-            respond::to_bytes(&shown)?
-        }
-    };
-    let response = respond::json_bytes(200, Bytes::new());
-    Ok(respond::maybe_compressed(&call.head.headers, response, bytes))
+        View::Object => Ok(sent(call, 200, list_bytes(kind, list))),
+        View::Table => shown(call, form, 200, &Table::many(call, form, kind, list)),
+        View::Metadata => shown(call, form, 200, &Partials::of(list, form.beta)),
+    }
 }
 
 async fn list(call: &Call, kind: &'static Kind) -> Reply {
@@ -262,7 +242,7 @@ async fn patch(call: &Call, kind: &'static Kind, body: Upload) -> Reply {
 
 /// The Status that tells that an object is gone.
 fn gone(kind: &Kind, object: &Object) -> Value {
-    let uid = value(object).pointer("/metadata/uid").and_then(Value::as_str).unwrap_or("");
+    let uid = object.uid();
     let mut details = json!({ "name": object.name, "kind": kind.plural, "uid": uid });
     if !kind.group.is_empty() {
         details["group"] = kind.group.into();
@@ -319,7 +299,7 @@ async fn subresource(call: Call, kind: &'static Kind, body: Upload) -> Reply {
     let form = negotiate::objects(&call.head.headers)?;
     let show = |code: u16, object: &Object| {
         if below.kind == "Scale" && form.view == View::Table {
-            return show_value(form, code, &table::scale(&call, form, object));
+            return shown(&call, form, code, &Table::scale(&call, form, object));
         }
         show(&call, form, code, object)
     };

@@ -1,11 +1,10 @@
 //! Watches: one JSON frame for each change, for as long as the client listens.
 
 use crate::call::Call;
-use crate::catalog::value;
 use crate::metrics::WatcherGuard;
 use crate::negotiate::{self, Form, View};
 use crate::respond::{self, BodyError, Reply};
-use crate::table::{self, Include};
+use crate::table::{self, Include, Partial, Row, Table};
 use crate::{options, path::Query};
 use bytes::{BufMut, Bytes, BytesMut};
 use dhow_clock::{BoxFuture, SharedClock};
@@ -16,6 +15,7 @@ use futures::FutureExt;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -145,38 +145,27 @@ impl Encoder {
                     self.bookmark(*revision, *initial_end, out);
                 }
             }
-            WatchEvent::Error(status) => {
-                frame("ERROR", status.to_json().to_string().as_bytes(), out)
-            }
+            WatchEvent::Error(status) => frame_of("ERROR", &status.to_json(), out),
         }
     }
 
     fn object(&mut self, name: &str, object: &Object, now: Timestamp, out: &mut BytesMut) {
         match self.form.view {
             View::Object => frame(name, &object.bytes, out),
-            View::Metadata => {
-                let reduced = table::metadata(value(object), self.form.beta);
-                frame(name, reduced.to_string().as_bytes(), out);
-            }
+            View::Metadata => frame_of(name, &Partial::of(object, self.form.beta), out),
             View::Table => {
-                let row = table::row(self.kind, value(object), self.include, self.form.beta, now);
-                let table = self.table(&object.revision.to_string(), row);
-                frame(name, table.to_string().as_bytes(), out);
+                let row = Row::of(self.kind, object, self.include, self.form.beta, now);
+                frame_of(name, &self.table(object.revision, row), out);
             }
         }
     }
 
     /// A table of one row. Only the first one of a watch carries the columns.
-    fn table(&mut self, revision: &str, row: Value) -> Value {
+    fn table<'a>(&mut self, revision: u64, row: Row<'a>) -> Table<'a> {
         let columns = if self.headers_sent { Value::Null } else { table::columns(self.kind) };
         self.headers_sent = true;
-        json!({
-            "kind": "Table",
-            "apiVersion": table::meta_version(self.form.beta),
-            "metadata": { "resourceVersion": revision },
-            "columnDefinitions": columns,
-            "rows": [row],
-        })
+        let metadata = json!({ "resourceVersion": revision.to_string() });
+        Table::new(metadata, columns, vec![row], self.form.beta)
     }
 
     fn bookmark(&mut self, revision: u64, initial_end: bool, out: &mut BytesMut) {
@@ -185,29 +174,44 @@ impl Encoder {
         if initial_end {
             meta["annotations"] = json!({ INITIAL_EVENTS_END: "true" });
         }
-        let reduced = json!({ "metadata": meta });
-        let object = match self.form.view {
+        // Writing a `Value` to memory cannot fail.
+        let raw = serde_json::value::to_raw_value(&meta).ok();
+        let reduced = Partial::new(raw.as_deref(), self.form.beta);
+        match self.form.view {
             View::Object => {
                 let (version, kind) = (self.kind.api_version(), self.kind.kind);
-                json!({ "kind": kind, "apiVersion": version, "metadata": meta })
+                let bare = json!({ "kind": kind, "apiVersion": version, "metadata": meta });
+                frame_of("BOOKMARK", &bare, out);
             }
-            View::Metadata => table::metadata(&reduced, self.form.beta),
-            View::Table => {
-                let row =
-                    json!({ "cells": [], "object": table::metadata(&reduced, self.form.beta) });
-                self.table(&revision.to_string(), row)
-            }
-        };
-        frame("BOOKMARK", object.to_string().as_bytes(), out);
+            View::Metadata => frame_of("BOOKMARK", &reduced, out),
+            View::Table => frame_of("BOOKMARK", &self.table(revision, Row::empty(reduced)), out),
+        }
     }
 }
 
+/// A frame of an object that is JSON already.
 fn frame(name: &str, object: &[u8], out: &mut BytesMut) {
     out.reserve(object.len() + 40);
+    open(name, out);
+    out.put_slice(object);
+    close(out);
+}
+
+/// A frame of an object that becomes JSON in its place.
+fn frame_of(name: &str, object: &impl Serialize, out: &mut BytesMut) {
+    open(name, out);
+    // What is sent has keys that are strings, so that writing it to memory cannot fail.
+    let _ = serde_json::to_writer(out.writer(), object);
+    close(out);
+}
+
+fn open(name: &str, out: &mut BytesMut) {
     out.put_slice(b"{\"type\":\"");
     out.put_slice(name.as_bytes());
     out.put_slice(b"\",\"object\":");
-    out.put_slice(object);
+}
+
+fn close(out: &mut BytesMut) {
     out.put_slice(b"}\n");
 }
 

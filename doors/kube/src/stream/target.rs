@@ -1,7 +1,6 @@
 //! What a live stream leads to: the pod, its container, and the machine that runs it.
 
 use crate::call::Call;
-use crate::catalog::value;
 use dhow_intents::{PodRef, StreamError, Streams};
 use dhow_objects::{Status, kinds};
 use serde_json::Value;
@@ -26,7 +25,7 @@ impl Target {
         let name = call.name()?;
         let object = call.door.state.get(&kinds::POD, call.namespace(), name).await?;
         let text = |pointer: &str| {
-            value(&object).pointer(pointer).and_then(Value::as_str).unwrap_or("").to_owned()
+            object.value().pointer(pointer).and_then(Value::as_str).unwrap_or("").to_owned()
         };
         let pod = PodRef {
             namespace: call.namespace().to_owned(),
@@ -62,7 +61,7 @@ impl Target {
     /// 400 when it does not exist, or when there are several and none was named.
     pub fn container(&self, asked: Option<&str>) -> Result<String, Status> {
         let names = |list: &str| -> Vec<&str> {
-            let containers = value(&self.object)["spec"][list].as_array();
+            let containers = self.object.value()["spec"][list].as_array();
             containers.into_iter().flatten().filter_map(|one| one["name"].as_str()).collect()
         };
         let (main, init) = (names("containers"), names("initContainers"));
@@ -96,7 +95,7 @@ impl Target {
 
     /// Whether a container runs on a terminal, and whether it has a standard input.
     pub fn terminal(&self, container: &str) -> (bool, bool) {
-        let spec = &value(&self.object)["spec"];
+        let spec = &self.object.value()["spec"];
         let found = ["containers", "initContainers", "ephemeralContainers"]
             .iter()
             .filter_map(|list| spec[list].as_array())

@@ -1,7 +1,6 @@
 //! Where a proxied request goes: the address of a pod, or of one of a service's ready endpoints.
 
 use crate::call::Call;
-use crate::catalog::value;
 use dhow_objects::selectors::LabelSelector;
 use dhow_objects::{Status, kinds};
 use dhow_state::ListOptions;
@@ -73,7 +72,7 @@ impl Goal {
         let text = call.name()?;
         let (tls, name, asked) = take_apart(text).ok_or_else(|| not_a_name(call, text))?;
         let pod = call.door.state.get(&kinds::POD, call.namespace(), name).await?;
-        let pod = value(&pod);
+        let pod = pod.value();
         let ports = || items(&pod["spec"]["containers"]).flat_map(|c| items(&c["ports"]));
         let number = match asked {
             "" => ports().find_map(|p| number(&p["containerPort"])).or(Some(if tls {
@@ -121,7 +120,7 @@ impl Goal {
         let (tls, name, asked) = take_apart(text).ok_or_else(|| not_a_name(call, text))?;
         let state = &call.door.state;
         let service = state.get(&kinds::SERVICE, call.namespace(), name).await?;
-        let ports: Vec<&Value> = items(&value(&service)["spec"]["ports"]).collect();
+        let ports: Vec<&Value> = items(&service.value()["spec"]["ports"]).collect();
         let found = match (asked, ports.as_slice()) {
             ("", [only]) => Some(*only),
             (asked, all) => {
@@ -146,7 +145,7 @@ impl Goal {
         let slices = state.list(&kinds::ENDPOINT_SLICE, Some(call.namespace()), &options).await?;
         let mut all = Vec::new();
         for slice in &slices.items {
-            let slice = value(slice);
+            let slice = slice.value();
             let port = items(&slice["ports"])
                 .find(|p| p["name"].as_str().unwrap_or_default() == port_name)
                 .and_then(|p| number(&p["port"]));

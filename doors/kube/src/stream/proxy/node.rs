@@ -1,7 +1,6 @@
 //! `nodes/proxy`: what people ask a kubelet for, answered from what the platform knows.
 
 use crate::call::{Call, Verb};
-use crate::catalog::value;
 use crate::respond::{self, Reply};
 use crate::stream::logs;
 use dhow_objects::selectors::FieldSelector;
@@ -49,7 +48,7 @@ async fn pods(call: &Call, node: &str) -> Reply {
         ..ListOptions::default()
     };
     let list = call.door.state.list(&kinds::POD, None, &options).await?;
-    let items: Vec<Value> = list.items.iter().map(|pod| value(pod).clone()).collect();
+    let items: Vec<Value> = list.items.iter().map(|pod| pod.to_value()).collect();
     respond::json(
         200,
         &json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}),
