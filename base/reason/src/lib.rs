@@ -91,6 +91,8 @@ codes! {
     ResizeFailed,
     /// The pod was ended because its machine is short of something.
     Evicted,
+    /// The pod's machine does not take it.
+    NotAdmitted,
     /// Something of a pod cannot be ended or removed.
     CannotRemove,
     /// A service's selector matches no ready pod.

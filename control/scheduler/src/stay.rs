@@ -1,6 +1,6 @@
 //! How long a pod that is bound may stay on a machine with taints of effect `NoExecute`.
 
-use crate::filter::{tolerated, tolerations};
+use dhow_fit::{tolerated, tolerations};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use std::time::Duration;
 

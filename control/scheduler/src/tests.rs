@@ -40,7 +40,7 @@ fn codes(decision: &Decision) -> Vec<Code> {
 #[test]
 fn the_emptier_machine_is_taken() {
     let mut busy = machine("a", &[]);
-    busy.usage.add(&pod(json!({})));
+    busy.usage.add(&Usage::of(&pod(json!({}))));
     assert_eq!(place(&pod(json!({})), &[busy, machine("b", &[])]), Decision::Bind("b".into()));
 }
 
@@ -48,7 +48,7 @@ fn the_emptier_machine_is_taken() {
 fn every_machine_says_why_not() {
     let mut full = machine("full", &[]);
     for _ in 0..4 {
-        full.usage.add(&pod(json!({})));
+        full.usage.add(&Usage::of(&pod(json!({}))));
     }
     let tainted =
         machine("tainted", &[("/spec/taints", json!([{"key": "k", "effect": "NoSchedule"}]))]);
@@ -108,16 +108,8 @@ fn a_host_port_is_taken_once() {
         json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 8080}]}]}),
     );
     let mut machine = machine("a", &[]);
-    machine.usage.add(&wants);
+    machine.usage.add(&Usage::of(&wants));
     assert_eq!(codes(&place(&wants, &[machine])), [Code::HostPortTaken]);
-}
-
-#[test]
-fn init_containers_count_when_they_ask_for_more() {
-    let pod = pod(json!({
-        "initContainers": [{"name": "i", "resources": {"requests": {"cpu": "1500m"}}}],
-    }));
-    assert_eq!(requests(&pod), Resources { cpu: 1500, memory: 256 << 20, pods: 1 });
 }
 
 #[test]
@@ -219,7 +211,7 @@ fn a_pod_stays_far_from_those_that_it_or_they_must_be_far_from() {
 fn what_a_pod_prefers_outweighs_room() {
     let mut machines =
         [zoned("a", "east", &[json!({"app": "db"})]), zoned("b", "west", &[json!({"app": "web"})])];
-    machines[0].usage.requested.cpu += 1000;
+    machines[0].usage.amounts.insert("cpu".into(), 1000);
     let weighted = |app| json!([{"weight": 50, "podAffinityTerm": term(app, "zone")}]);
     let prefers = |side: &str, app| {
         let terms = json!({"preferredDuringSchedulingIgnoredDuringExecution": weighted(app)});
@@ -270,7 +262,7 @@ fn pods_are_spread_as_evenly_as_they_ask_for() {
     // A wish outweighs room and forbids nothing.
     let soft = spread("ScheduleAnyway", json!({}));
     let mut crowded = machines.clone();
-    crowded[2].usage.requested.cpu += 1000;
+    crowded[2].usage.amounts.insert("cpu".into(), 1000);
     assert_eq!(place(&soft, &crowded), Decision::Bind("c".into()));
     assert!(matches!(place(&soft, &cordoned), Decision::Bind(_)));
 }

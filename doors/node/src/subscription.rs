@@ -42,6 +42,8 @@ pub(crate) struct Subscription {
     service_of: BTreeMap<Key, Key>,
     /// The other machines that it was told of.
     told_machines: Vec<MachineIntent>,
+    /// The revision of its own node that it was told of.
+    told_node: u64,
 }
 
 impl Subscription {
@@ -70,6 +72,7 @@ impl Subscription {
             of_service: HashMap::new(),
             service_of: BTreeMap::new(),
             told_machines: Vec::new(),
+            told_node: 0,
         })
     }
 
@@ -107,7 +110,10 @@ impl Subscription {
                 let services = self.sort_slices(keys);
                 self.tell_services(services).await
             }
-            _ = self.nodes.changed() => self.tell_machines().await,
+            _ = self.nodes.changed() => {
+                self.tell_node().await?;
+                self.tell_machines().await
+            }
             event = self.config_maps.next() => self.tell_news(event, Change::ConfigMap).await,
             event = self.secrets.next() => self.tell_news(event, Change::Secret).await,
         }
@@ -125,6 +131,17 @@ impl Subscription {
             others.filter_map(|node| (self.compilers.machine)(&node, 0)).collect();
         machines.sort_by(|one, other| one.owner.name.cmp(&other.owner.name));
         machines
+    }
+
+    /// The machine's own node, if it has changed.
+    async fn tell_node(&mut self) -> Result<(), Gone> {
+        match self.nodes.entry(&Key::new("", &self.node)) {
+            Some(node) if node.revision != self.told_node => {
+                self.told_node = node.revision;
+                self.tell(Change::Node(node.object)).await
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn tell_machines(&mut self) -> Result<(), Gone> {
@@ -152,6 +169,8 @@ impl Subscription {
     }
 
     async fn tell_pods(&mut self, keys: Vec<Key>) -> Result<(), Gone> {
+        // First: whether the machine takes them is judged by what it is by now.
+        self.tell_node().await?;
         for key in keys {
             self.tell_pod_names(&key).await?;
             let pod = self.pods.get(&key.namespace, &key.name).filter(|pod| {

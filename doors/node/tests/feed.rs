@@ -100,6 +100,7 @@ fn short(change: &Change) -> String {
             let names: Vec<&str> = all.iter().map(|machine| machine.owner.name.as_str()).collect();
             format!("machines {}", names.join(" "))
         }
+        Change::Node(node) => format!("node {}", node.metadata.name.clone().unwrap()),
         Change::Synced => "synced".into(),
     }
 }
@@ -146,6 +147,32 @@ async fn a_machine_is_told_what_is_its_own_and_then_the_news() {
     door.finish_pod("default", "mine", &uid).await.unwrap();
     let Change::PodGone(_, _, gone) = next(&mut changes).await else { panic!("the pod's end") };
     assert_eq!(gone, uid);
+}
+
+#[tokio::test]
+async fn a_machine_knows_itself_before_the_pods_that_were_bound_since() {
+    let state = state().await;
+    for name in ["one", "two"] {
+        let node = json!({"metadata": {"name": name}});
+        state.create(&me(), &kinds::NODE, "", node, &WriteOptions::default()).await.unwrap();
+    }
+    let mut changes = door(&state).subscribe().await.unwrap();
+    let mut told = Vec::new();
+    while told.last().map(String::as_str) != Some("synced") {
+        told.push(short(&next(&mut changes).await));
+    }
+    assert_eq!(told, ["node one", "machines ", "synced"]);
+    let label = |name, value: &str| {
+        let patch = Patch::Merge(json!({"metadata": {"labels": {"deck": value}}}));
+        let (state, key) = (state.clone(), Key::new("", name));
+        async move { state.patch_typed::<Node>(&me(), &kinds::NODE, &key, "", patch).await.unwrap() }
+    };
+    label("two", "lower").await;
+    label("one", "upper").await;
+    bound_pod(&state, "mine", "one").await;
+    let Change::Node(node) = next(&mut changes).await else { panic!("its own node, and no other") };
+    assert_eq!(node.metadata.labels.as_ref().unwrap()["deck"], "upper");
+    assert_eq!(short(&next(&mut changes).await), "pod mine");
 }
 
 #[tokio::test]
@@ -283,10 +310,12 @@ async fn a_machine_is_told_of_the_other_machines_when_one_comes_moves_or_goes() 
     door.report_node(node("one", "10.0.0.1", "True")).await.unwrap();
     second.report_node(node("two", "10.0.0.2", "True")).await.unwrap();
     let mut changes = door.subscribe().await.unwrap();
+    assert_eq!(short(&next(&mut changes).await), "node one");
     assert_eq!(short(&next(&mut changes).await), "machines two");
     assert_eq!(short(&next(&mut changes).await), "synced");
-    // What else is reported of machines is no news.
+    // Its own move is not another's, and what else is reported of others is no news.
     door.report_node(node("one", "10.0.0.9", "True")).await.unwrap();
+    assert_eq!(short(&next(&mut changes).await), "node one");
     second.report_node(node("two", "10.0.0.2", "False")).await.unwrap();
     second.report_node(node("two", "10.0.0.3", "False")).await.unwrap();
     let Change::Machines(machines) = next(&mut changes).await else { panic!("a machine moved") };

@@ -26,6 +26,9 @@ pub enum Change {
     Names(Arc<NameIntent>),
     /// The object behind names is gone.
     NamesGone(Owner),
+    /// This machine's own node as the store has it: before any pod that was bound to it since it
+    /// changed.
+    Node(Arc<Node>),
     /// The other machines: all of them, whenever one comes, moves or goes.
     Machines(Vec<MachineIntent>),
     /// A ConfigMap that some pod may mount changed (namespace, name): re-read it if it is in use.

@@ -162,6 +162,7 @@ async fn follow(
 ) {
     let mut pause = FOLLOW_AGAIN.0;
     let mut reconnections = world.runtime.reconnections();
+    let mut room = world.registry.room();
     loop {
         let mut changes = match world.feed.subscribe().await {
             Ok(changes) => changes,
@@ -181,6 +182,7 @@ async fn follow(
                 exit = exits.recv() => ended(&mut pods, exit).await,
                 Ok(()) = reconnections.changed() => pods.catch_up().await,
                 over = pods.next_end() => pods.settle(over).await,
+                Ok(()) = room.changed() => pods.admit(),
                 Some(()) = images.recv() => pods.images_changed(),
                 Some(eviction) = evicted.recv() => pods.evict(eviction),
                 change = changes.recv() => match change {
@@ -233,6 +235,7 @@ async fn take(pods: &mut Pods, network: &mpsc::UnboundedSender<News>, change: Ch
     match change {
         Change::Pod(pod) => pods.set(pod).await,
         Change::PodGone(_, _, uid) => pods.gone(&uid).await,
+        Change::Node(node) => pods.set_node(node),
         Change::Service(intent) => tell(News::Service(intent)),
         Change::ServiceGone(owner) => tell(News::ServiceGone(owner)),
         Change::Names(intent) => tell(News::Names(intent)),

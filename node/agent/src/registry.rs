@@ -1,5 +1,6 @@
 //! Which containers run for which pods: who is told of their exits, and who may connect to them.
 
+use dhow_fit::Usage;
 use dhow_runtime::{Exit, ProcessSpec};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,10 +50,8 @@ pub struct PodEntry {
     pub previous: BTreeMap<String, u32>,
     /// Its network namespace, once there is one; `None` inside when it is the machine's.
     pub netns: Option<Option<std::path::PathBuf>>,
-    /// What of the machine is granted to it: thousandths of a core, bytes of memory.
-    pub requests: (u64, u64),
-    /// Bytes of ephemeral storage that it requests.
-    pub storage_request: u64,
+    /// What of the machine is granted to it.
+    pub usage: Usage,
     /// The higher, the longer it stays when the machine is short of something.
     pub priority: i32,
     /// It has neither ended nor is about to.
@@ -69,7 +68,7 @@ struct Inner {
 #[derive(Debug)]
 pub struct Registry {
     inner: Mutex<Inner>,
-    /// Told when a pod went or asks for less.
+    /// Told when a pod went or has something else of the machine.
     room: watch::Sender<()>,
     /// Told when something is noted of a pod.
     noted: watch::Sender<()>,
@@ -122,9 +121,9 @@ impl Registry {
     /// Notes what is known of a pod; of two with one name the one that was noted last counts.
     pub fn set_pod(&self, namespace: &str, name: &str, entry: PodEntry) {
         let key = (namespace.to_owned(), name.to_owned());
-        let now = entry.requests;
-        let before = self.lock().pods.insert(key, entry).map(|old| old.requests);
-        if before.is_some_and(|before| now.0 < before.0 || now.1 < before.1) {
+        let now = entry.usage.clone();
+        let before = self.lock().pods.insert(key, entry);
+        if before.is_some_and(|before| before.usage != now) {
             self.room.send_replace(());
         }
         self.noted.send_replace(());
@@ -135,14 +134,14 @@ impl Registry {
         self.lock().pods.iter().map(|(key, entry)| (key.clone(), entry.clone())).collect()
     }
 
-    /// What is granted to all pods but the one with this uid.
-    pub fn granted_to_others(&self, uid: &str) -> (u64, u64) {
-        let inner = self.lock();
-        let others = inner.pods.values().filter(|pod| pod.uid != uid).map(|pod| pod.requests);
-        others.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    /// What of the machine is granted to these pods together.
+    pub fn granted(&self, to: impl Fn(&PodEntry) -> bool) -> Usage {
+        let mut sum = Usage::default();
+        self.lock().pods.values().filter(|pod| to(pod)).for_each(|pod| sum.add(&pod.usage));
+        sum
     }
 
-    /// Changes when a pod went or asks for less than before.
+    /// Changes when a pod went or has something else of the machine than before.
     pub fn room(&self) -> watch::Receiver<()> {
         self.room.subscribe()
     }

@@ -15,6 +15,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("base/tls", &[]),
     ("base/bodies", &[]),
     ("model/objects", &["base/reason"]),
+    ("model/fit", &["base/reason", "model/objects"]),
     ("model/intents", &["base/reason", "model/objects"]),
     ("store/kv", &["base"]),
     ("store/mvcc", &["store/bolt", "store/kv"]),

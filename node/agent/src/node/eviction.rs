@@ -33,6 +33,13 @@ struct Candidate {
     used: u64,
 }
 
+impl Candidate {
+    /// Bytes that it asked for.
+    fn requested(&self) -> i64 {
+        self.entry.usage.amount("ephemeral-storage")
+    }
+}
+
 /// The pod that has to go, if one may; `None` while the disk has room. Reads the disk for long.
 pub fn choose(world: &World) -> Option<Eviction> {
     let disk = Disk::of(&world.config.data_dir).filter(Disk::is_short)?;
@@ -50,15 +57,14 @@ pub fn choose(world: &World) -> Option<Eviction> {
 fn greediest(candidates: Vec<Candidate>) -> Option<Candidate> {
     let may_go = |c: &Candidate| c.entry.active && c.entry.priority < CRITICAL;
     candidates.into_iter().filter(may_go).max_by_key(|c| {
-        let requested = c.entry.storage_request;
-        let beyond = i128::from(c.used) - i128::from(requested);
-        (c.used > requested, std::cmp::Reverse(c.entry.priority), beyond)
+        let beyond = i128::from(c.used) - i128::from(c.requested());
+        (beyond > 0, std::cmp::Reverse(c.entry.priority), beyond)
     })
 }
 
 fn verdict(node: &str, disk: &Disk, pod: &Candidate) -> Eviction {
     let (available, threshold) = (disk.space.1, disk.threshold());
-    let (used, requested) = (pod.used, pod.entry.storage_request);
+    let (used, requested) = (pod.used, pod.requested());
     let message = format!(
         "The node was low on resource: ephemeral-storage. Threshold quantity: {threshold}, available: {available}. Pod was using {used}, request is {requested}."
     );
@@ -87,12 +93,16 @@ fn size(directory: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dhow_fit::Usage;
 
-    fn candidate(name: &str, used: u64, storage_request: u64, priority: i32) -> Candidate {
+    fn candidate(name: &str, used: u64, requested: i64, priority: i32) -> Candidate {
         let entry = PodEntry {
             uid: name.into(),
             active: true,
-            storage_request,
+            usage: Usage {
+                amounts: [("ephemeral-storage".to_owned(), requested)].into(),
+                ..Usage::default()
+            },
             priority,
             ..PodEntry::default()
         };

@@ -5,7 +5,7 @@
 //! end. It is asked after every change and names only what is not yet under way; `due` is the next
 //! moment at which time alone changes the answer.
 
-use super::observe::{Hook, Instance, Observed, Role, Step, Track, containers};
+use super::observe::{Decision, Hook, Instance, Observed, Role, Step, Track, containers};
 use super::resources;
 use crate::probes::Kind;
 use crate::time;
@@ -109,7 +109,7 @@ impl Plan {
 pub enum Ending {
     /// Somebody deleted it, or it is gone from the store; killed by this moment.
     Deleted(Duration),
-    /// It was active for too long or its phase is final already.
+    /// It was decided so ([`super::observe::Verdict`]), or its phase is final already.
     Failed,
     /// All its containers have ended for good.
     Completed,
@@ -409,7 +409,8 @@ fn awaited(pod: &Pod, seen: &Observed) -> Duration {
 }
 
 fn end(pod: &Pod, seen: &Observed, now: Duration, ending: Ending, plan: &mut Plan) {
-    let at_once = seen.verdict.as_ref().is_some_and(|verdict| verdict.at_once);
+    // There is no time for a grace period, as upstream has none either.
+    let at_once = seen.verdict.as_ref().is_some_and(|v| v.decision == Decision::Evicted);
     let deadline = match ending {
         Ending::Deleted(at) => at,
         Ending::Failed if at_once => now,

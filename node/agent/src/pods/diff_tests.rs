@@ -1,7 +1,7 @@
 //! The plan's decisions, one sentence each.
 
 use super::*;
-use crate::pods::observe::{BACKOFF_FIRST, EVICTED, Ended, Net, Stopping, Verdict, adopt};
+use crate::pods::observe::{BACKOFF_FIRST, Decision, Ended, Net, Stopping, Verdict, adopt};
 use crate::probes::ProbeState;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -296,7 +296,9 @@ fn a_deadline_ends_a_pod() {
 #[test]
 fn a_pod_that_has_to_go_has_no_grace_period() {
     let mut seen = with(ready(), "a", vec![run(0)]);
-    seen.verdict = Some(Verdict { reason: EVICTED, message: "no room".to_owned(), at_once: true });
+    let message = "no room".to_owned();
+    let decision = Decision::Evicted;
+    seen.verdict = Some(Verdict { decision, reason: "Evicted".into(), message });
     let Some(Action::Stop { grace, .. }) = plan(&one("Always"), &seen, NOW).actions.pop() else {
         panic!("it is not stopped")
     };

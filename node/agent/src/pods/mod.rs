@@ -1,8 +1,9 @@
 //! The pods of this machine: one worker each, level-triggered.
 //!
-//! [`observe`] is what is seen, [`diff`] what to do next, [`apply`] how it is done, [`status`] what
+//! [`admission`] is whether a pod may begin, [`observe`] what is seen, [`diff`] what to do next, [`apply`] how it is done, [`status`] what
 //! the API is told; [`worker`] turns the wheel.
 
+pub mod admission;
 pub mod apply;
 pub mod container;
 pub mod diff;
@@ -13,11 +14,14 @@ pub mod security;
 pub mod status;
 pub mod worker;
 
+use crate::events::Level;
 use crate::node::Eviction;
+use crate::registry::PodEntry;
 use crate::volumes;
 use crate::world::World;
+use admission::Answer;
 use dhow_runtime::{ContainerState, Exit, SandboxState};
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use observe::{Net, Observed, label};
 use std::collections::{HashMap, HashSet};
@@ -32,6 +36,13 @@ use worker::{Message, Worker};
 struct Leftover {
     sandbox: Option<SandboxState>,
     containers: Vec<ContainerState>,
+}
+
+impl Leftover {
+    /// Nothing of the pod is here.
+    fn is_empty(&self) -> bool {
+        self.sandbox.is_none() && self.containers.is_empty()
+    }
 }
 
 /// How long a pod is left alone whose worker failed: what made it fail may do so again.
@@ -67,6 +78,12 @@ pub struct Pods {
     leftovers: HashMap<String, Leftover>,
     /// Pods that the current subscription has named.
     told: HashSet<String>,
+    /// It has named all that there were: nobody else takes room here.
+    in_step: bool,
+    /// The machine as the store knows it, once it does.
+    node: Option<Arc<Node>>,
+    /// Pods of which nothing was begun: the machine has not said yet whether it takes them.
+    waiting: HashMap<String, Arc<Pod>>,
 }
 
 impl Pods {
@@ -91,13 +108,21 @@ impl Pods {
         if !leftovers.is_empty() {
             tracing::info!(pods = leftovers.len(), running, "took up what runs on this machine");
         }
-        let (workers, tasks, running, told) = Default::default();
-        Ok(Self { world, workers, tasks, running, leftovers, told })
+        let (workers, tasks, running, told, waiting) = Default::default();
+        let (in_step, node) = (false, None);
+        Ok(Self { world, workers, tasks, running, leftovers, told, in_step, node, waiting })
     }
 
     /// A new subscription begins: what it does not name is gone.
     pub fn begin(&mut self) {
         self.told.clear();
+        self.in_step = false;
+    }
+
+    /// The machine's own node appeared or changed.
+    pub fn set_node(&mut self, node: Arc<Node>) {
+        self.node = Some(node);
+        self.admit();
     }
 
     /// A pod appeared or changed.
@@ -116,8 +141,61 @@ impl Pods {
             None if self.workers.contains_key(&uid) => self.look(&uid).await,
             None => Leftover::default(),
         };
+        self.take_up(uid, pod, leftover).await;
+    }
+
+    /// Has a worker go on with what there is of a pod. One of which there is nothing and that is not
+    /// about to end has to be admitted first.
+    async fn take_up(&mut self, uid: String, pod: Arc<Pod>, leftover: Leftover) {
+        let over = matches!(
+            pod.status.as_ref().and_then(|s| s.phase.as_deref()),
+            Some("Succeeded" | "Failed")
+        );
+        if leftover.is_empty() && !over && pod.metadata.deletion_timestamp.is_none() {
+            self.waiting.insert(uid, pod);
+            self.admit();
+            return;
+        }
+        self.waiting.remove(&uid);
         let seen = self.observed(&pod, leftover).await;
         self.spawn(uid, pod, seen);
+    }
+
+    /// Lets pods begin that the machine takes, the oldest first, and tells of those that it does not.
+    /// To be asked again when there is other room than before.
+    pub fn admit(&mut self) {
+        let Some(node) = self.node.clone().filter(|_| self.in_step) else { return };
+        let mut waiting: Vec<(String, Arc<Pod>)> = self.waiting.drain().collect();
+        waiting.sort_by_key(|(uid, pod)| {
+            (pod.metadata.creation_timestamp.as_ref().map(|at| at.0), uid.clone())
+        });
+        for (uid, pod) in waiting {
+            let others = |entry: &PodEntry| entry.uid != uid;
+            let used = self.world.registry.granted(others);
+            let staying = self.world.registry.granted(|pod| others(pod) && self.stays(pod));
+            let mut seen = observe::adopt(&pod, None, Vec::new(), self.world.clock.now());
+            match admission::ask(&pod, &node, &used, &staying) {
+                Answer::Admitted => {}
+                Answer::Later => {
+                    self.waiting.insert(uid, pod);
+                    continue;
+                }
+                Answer::Refused(refusal) => {
+                    tracing::info!(uid, reason = %refusal.reason, "pod refused");
+                    let (word, message) = (&refusal.word, refusal.message.as_str());
+                    let because = Some(&refusal.reason);
+                    self.world.events.pod(&pod, "", Level::Warning, word, message, because);
+                    seen.verdict = Some(refusal.verdict());
+                }
+            }
+            self.spawn(uid, pod, seen);
+        }
+    }
+
+    /// Whether a pod is to go on here, as far as anybody knows: its worker may not have heard yet.
+    fn stays(&self, pod: &PodEntry) -> bool {
+        let worker = self.workers.get(&pod.uid).filter(|_| self.told.contains(&pod.uid));
+        pod.active && worker.is_some_and(|w| w.pod.metadata.deletion_timestamp.is_none())
     }
 
     /// Asks the runtime what there is of one pod. That it does not answer does not mean that nothing
@@ -191,6 +269,8 @@ impl Pods {
     fn spawn(&mut self, uid: String, pod: Arc<Pod>, seen: Observed) {
         let (sender, inbox) = mpsc::unbounded_channel();
         let worker = Worker::new(self.world.clone(), pod.clone(), seen, inbox);
+        // Before the next is admitted: what this one takes is taken.
+        worker.note();
         self.workers.insert(uid.clone(), Worked { sender, pod });
         let of = uid.clone();
         let task = self.tasks.spawn(async move {
@@ -239,9 +319,8 @@ impl Pods {
         let pod = worker.pod.clone();
         let leftover = self.look(&uid).await;
         if self.told.contains(&uid) {
-            let seen = self.observed(&pod, leftover).await;
-            self.spawn(uid, pod, seen);
-        } else if leftover.sandbox.is_some() || !leftover.containers.is_empty() {
+            self.take_up(uid, pod, leftover).await;
+        } else if !leftover.is_empty() {
             self.remove(uid, leftover);
         } else {
             self.workers.remove(&uid);
@@ -251,13 +330,14 @@ impl Pods {
     /// A pod is gone from the store.
     pub async fn gone(&mut self, uid: &str) {
         self.told.remove(uid);
+        self.waiting.remove(uid);
         let Some(worker) = self.workers.get(uid) else { return };
         if worker.sender.send(Message::Gone).is_ok() {
             return;
         }
         // Its worker failed: what it left is for another.
         let leftover = self.look(uid).await;
-        if leftover.sandbox.is_some() || !leftover.containers.is_empty() {
+        if !leftover.is_empty() {
             self.remove(uid.to_owned(), leftover);
         }
     }
@@ -290,8 +370,12 @@ impl Pods {
         for (uid, leftover) in std::mem::take(&mut self.leftovers) {
             self.remove(uid, leftover);
         }
-        let known: HashSet<String> = self.workers.keys().cloned().collect();
+        self.waiting.retain(|uid, _| self.told.contains(uid));
+        let known: HashSet<String> =
+            self.workers.keys().chain(self.waiting.keys()).cloned().collect();
         sweep(&self.world, &known).await;
+        self.in_step = true;
+        self.admit();
         known.into_iter().collect()
     }
 

@@ -344,18 +344,26 @@ pub struct Held {
     pub reason: Reason,
 }
 
-/// The reason of pods that had to go because the machine is short of something.
-pub const EVICTED: &str = "Evicted";
+/// What was decided about a pod that counts as failed although its containers have not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// The machine does not take it: nothing of it was begun.
+    Refused,
+    /// It was active for too long. Its containers have their grace period.
+    Expired,
+    /// It has to go because the machine is short of something: its containers have no grace period.
+    Evicted,
+}
 
 /// Why a pod counts as failed although its containers have not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// As its status says it.
-    pub reason: &'static str,
+    /// What was decided.
+    pub decision: Decision,
+    /// The word for it in its status.
+    pub reason: Cow<'static, str>,
     /// For people.
     pub message: String,
-    /// Its containers have no grace period.
-    pub at_once: bool,
 }
 
 /// Everything that is seen of one pod.

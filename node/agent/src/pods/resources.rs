@@ -91,45 +91,6 @@ pub fn same(a: &ResourceRequirements, b: &ResourceRequirements, resource: &str) 
     of(a) == of(b)
 }
 
-/// What the pod asks of its machine: thousandths of a core and bytes, as the scheduler counts.
-pub fn pod_requests(pod: &Pod) -> (u64, u64) {
-    let of = |container: &Container| {
-        let resources = container.resources.as_ref();
-        let list = |memory: bool| {
-            let (requests, limits) = (
-                resources.and_then(|r| r.requests.as_ref()),
-                resources.and_then(|r| r.limits.as_ref()),
-            );
-            let name = if memory { "memory" } else { "cpu" };
-            let named = requests.is_some_and(|r| r.contains_key(name));
-            let from = if named { requests } else { limits };
-            if memory { units_of(from, name) } else { millis_of(from, name) }
-        };
-        (list(false), list(true))
-    };
-    let (mut lasting, mut first) = ((0, 0), (0u64, 0u64));
-    for (role, container) in containers(pod) {
-        let (cpu, memory) = of(&container);
-        match role {
-            Role::Main | Role::Sidecar => lasting = (lasting.0 + cpu, lasting.1 + memory),
-            Role::Init => first = (first.0.max(cpu), first.1.max(memory)),
-            Role::Ephemeral => {}
-        }
-    }
-    (lasting.0.max(first.0), lasting.1.max(first.1))
-}
-
-/// Bytes of ephemeral storage that the pod requests.
-pub fn storage_request(pod: &Pod) -> u64 {
-    let of = |container: &Container| {
-        let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
-        units_of(requests, "ephemeral-storage")
-    };
-    let lasting = containers(pod).into_iter();
-    let lasting = lasting.filter(|(role, _)| matches!(role, Role::Main | Role::Sidecar));
-    lasting.map(|(_, container)| of(&container)).sum()
-}
-
 /// How readily the kernel ends the container when memory runs out, as upstream computes it.
 /// `capacity` is the machine's memory in bytes.
 pub fn oom_score_adj(pod: &Pod, container: &Container, capacity: u64) -> i32 {

@@ -4,7 +4,7 @@
 //! `pkg/kubelet/status/generate.go`).
 
 use super::diff::{Ending, differs, ending, restarts};
-use super::observe::{EVICTED, Hook, Instance, Observed, Role, Step, Track, containers};
+use super::observe::{Decision, Hook, Instance, Observed, Role, Step, Track, containers};
 use super::resources;
 use crate::time::time;
 use k8s_openapi::api::core::v1::{
@@ -25,10 +25,16 @@ pub fn status(
     let all = containers(pod);
     let end = ending(pod, seen);
     let initialized = initialized(pod, seen);
+    let settled = before.phase.as_deref().filter(|p| matches!(*p, "Succeeded" | "Failed"));
+    let refused = match &seen.verdict {
+        Some(verdict) => verdict.decision == Decision::Refused,
+        None => settled.is_some() && before.container_statuses.is_none(),
+    };
     let mut init = Vec::new();
     let mut main = Vec::new();
     let mut ephemeral = Vec::new();
-    for (role, container) in &all {
+    // Of a pod that was refused there are no containers to tell of.
+    for (role, container) in all.iter().filter(|_| !refused) {
         let empty = Track::default();
         let track = seen.track(&container.name).unwrap_or(&empty);
         let held = seen.held.is_some();
@@ -41,16 +47,16 @@ pub fn status(
         }
     }
     let mut phase = phase(pod, seen, &init, &main, initialized, end);
-    let settled = before.phase.as_deref().filter(|p| matches!(*p, "Succeeded" | "Failed"));
     let (mut reason, mut message) = (None, None);
     if let Some(settled) = settled {
         // A final phase never changes again.
         phase = settled;
         reason.clone_from(&before.reason);
         message.clone_from(&before.message);
-    } else if let Some(verdict) = &seen.verdict {
+    } else if let Some(verdict) = seen.verdict.as_ref().filter(|_| !seen.busy()) {
+        // Not before: who sees a final phase gives what the pod has of the machine to others.
         phase = "Failed";
-        reason = Some(verdict.reason.to_owned());
+        reason = Some(verdict.reason.clone().into_owned());
         message = Some(verdict.message.clone());
     }
     let host_network = pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
@@ -379,7 +385,7 @@ fn disrupted(
     now: Duration,
 ) -> Option<PodCondition> {
     let kind = "DisruptionTarget";
-    let verdict = seen.verdict.as_ref().filter(|verdict| verdict.reason == EVICTED)?;
+    let verdict = seen.verdict.as_ref().filter(|v| v.decision == Decision::Evicted)?;
     (!told.iter().any(|c| c.type_ == kind)).then(|| PodCondition {
         type_: kind.to_owned(),
         status: "True".to_owned(),

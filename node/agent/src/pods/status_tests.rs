@@ -196,12 +196,20 @@ fn readiness_gates_and_foreign_conditions_are_kept() {
 
 #[test]
 fn a_pod_that_has_to_go_is_marked_as_disrupted_once() {
-    let mut seen = seen(vec![run()]);
-    let message = "no room".to_owned();
-    seen.verdict = Some(Verdict { reason: EVICTED, message, at_once: true });
+    let mut running = seen(vec![run()]);
+    let verdict = Verdict {
+        decision: Decision::Evicted,
+        reason: "Evicted".into(),
+        message: "no room".to_owned(),
+    };
+    running.verdict = Some(verdict.clone());
+    let status = told(&pod("Always"), &running, NOW);
+    assert_eq!((phase(&status), &status.reason), ("Running", &None), "it still takes its room");
+    assert_eq!(holds(&status, "DisruptionTarget").0, "True");
+    let mut seen = seen(vec![ended(137, "Error", "")]);
+    seen.verdict = Some(verdict);
     let status = told(&pod("Always"), &seen, NOW);
     assert_eq!((phase(&status), status.reason.as_deref()), ("Failed", Some("Evicted")));
-    assert_eq!(holds(&status, "DisruptionTarget").0, "True");
     // As the store has it by then.
     let mut stored = pod("Always");
     stored.status = Some(status);
@@ -214,7 +222,24 @@ fn a_pod_that_has_to_go_is_marked_as_disrupted_once() {
 fn a_deadline_is_the_pods_reason() {
     let mut seen = seen(vec![ended(137, "Error", "")]);
     let message = "too long".to_owned();
-    seen.verdict = Some(Verdict { reason: "DeadlineExceeded", message, at_once: false });
+    let reason = "DeadlineExceeded".into();
+    seen.verdict = Some(Verdict { decision: Decision::Expired, reason, message });
     let status = told(&pod("Always"), &seen, NOW);
     assert_eq!((phase(&status), status.reason.as_deref()), ("Failed", Some("DeadlineExceeded")));
+}
+
+#[test]
+fn a_refused_pod_tells_of_no_container_then_and_later() {
+    let verdict = Verdict {
+        decision: Decision::Refused,
+        reason: "OutOfcpu".into(),
+        message: "Pod was rejected: no".to_owned(),
+    };
+    let refused = Observed { start_time: NOW, verdict: Some(verdict), ..Observed::default() };
+    let status = told(&pod("Always"), &refused, NOW);
+    assert_eq!((phase(&status), status.reason.as_deref()), ("Failed", Some("OutOfcpu")));
+    assert!(status.container_statuses.is_none(), "clients would tell what a container waits for");
+    // After a restart of the agent only the stored status knows of it.
+    let again = super::status(&pod("Always"), &Observed::default(), &status, "192.0.2.1", NOW + S);
+    assert_eq!(again, status);
 }

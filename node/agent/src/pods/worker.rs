@@ -12,7 +12,7 @@ use super::observe::{
     self, Ended, Failure, Hook, Instance, Net, Observed, Role, Step, Stopping, containers,
     field_path,
 };
-use super::{reasons, resources};
+use super::reasons;
 use crate::env::{self, Trouble};
 use crate::events::Level;
 use crate::images;
@@ -187,7 +187,6 @@ impl Worker {
             panic!("{fault}");
         }
         self.asked();
-        self.note();
         let mut room = self.world.registry.room();
         while !self.over {
             let now = self.world.clock.now();
@@ -236,8 +235,8 @@ impl Worker {
         self.world.registry.remove_pod(self.namespace(), self.name(), self.uid());
     }
 
-    /// Tells the registry what there is to connect to.
-    fn note(&self) {
+    /// Tells the registry what there is to connect to, and what of the machine the pod has.
+    pub(super) fn note(&self) {
         let all = containers(&self.pod);
         let entry = PodEntry {
             uid: self.uid().to_owned(),
@@ -249,8 +248,7 @@ impl Worker {
             all: all.iter().map(|(_, c)| c.name.clone()).collect(),
             previous: self.previous(),
             netns: self.seen.sandbox.ready().map(|n| n.netns.clone()),
-            requests: self.granted(),
-            storage_request: resources::storage_request(&self.pod),
+            usage: self.granted(),
             priority: self.pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0),
             active: diff::ending(&self.pod, &self.seen).is_none(),
         };
@@ -444,9 +442,9 @@ impl Worker {
             Action::Expire => {
                 let message = "Pod was active on the node longer than the specified deadline";
                 self.seen.verdict = Some(observe::Verdict {
-                    reason: "DeadlineExceeded",
+                    decision: observe::Decision::Expired,
+                    reason: "DeadlineExceeded".into(),
                     message: message.to_owned(),
-                    at_once: false,
                 });
                 let reason = reasons::of_pod(Code::DeadlineExceeded, &pod, message);
                 self.tell("", Level::Normal, "DeadlineExceeded", message, Some(&reason));

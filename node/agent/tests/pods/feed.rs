@@ -4,7 +4,7 @@ use dhow_intents::{Change, Feed, FeedError};
 use futures::future::BoxFuture;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Event, Namespace, Node, Pod, PodStatus, Secret, Service,
+    ConfigMap, Event, Namespace, Node, Pod, PodStatus, Secret, Service, Taint,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -21,6 +21,8 @@ pub struct State {
     pub services: Vec<Arc<Service>>,
     pub events: Vec<Event>,
     pub node: Option<Arc<Node>>,
+    /// What somebody else gave the node.
+    pub taints: Option<Vec<Taint>>,
     pub lease: Option<Lease>,
     pub finished: Vec<String>,
     pub reports: usize,
@@ -110,6 +112,18 @@ impl Memory {
         self.tell(&mut state, &Change::Secret("shop".into(), name.into()));
     }
 
+    /// Taints the machine for pods that come.
+    pub fn taint(&self, key: &str, effect: &str) {
+        let mut state = self.lock();
+        let taint = Taint { key: key.into(), effect: effect.into(), ..Taint::default() };
+        state.taints = Some(vec![taint]);
+        let mut node = Node::clone(state.node.as_ref().unwrap());
+        node.spec.get_or_insert_default().taints = state.taints.clone();
+        let node = Arc::new(node);
+        state.node = Some(node.clone());
+        self.tell(&mut state, &Change::Node(node));
+    }
+
     /// Ends all subscriptions, as a lost connection does.
     pub fn disconnect(&self) {
         self.lock().subscribers.clear();
@@ -176,6 +190,9 @@ impl Feed for Memory {
         Box::pin(async {
             let (sender, receiver) = mpsc::channel(1024);
             let mut state = self.lock();
+            if let Some(node) = &state.node {
+                sender.try_send(Change::Node(node.clone())).unwrap();
+            }
             for pod in state.pods.values() {
                 sender.try_send(Change::Pod(Arc::new(pod.clone()))).unwrap();
             }
@@ -261,18 +278,12 @@ impl Feed for Memory {
     }
 
     fn report_node(&self, node: Node) -> BoxFuture<'_, Result<Arc<Node>, FeedError>> {
-        let node = Arc::new(node);
         let mut state = self.lock();
+        let mut node = node;
+        node.spec.get_or_insert_default().taints = state.taints.clone();
+        let node = Arc::new(node);
         state.node = Some(node.clone());
-        self.tell(
-            &mut state,
-            &Change::NamesGone(dhow_intents::Owner {
-                kind: "node".into(),
-                namespace: String::new(),
-                name: "none".into(),
-                revision: 0,
-            }),
-        );
+        self.tell(&mut state, &Change::Node(node.clone()));
         Box::pin(async { Ok(node) })
     }
 

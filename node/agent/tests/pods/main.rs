@@ -4,6 +4,7 @@
 //! The program starts itself as launcher: `pods launcher DIR CGROUP`. As a test it takes the usual
 //! arguments (filters, `--list`). It runs in network and mount namespaces of its own.
 
+mod admission;
 mod config;
 mod faults;
 mod feed;
@@ -25,6 +26,7 @@ fn main() {
         return;
     }
     let tests: Vec<Test> = [
+        admission::TESTS,
         lifecycle::TESTS,
         config::TESTS,
         faults::TESTS,

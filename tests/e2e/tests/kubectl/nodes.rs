@@ -7,6 +7,7 @@ pub const ALL: &[Check] = &[
     ("cordon-drain", cordon_drain),
     ("taint", taint),
     ("taint-expels", taint_expels),
+    ("not-admitted", not_admitted),
     ("own-service", own_service),
 ];
 
@@ -67,6 +68,46 @@ fn taint_expels(s: &Shell) {
     s.ok("kubectl wait --for=delete pod/patient --timeout=20s");
     s.is("kubectl get pods -o name", "pod/brave");
     s.is("kubectl taint node n1 storm-", "node/n1 untainted");
+}
+
+/// The machine itself refuses what is bound to it past the scheduler and does not fit.
+fn not_admitted(s: &Shell) {
+    let bound = |name: &str, more: &str| {
+        SLEEPER
+            .replace("name: sleeper", &format!("name: {name}"))
+            .replace("spec:\n", &format!("spec:\n  nodeName: n1\n{more}"))
+    };
+    let huge = bound("huge", "").replace("image:", "resources: {requests: {cpu: 1k}}, image:");
+    s.apply(&huge);
+    s.until(
+        "kubectl get pod huge -o jsonpath='{.status.phase} {.status.reason}'",
+        "Failed OutOfcpu",
+    );
+    s.tells("kubectl get pod huge", &["0/1", "OutOfcpu"]);
+    s.tells(
+        "kubectl describe pod huge",
+        &[
+            "Pod was rejected: Node didn't have enough resource: cpu, requested: 1000000, used: ",
+            "Warning  OutOfcpu",
+        ],
+    );
+    s.apply(&bound("picky", "  nodeSelector: {deck: upper}\n"));
+    s.until("kubectl get pod picky -o jsonpath='{.status.reason}'", "NodeAffinity");
+    s.ok("kubectl label node n1 deck=upper");
+    s.apply(&bound("content", "  nodeSelector: {deck: upper}\n"));
+    s.ok("kubectl wait --for=condition=Ready pod/content --timeout=30s");
+    s.ok("kubectl taint node n1 storm=here:NoExecute --overwrite && kubectl wait --for=delete pod/content --timeout=10s");
+    s.apply(&bound("late", ""));
+    // It is sent away as well.
+    s.until("kubectl get events --field-selector reason=TaintToleration -o jsonpath='{.items[*].involvedObject.name}'", "late");
+    s.ok("kubectl taint node n1 storm- && kubectl label node n1 deck-");
+    // Who wants replicas of it does not fill the store with them.
+    s.ok("kubectl create deployment eager --image=busybox --dry-run=client -o yaml | sed 's/    spec:/    spec:\\n      nodeName: n1\\n      nodeSelector: {deck: none}/' | kubectl apply -f -");
+    s.until(
+        "kubectl get pods -l app=eager -o jsonpath='{.items[*].status.reason}'",
+        "NodeAffinity NodeAffinity NodeAffinity NodeAffinity NodeAffinity",
+    );
+    s.ok("kubectl delete deployment eager --timeout=20s");
 }
 
 /// Pods find the API by a service that nobody can take from them for long.

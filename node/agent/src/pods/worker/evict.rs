@@ -3,7 +3,10 @@
 use super::Worker;
 use crate::node::Eviction;
 use crate::pods::diff;
-use crate::pods::observe::{EVICTED, Verdict};
+use crate::pods::observe::{Decision, Verdict};
+
+/// The word for it in status and event.
+const EVICTED: &str = "Evicted";
 
 impl Worker {
     /// Begins it, unless the pod ends anyway.
@@ -11,9 +14,9 @@ impl Worker {
         if diff::ending(&self.pod, &self.seen).is_some() {
             return;
         }
-        // There is no time for a grace period, as upstream has none either.
         let message = eviction.message.clone();
-        self.seen.verdict = Some(Verdict { reason: EVICTED, message, at_once: true });
+        let decision = Decision::Evicted;
+        self.seen.verdict = Some(Verdict { decision, reason: EVICTED.into(), message });
         self.evicted = Some(eviction);
         self.note();
     }
@@ -23,7 +26,7 @@ impl Worker {
         if self.stored.as_ref().and_then(|s| s.reason.as_deref()) == Some(EVICTED)
             && let Some(Eviction { message, reason, .. }) = self.evicted.take()
         {
-            self.warn("", "Evicted", message, &reason);
+            self.warn("", EVICTED, message, &reason);
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::events::Level;
 use crate::pods::diff::{self, differs};
 use crate::pods::observe::{Failure, Held, Role, Step, containers, label};
 use crate::pods::{observe, reasons, resources};
+use dhow_fit::Usage;
 use dhow_reason::Code;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use std::collections::BTreeMap;
@@ -36,14 +37,14 @@ impl Worker {
         pod
     }
 
-    /// What of the machine is granted to this pod: thousandths of a core, bytes.
-    pub(super) fn granted(&self) -> (u64, u64) {
+    /// What of the machine is granted to this pod.
+    pub(super) fn granted(&self) -> Usage {
         if self.seen.torn || diff::ending(&self.pod, &self.seen).is_some() && !self.seen.busy() {
-            return (0, 0);
+            return Usage::default();
         }
         match self.seen.held {
-            Some(_) => resources::pod_requests(&self.as_it_runs(None)),
-            None => resources::pod_requests(&self.pod),
+            Some(_) => Usage::of(&self.as_it_runs(None)),
+            None => Usage::of(&self.pod),
         }
     }
 
@@ -79,15 +80,15 @@ impl Worker {
 
     /// What of the machine a resize lacks.
     fn obstacle(&self) -> Option<Held> {
-        let wanted = resources::pod_requests(&self.pod);
-        let has = resources::pod_requests(&self.as_it_runs(None));
+        let wanted = Usage::of(&self.pod);
+        let has = Usage::of(&self.as_it_runs(None));
+        let used = self.world.registry.granted(|pod| pod.uid != self.uid());
         let facts = &self.world.facts;
-        let used = self.world.registry.granted_to_others(self.uid());
-        let all = [
-            ("cpu", wanted.0, has.0, used.0, facts.cpu_millis),
-            ("memory", wanted.1, has.1, used.1, facts.memory),
-        ];
-        let reason = |name: &str, wanted: u64, used: u64, capacity: u64| {
+        let all = [("cpu", facts.cpu_millis), ("memory", facts.memory)].map(|(name, capacity)| {
+            let capacity = i64::try_from(capacity).unwrap_or(i64::MAX);
+            (name, wanted.amount(name), has.amount(name), used.amount(name), capacity)
+        });
+        let reason = |name: &str, wanted: i64, used: i64, capacity: i64| {
             let code = match name {
                 "cpu" => Code::InsufficientCpu,
                 _ => Code::InsufficientMemory,
@@ -106,8 +107,9 @@ impl Worker {
             let reason = reason(name, wanted, used, capacity);
             return Some(Held { word: "Infeasible", message, reason });
         }
-        let deferred =
-            more.clone().find(|(_, wanted, _, used, capacity)| wanted + used > *capacity);
+        let deferred = more
+            .clone()
+            .find(|(_, wanted, _, used, capacity)| wanted.saturating_add(*used) > *capacity);
         deferred.map(|&(name, wanted, _, used, capacity)| {
             let message = format!(
                 "Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {capacity}"
