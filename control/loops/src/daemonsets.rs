@@ -4,12 +4,13 @@ use crate::Context;
 use crate::driver::{Outcome, Queue};
 use crate::owners::{Owner, Owners};
 use dhow_objects::{Status, kinds};
-use dhow_state::{DeleteOptions, Key, Patch, View, unless_gone};
-use dhow_workloads::daemonset::{self, HASH_LABEL, Site};
+use dhow_state::{DeleteOptions, Entry, Key, Patch, View, unless_gone};
+use dhow_workloads::daemonset::{self, HASH_LABEL, Setbacks, Site};
 use dhow_workloads::{seconds, selects, template_hash};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::time::Duration;
 
 const NAME: &str = "daemonset-controller";
@@ -23,6 +24,7 @@ pub(crate) async fn run(
 ) {
     let mut queue = Queue::new(NAME, context.clock.clone());
     let mut owners = Owners::default();
+    let mut setbacks: HashMap<Key, Setbacks> = HashMap::new();
     loop {
         tokio::select! {
             keys = sets.changed() => keys.into_iter().for_each(|k| queue.add(k)),
@@ -38,7 +40,16 @@ pub(crate) async fn run(
             () = queue.moment() => queue.ripen(),
         }
         while let Some(key) = queue.next() {
-            let outcome = reconcile(&context, &sets, &revisions, &pods, &nodes, &key).await;
+            let outcome = match sets.entry(&key) {
+                Some(set) => {
+                    let setbacks = setbacks.entry(key.clone()).or_default();
+                    reconcile(&context, &set, &revisions, &pods, &nodes, setbacks, &key).await
+                }
+                None => {
+                    setbacks.remove(&key);
+                    Ok(None)
+                }
+            };
             queue.done(key, outcome);
         }
     }
@@ -67,14 +78,14 @@ fn sites(set: &DaemonSet, nodes: &View<Node>) -> Vec<Site> {
 
 async fn reconcile(
     context: &Context,
-    sets: &View<DaemonSet>,
+    entry: &Entry<DaemonSet>,
     revisions: &View<ControllerRevision>,
     pods: &View<Pod>,
     nodes: &View<Node>,
+    setbacks: &mut Setbacks,
     key: &Key,
 ) -> Outcome {
-    let Some(entry) = sets.entry(key) else { return Ok(None) };
-    let set = entry.object;
+    let set = &entry.object;
     let now = seconds(&context.now());
     let owner = Owner {
         name: NAME,
@@ -84,12 +95,14 @@ async fn reconcile(
     };
     let collisions = set.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0);
     let hash = template_hash(&set.spec.template, collisions);
-    let sites = sites(&set, nodes);
+    let sites = sites(set, nodes);
     if set.metadata.deletion_timestamp.is_none() {
-        remember(context, &set, &hash, revisions, pods, &owner).await?;
+        remember(context, set, &hash, revisions, pods, &owner).await?;
     }
-    let look = || daemonset::plan(&set, &hash, &pods.list_in(&key.namespace), &sites, now);
-    let plan = look();
+    let look = |setbacks: &Setbacks| {
+        daemonset::plan(set, &hash, &pods.list_in(&key.namespace), &sites, setbacks, now)
+    };
+    let plan = look(setbacks);
     for note in &plan.notes {
         context.note(NAME, &kinds::DAEMON_SET, &set.metadata, note).await;
     }
@@ -98,16 +111,17 @@ async fn reconcile(
         .create
         .iter()
         .map(|node| {
-            let mut pod = daemonset::pod(&set, &hash, node);
+            let mut pod = daemonset::pod(set, &hash, node);
             pod.metadata.owner_references = Some(vec![owner.reference()]);
             pod
         })
         .collect();
     owner.write_pods(context, &create, &plan.delete).await?;
+    plan.failed.iter().for_each(|node| setbacks.note(node, now));
     // What was just written is in the view already.
-    let status = look().status;
+    let status = look(setbacks).status;
     if set.status.as_ref() != Some(&status) && set.metadata.deletion_timestamp.is_none() {
-        let next = DaemonSet { status: Some(status), ..DaemonSet::clone(&set) };
+        let next = DaemonSet { status: Some(status), ..DaemonSet::clone(set) };
         let actor = Context::actor(NAME, entry.revision);
         context.state.update_status_typed(&actor, &kinds::DAEMON_SET, &next).await?;
     }

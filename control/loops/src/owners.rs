@@ -114,6 +114,10 @@ impl Owner<'_> {
         for pods in create.chunks(ABREAST) {
             let batch = pods.iter().map(|pod| context.state.create_typed(actor, &kinds::POD, pod));
             made.extend(join_all(batch.collect::<Vec<_>>()).await);
+            if made.iter().any(Result::is_err) {
+                // What refuses one refuses the others; they are tried again with a pause.
+                break;
+            }
         }
         let mut failed = None;
         for outcome in made {

@@ -16,9 +16,9 @@ use std::sync::Arc;
 
 /// The label that tells of which template a pod is.
 pub const HASH_LABEL: &str = "controller-revision-hash";
-/// A pod that failed is replaced when it is this old, seconds: one that fails at once must not be
-/// made again and again without a pause.
-const FAILED_FOR: i64 = 10;
+/// First and longest pause, in seconds, between replacements of pods that fail on one machine, as
+/// upstream's.
+const PAUSE: (i64, i64) = (1, 15 * 60);
 
 /// A machine, as a daemon set sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,33 @@ pub struct Site {
     pub run: bool,
     /// A pod of the set that is there may stay.
     pub stay: bool,
+}
+
+/// Machines where pods of a set have failed lately: one that fails at once must not be made again
+/// and again without a pause, which grows. Nobody stores it: who leads next begins anew.
+#[derive(Debug, Default)]
+pub struct Setbacks(BTreeMap<String, Setback>);
+
+#[derive(Debug)]
+struct Setback {
+    /// When a failed pod was replaced last, seconds since the epoch.
+    at: i64,
+    /// Seconds until the next may be.
+    pause: i64,
+}
+
+impl Setbacks {
+    /// From when a failed pod of this machine may be replaced.
+    fn over(&self, node: &str) -> i64 {
+        self.0.get(node).map_or(i64::MIN, |setback| setback.at + setback.pause)
+    }
+
+    /// Takes note that a failed pod of this machine is replaced.
+    pub fn note(&mut self, node: &str, now: i64) {
+        self.0.retain(|_, setback| now - setback.at <= 2 * PAUSE.1);
+        let pause = self.0.get(node).map_or(PAUSE.0, |last| (last.pause * 2).min(PAUSE.1));
+        self.0.insert(node.to_owned(), Setback { at: now, pause });
+    }
 }
 
 /// What to do for a daemon set.
@@ -42,6 +69,8 @@ pub struct Plan {
     pub create: Vec<String>,
     /// Pods to delete.
     pub delete: Vec<String>,
+    /// Machines whose failed pods are among them.
+    pub failed: Vec<String>,
     /// What to tell about it.
     pub notes: Vec<Note>,
     /// The status as it is now.
@@ -96,7 +125,14 @@ pub fn target(pod: &Pod) -> Option<&str> {
 
 /// Plans for `set`, whose template has this `hash`. `pods` are all pods of its namespace; `now` is
 /// in seconds since the epoch.
-pub fn plan(set: &DaemonSet, hash: &str, pods: &[Arc<Pod>], sites: &[Site], now: i64) -> Plan {
+pub fn plan(
+    set: &DaemonSet,
+    hash: &str,
+    pods: &[Arc<Pod>],
+    sites: &[Site],
+    setbacks: &Setbacks,
+    now: i64,
+) -> Plan {
     let mut plan = Plan::default();
     let uid = set.metadata.uid.as_deref().unwrap_or_default();
     let dying = set.metadata.deletion_timestamp.is_some();
@@ -119,8 +155,7 @@ pub fn plan(set: &DaemonSet, hash: &str, pods: &[Arc<Pod>], sites: &[Site], now:
         there.all.sort_by_key(|p| (created(p), name(p)));
     }
     if !dying {
-        let surge = bounds(set, sites).1;
-        manage(set, hash, sites, &by_node, surge, now, &mut plan);
+        manage(set, hash, sites, &by_node, setbacks, now, &mut plan);
         let rolls = set.spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref());
         if rolls.unwrap_or("RollingUpdate") == "RollingUpdate" {
             roll(set, hash, sites, &by_node, now, &mut plan);
@@ -147,7 +182,7 @@ fn bounds(set: &DaemonSet, sites: &[Site]) -> (usize, usize) {
         Some(IntOrString::Int(n)) => usize::try_from(*n).unwrap_or(0),
         Some(IntOrString::String(text)) => {
             let percent: usize = text.trim_end_matches('%').parse().unwrap_or(0);
-            (wanted * percent).div_ceil(100)
+            wanted.saturating_mul(percent).div_ceil(100)
         }
     };
     let surge = count(rolling.and_then(|r| r.max_surge.as_ref()), 0);
@@ -162,10 +197,11 @@ fn manage(
     hash: &str,
     sites: &[Site],
     by_node: &BTreeMap<&str, There<'_>>,
-    surge: usize,
+    setbacks: &Setbacks,
     now: i64,
     plan: &mut Plan,
 ) {
+    let (_, surge) = bounds(set, sites);
     for site in sites {
         let Some(there) = by_node.get(site.node.as_str()) else {
             if site.run {
@@ -183,7 +219,7 @@ fn manage(
                 running.push(pod);
                 continue;
             }
-            let at = created(pod) + FAILED_FOR;
+            let at = setbacks.over(&site.node);
             if now < at {
                 plan.again_at = Some(plan.again_at.map_or(at, |known| known.min(at)));
                 continue;
@@ -200,6 +236,7 @@ fn manage(
             let because = Some(because);
             plan.notes.push(Note { kind: "Warning", reason: "FailedDaemonPod", message, because });
             plan.delete.push(name(pod));
+            plan.failed.push(site.node.clone());
         }
         let surplus =
             |pods: Vec<&Arc<Pod>>| pods.into_iter().skip(1).map(|p| name(p)).collect::<Vec<_>>();
@@ -450,6 +487,10 @@ mod tests {
 
     const NOW: i64 = 2_000_000_000;
 
+    fn plan(set: &DaemonSet, hash: &str, pods: &[Arc<Pod>], sites: &[Site], now: i64) -> Plan {
+        super::plan(set, hash, pods, sites, &Setbacks::default(), now)
+    }
+
     #[test]
     fn every_machine_gets_one_pod() {
         let set = set(json!({"maxUnavailable": 1}));
@@ -526,17 +567,24 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_pod_is_replaced_after_a_pause() {
+    fn a_failed_pod_is_replaced_and_the_next_after_a_pause_that_grows() {
         let set = set(json!({"maxUnavailable": 1}));
         let mut failed = (*on("a", "a", "h", false)).clone();
         failed.status.as_mut().unwrap().phase = Some("Failed".into());
         let pods = [Arc::new(failed)];
-        let soon = created(&pods[0]) + 1;
-        let waits = plan(&set, "h", &pods, &sites(&["a"]), soon);
-        assert_eq!((waits.delete.len(), waits.again_at), (0, Some(soon + 9)));
-        let due = plan(&set, "h", &pods, &sites(&["a"]), soon + 9);
-        assert_eq!(due.delete, ["a"]);
-        assert_eq!(due.notes[0].reason, "FailedDaemonPod");
+        let mut setbacks = Setbacks::default();
+        let mut now = NOW;
+        for pause in [1, 2, 4, 8] {
+            let due = super::plan(&set, "h", &pods, &sites(&["a"]), &setbacks, now);
+            assert_eq!((due.delete, due.failed), (vec!["a".to_owned()], vec!["a".to_owned()]));
+            assert_eq!(due.notes[0].reason, "FailedDaemonPod");
+            setbacks.note("a", now);
+            let waits = super::plan(&set, "h", &pods, &sites(&["a"]), &setbacks, now);
+            assert_eq!((waits.delete.len(), waits.again_at), (0, Some(now + pause)));
+            now += pause;
+        }
+        setbacks.note("b", now + 2 * PAUSE.1);
+        assert_eq!(setbacks.over("a"), i64::MIN, "it has gone well for long");
     }
 
     #[test]

@@ -187,7 +187,7 @@ impl<'a> Planner<'a> {
     fn work(&mut self) {
         let paused = self.spec.paused == Some(true);
         let new = self.new_set().cloned();
-        if paused || self.was_scaled(new.as_ref()) {
+        if paused || self.was_scaled() {
             self.scale(new.as_ref());
             return;
         }
@@ -203,6 +203,11 @@ impl<'a> Planner<'a> {
             }
         }
         self.forget_history(new.as_ref());
+    }
+
+    /// How many pods there may be in the middle of a rollout.
+    fn most(&self) -> i32 {
+        self.replicas.saturating_add(self.bounds().surge)
     }
 
     /// The annotations that a replica set takes over from its deployment.
@@ -225,7 +230,7 @@ impl<'a> Planner<'a> {
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
         taken.insert(DESIRED.into(), self.replicas.to_string());
-        taken.insert(MAXIMUM.into(), (self.replicas + self.bounds().surge).to_string());
+        taken.insert(MAXIMUM.into(), self.most().to_string());
         taken
     }
 
@@ -356,7 +361,7 @@ impl<'a> Planner<'a> {
     fn size_marks(&self) -> BTreeMap<String, String> {
         BTreeMap::from([
             (DESIRED.to_owned(), self.replicas.to_string()),
-            (MAXIMUM.to_owned(), (self.replicas + self.bounds().surge).to_string()),
+            (MAXIMUM.to_owned(), self.most().to_string()),
         ])
     }
 
@@ -414,8 +419,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Whether the deployment's size changed since its active sets were sized.
-    fn was_scaled(&self, new: Option<&Arc<ReplicaSet>>) -> bool {
-        let _ = new;
+    fn was_scaled(&self) -> bool {
         self.sets.iter().filter(|s| wanted(s) > 0).any(|set| {
             annotation(&set.metadata, DESIRED)
                 .and_then(|d| d.parse::<i32>().ok())
@@ -443,7 +447,7 @@ impl<'a> Planner<'a> {
         if !self.rolling() {
             return;
         }
-        let allowed = if self.replicas > 0 { self.replicas + self.bounds().surge } else { 0 };
+        let allowed = if self.replicas > 0 { self.most() } else { 0 };
         let sizes = rollout::spread(&active.iter().map(|s| wanted(s)).collect::<Vec<_>>(), allowed);
         for (set, size) in active.iter().zip(sizes) {
             self.resize(set, size, self.size_marks());
@@ -468,9 +472,10 @@ impl<'a> Planner<'a> {
         let new = self.new_set().map(|s| counts(s));
         let new_name = self.new_set().map(|s| name_of(s)).unwrap_or_default();
         let all: Vec<Set> = self.sets.iter().map(|s| counts(s)).collect();
-        let total: i32 = all.iter().map(|s| s.present).sum();
-        let available: i32 = all.iter().map(|s| s.available).sum();
-        let ready = self.sets.iter().filter_map(|s| s.status.as_ref()?.ready_replicas).sum();
+        let total = rollout::sum(all.iter().map(|s| s.present));
+        let available = rollout::sum(all.iter().map(|s| s.available));
+        let ready =
+            rollout::sum(self.sets.iter().filter_map(|s| s.status.as_ref()?.ready_replicas));
         let uids: Vec<&String> = self.sets.iter().filter_map(|s| s.metadata.uid.as_ref()).collect();
         let terminating = self
             .pods
@@ -486,7 +491,7 @@ impl<'a> Planner<'a> {
             ready_replicas: Some(ready),
             available_replicas: Some(available),
             unavailable_replicas: Some(
-                (all.iter().map(|s| s.wanted).sum::<i32>().max(total) - available).max(0),
+                (rollout::sum(all.iter().map(|s| s.wanted)).max(total) - available).max(0),
             ),
             terminating_replicas: Some(i32::try_from(terminating).unwrap_or(i32::MAX)),
             collision_count: before.collision_count,

@@ -9,6 +9,14 @@ use std::sync::Arc;
 /// The pod annotation that makes a pod go earlier (lower) or later when scaling down.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
+/// So many pods at most are made or deleted in one step, as upstream does: whoever asks for a thousand
+/// million of them shall not bring down what else runs here.
+const BURST: usize = 500;
+/// A pod that failed within so many seconds of its making counts against making more at once.
+const YOUNG: i64 = 60;
+/// So many of them are made good at once, however few are wanted.
+const AT_ONCE: usize = 5;
+
 /// What to do for a replica set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
@@ -22,7 +30,7 @@ pub struct Plan {
     pub delete: Vec<String>,
     /// The status as it is now.
     pub status: ReplicaSetStatus,
-    /// Look again at this second, because a pod becomes available then.
+    /// Look again at this second, because a pod becomes available or may be made then.
     pub again_at: Option<i64>,
 }
 
@@ -52,8 +60,12 @@ pub fn plan(set: &ReplicaSet, pods: &[Arc<Pod>], now: i64) -> Plan {
     }
     let mut active: Vec<&Arc<Pod>> = owned.iter().copied().filter(|p| is_active(p)).collect();
     let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
-    let create = if dying { 0 } else { wanted.saturating_sub(active.len()) };
-    let surplus = if dying { 0 } else { active.len().saturating_sub(wanted) };
+    let missing = if dying { 0 } else { wanted.saturating_sub(active.len()) };
+    let setbacks = setbacks(&owned, now);
+    let create = missing.min(wanted.max(AT_ONCE).saturating_sub(setbacks.len())).min(BURST);
+    // Each pod that is made wakes whoever asked for this; where none may be, time does.
+    let retry_at = setbacks.first().copied().filter(|_| create < missing);
+    let surplus = if dying { 0 } else { active.len().saturating_sub(wanted).min(BURST) };
     active.sort_by_key(|pod| rank(pod));
     let delete =
         active.iter().take(surplus).map(|p| p.metadata.name.clone().unwrap_or_default()).collect();
@@ -69,7 +81,8 @@ pub fn plan(set: &ReplicaSet, pods: &[Arc<Pod>], now: i64) -> Plan {
             wanted.iter().all(|(k, v)| p.metadata.labels.as_ref().and_then(|l| l.get(k)) == Some(v))
         })
     });
-    let again_at = active.iter().filter_map(|p| available(p, min_ready, now).err().flatten()).min();
+    let ripens = active.iter().filter_map(|p| available(p, min_ready, now).err().flatten()).min();
+    let again_at = [ripens, retry_at].into_iter().flatten().min();
     let terminating = owned
         .iter()
         .filter(|p| {
@@ -86,6 +99,16 @@ pub fn plan(set: &ReplicaSet, pods: &[Arc<Pod>], now: i64) -> Plan {
         conditions: set.status.as_ref().and_then(|s| s.conditions.clone()),
     };
     Plan { adopt, release, create, delete, status, again_at }
+}
+
+/// When the pods will be forgotten that failed soon after they were made, the earliest first. Upstream
+/// makes pods that no machine takes again and again without a pause, and fills the store with them.
+fn setbacks(owned: &[&Arc<Pod>], now: i64) -> Vec<i64> {
+    let failed = owned.iter().filter(|pod| phase(pod) == "Failed");
+    let made = failed.filter_map(|pod| pod.metadata.creation_timestamp.as_ref().map(seconds));
+    let mut forgotten: Vec<i64> = made.map(|at| at + YOUNG).filter(|at| *at > now).collect();
+    forgotten.sort_unstable();
+    forgotten
 }
 
 /// The order in which pods are deleted, as upstream's: unassigned, pending, not ready, cheap,
@@ -188,6 +211,11 @@ mod tests {
     }
 
     #[test]
+    fn what_is_made_at_once_has_a_limit() {
+        assert_eq!(plan(&set(i32::MAX, 0), &[], 0).create, BURST);
+    }
+
+    #[test]
     fn finished_and_dying_pods_do_not_count() {
         let pods = [
             pod("a", Some("u1"), json!({"status": {"phase": "Failed"}})),
@@ -200,6 +228,23 @@ mod tests {
         let plan = plan(&set(1, 0), &pods, 0);
         assert_eq!(plan.create, 1);
         assert_eq!(plan.status.terminating_replicas, Some(1));
+    }
+
+    #[test]
+    fn pods_that_fail_at_once_are_not_made_without_a_pause() {
+        let at = |second: i64| {
+            json!({"metadata": {"creationTimestamp": format!("2026-01-01T00:00:{second:02}Z")},
+                   "status": {"phase": "Failed"}})
+        };
+        let failed: Vec<_> = (0..5).map(|i| pod(&format!("f{i}"), Some("u1"), at(i))).collect();
+        let start = 1_767_225_600; // 2026-01-01T00:00:00Z
+        assert_eq!(plan(&set(1, 0), &failed[1..], start + 5).create, 1);
+        let waits = plan(&set(1, 0), &failed, start + 5);
+        assert_eq!((waits.create, waits.again_at), (0, Some(start + YOUNG)));
+        assert_eq!(plan(&set(1, 0), &failed, start + YOUNG).create, 1);
+        // Those of a set that lost some of many are all made good.
+        assert_eq!(plan(&set(9, 0), &failed, start + 5).create, 4);
+        assert_eq!(plan(&set(1, 0), &failed, start + 500).create, 1, "one that had run for long");
     }
 
     #[test]

@@ -31,8 +31,8 @@ fn resolve(value: Option<&IntOrString>, total: i32, round_up: bool) -> i32 {
         Some(IntOrString::Int(n)) => *n,
         Some(IntOrString::String(text)) => {
             let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let scaled = i64::from(total) * percent;
-            let rounded = if round_up { (scaled + 99) / 100 } else { scaled / 100 };
+            let scaled = i64::from(total).saturating_mul(percent);
+            let rounded = scaled / 100 + i64::from(round_up && scaled % 100 > 0);
             i32::try_from(rounded).unwrap_or(i32::MAX)
         }
         None => 0,
@@ -52,13 +52,18 @@ pub fn bounds(
     Bounds { surge, unavailable: unavailable.min(replicas) }
 }
 
+/// A sum that stops at the largest number: sizes are whatever somebody has written.
+pub(crate) fn sum(sizes: impl Iterator<Item = i32>) -> i32 {
+    sizes.fold(0, i32::saturating_add)
+}
+
 /// How many pods the new set should ask for, given all sets (the new one included).
 pub fn grow_new(new: Set, all: &[Set], replicas: i32, bounds: Bounds) -> i32 {
     if new.wanted >= replicas {
         return replicas;
     }
-    let total: i32 = all.iter().map(|s| s.wanted).sum();
-    let room = (replicas + bounds.surge - total).max(0);
+    let total = sum(all.iter().map(|s| s.wanted));
+    let room = replicas.saturating_add(bounds.surge).saturating_sub(total).max(0);
     new.wanted + room.min(replicas - new.wanted)
 }
 
@@ -67,7 +72,7 @@ pub fn grow_new(new: Set, all: &[Set], replicas: i32, bounds: Bounds) -> i32 {
 pub fn shrink_old(old: &[Set], new: Set, replicas: i32, bounds: Bounds) -> Vec<i32> {
     let mut wanted: Vec<i32> = old.iter().map(|s| s.wanted).collect();
     let minimum = replicas - bounds.unavailable;
-    let total: i32 = wanted.iter().sum::<i32>() + new.wanted;
+    let total = sum(wanted.iter().copied()).saturating_add(new.wanted);
     // Pods of the new set that do not serve yet must not be counted on.
     let mut spare = (total - minimum - (new.wanted - new.available).max(0)).max(0);
     for (index, set) in old.iter().enumerate() {
@@ -75,7 +80,7 @@ pub fn shrink_old(old: &[Set], new: Set, replicas: i32, bounds: Bounds) -> Vec<i
         wanted[index] -= unhealthy;
         spare -= unhealthy;
     }
-    let available: i32 = old.iter().map(|s| s.available).sum::<i32>() + new.available;
+    let available = sum(old.iter().map(|s| s.available)).saturating_add(new.available);
     let mut spare = (available - minimum).max(0);
     for wanted in &mut wanted {
         let step = (*wanted).min(spare);
@@ -88,7 +93,7 @@ pub fn shrink_old(old: &[Set], new: Set, replicas: i32, bounds: Bounds) -> Vec<i
 /// Spreads a change of scale over the active sets in proportion to their size, as upstream does in
 /// the middle of a rollout: `previous` is the scale (with surge) that the sets were sized for.
 pub fn spread(wanted: &[i32], allowed: i32) -> Vec<i32> {
-    let total: i32 = wanted.iter().sum();
+    let total = sum(wanted.iter().copied());
     let mut left = allowed - total;
     if total == 0 || left == 0 {
         return wanted.to_vec();
@@ -106,7 +111,7 @@ pub fn spread(wanted: &[i32], allowed: i32) -> Vec<i32> {
         left -= step;
     }
     if let Some(first) = order.first() {
-        next[*first] = (next[*first] + left).max(0);
+        next[*first] = next[*first].saturating_add(left).max(0);
     }
     next
 }
@@ -152,6 +157,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn sizes_beyond_all_measure_do_not_overflow() {
+        let most = Set { wanted: i32::MAX, present: 5, available: 5 };
+        let bounds = bounds(Some(&percent("99999999999%")), None, i32::MAX);
+        assert_eq!(bounds.surge, i32::MAX);
+        let new = Set { wanted: 1, present: 1, available: 1 };
+        assert_eq!(grow_new(new, &[most, new], i32::MAX, bounds), 1);
+        assert_eq!(grow_new(new, &[new], i32::MAX, bounds), i32::MAX);
+        assert_eq!(shrink_old(&[most, most], new, 3, bounds), [0, 0]);
+        assert_eq!(spread(&[i32::MAX, i32::MAX], 4).iter().min(), Some(&0));
     }
 
     #[test]
