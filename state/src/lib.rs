@@ -32,7 +32,7 @@ pub use types::{
     Actor, Config, DeleteOptions, Deleted, FieldValidation, List, ListOptions, Object, Patch,
     Result, User, WatchEvent, WatchOptions, WriteOptions, unless_gone,
 };
-pub use view::{Entry, Key, View};
+pub use view::{Entry, Key, Reader, View};
 pub use watch::Watch;
 
 pub(crate) use dhow_objects::Status;

@@ -135,27 +135,24 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Sink for Feed<T> {
     }
 }
 
-/// A live map of all objects of a kind. Each handle hears of changes by itself; the decoded objects
-/// are shared between all handles.
-pub struct View<T> {
+/// A live map of all objects of a kind, to be read. The decoded objects are shared between all handles.
+pub struct Reader<T> {
     store: Arc<Store<T>>,
-    subscriber: Arc<Subscriber>,
 }
 
-impl<T> Clone for View<T> {
-    /// Another handle, for which everything that exists is news.
+impl<T> Clone for Reader<T> {
     fn clone(&self) -> Self {
-        Self { store: self.store.clone(), subscriber: self.store.subscribe() }
+        Self { store: self.store.clone() }
     }
 }
 
-impl<T> std::fmt::Debug for View<T> {
+impl<T> std::fmt::Debug for Reader<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "View({}, {} objects)", self.store.kind.kind, self.store.read().len())
+        write!(f, "Reader({}, {} objects)", self.store.kind.kind, self.store.read().len())
     }
 }
 
-impl<T> View<T> {
+impl<T> Reader<T> {
     /// One object.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<T>> {
         self.entry(&Key::new(namespace, name)).map(|e| e.object)
@@ -182,6 +179,41 @@ impl<T> View<T> {
     /// All objects with their keys and revisions.
     pub fn entries(&self) -> Vec<(Key, Entry<T>)> {
         self.store.read().iter().map(|(k, e)| (k.clone(), e.clone())).collect()
+    }
+}
+
+/// A [`Reader`] that hears of changes. What has changed is kept for it until it asks: who never does
+/// takes a reader.
+pub struct View<T> {
+    reader: Reader<T>,
+    subscriber: Arc<Subscriber>,
+}
+
+impl<T> std::ops::Deref for View<T> {
+    type Target = Reader<T>;
+
+    fn deref(&self) -> &Reader<T> {
+        &self.reader
+    }
+}
+
+impl<T> Clone for View<T> {
+    /// Another handle, for which everything that exists is news.
+    fn clone(&self) -> Self {
+        Self { reader: self.reader.clone(), subscriber: self.store.subscribe() }
+    }
+}
+
+impl<T> std::fmt::Debug for View<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "View({}, {} objects)", self.store.kind.kind, self.store.read().len())
+    }
+}
+
+impl<T> View<T> {
+    /// A handle that hears of nothing.
+    pub fn reader(&self) -> Reader<T> {
+        self.reader.clone()
     }
 
     /// Which objects appeared, changed or went since the last call, in order; waits until there is
@@ -233,7 +265,7 @@ impl State {
         };
         drop(views);
         let subscriber = store.subscribe();
-        View { store, subscriber }
+        View { reader: Reader { store }, subscriber }
     }
 
     /// [`State::create`] of a typed object, in the namespace that its metadata names.

@@ -4,7 +4,7 @@ use crate::Context;
 use crate::driver::{Outcome, Queue};
 use crate::owners::{Owner, Owners};
 use dhow_objects::{Status, kinds};
-use dhow_state::{DeleteOptions, Entry, Key, Patch, View, unless_gone};
+use dhow_state::{DeleteOptions, Entry, Key, Patch, Reader, View, unless_gone};
 use dhow_workloads::daemonset::{self, HASH_LABEL, Setbacks, Site};
 use dhow_workloads::{seconds, selects, template_hash};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
@@ -18,7 +18,7 @@ const NAME: &str = "daemonset-controller";
 pub(crate) async fn run(
     context: Context,
     mut sets: View<DaemonSet>,
-    revisions: View<ControllerRevision>,
+    revisions: Reader<ControllerRevision>,
     mut pods: View<Pod>,
     mut nodes: View<Node>,
 ) {
@@ -79,7 +79,7 @@ fn sites(set: &DaemonSet, nodes: &View<Node>) -> Vec<Site> {
 async fn reconcile(
     context: &Context,
     entry: &Entry<DaemonSet>,
-    revisions: &View<ControllerRevision>,
+    revisions: &Reader<ControllerRevision>,
     pods: &View<Pod>,
     nodes: &View<Node>,
     setbacks: &mut Setbacks,
@@ -133,7 +133,7 @@ async fn remember(
     context: &Context,
     set: &DaemonSet,
     hash: &str,
-    revisions: &View<ControllerRevision>,
+    revisions: &Reader<ControllerRevision>,
     pods: &View<Pod>,
     owner: &Owner<'_>,
 ) -> Result<(), Status> {

@@ -3,7 +3,7 @@
 use crate::Context;
 use crate::driver::{Outcome, Queue};
 use dhow_objects::{Status, kinds};
-use dhow_state::{Actor, DeleteOptions, Key, View, unless_gone};
+use dhow_state::{Actor, DeleteOptions, Key, Reader, View, unless_gone};
 use dhow_workloads::endpoints::{self, MANAGED_BY, MANAGER, Plan, SERVICE_NAME};
 use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
@@ -15,7 +15,7 @@ const NAME: &str = "endpointslice-controller";
 
 pub(crate) async fn run(context: Context, mut services: View<Service>, mut pods: View<Pod>) {
     let mut slices: View<EndpointSlice> = context.state.view(&kinds::ENDPOINT_SLICE);
-    let olds: View<Endpoints> = context.state.view(&kinds::ENDPOINTS);
+    let olds = context.state.view::<Endpoints>(&kinds::ENDPOINTS).reader();
     let mut queue = Queue::new(NAME, context.clock.clone());
     // Which services a pod was last counted for: a change of its labels concerns old and new.
     let mut members: HashMap<Key, BTreeSet<Key>> = HashMap::new();
@@ -92,7 +92,7 @@ async fn reconcile(
     services: &View<Service>,
     pods: &View<Pod>,
     slices: &View<EndpointSlice>,
-    olds: &View<Endpoints>,
+    olds: &Reader<Endpoints>,
     key: &Key,
 ) -> Outcome {
     let state = &context.state;

@@ -14,6 +14,7 @@ mod mirror;
 mod namespaces;
 mod nodes;
 mod owners;
+mod pod_garbage;
 mod replicasets;
 mod scheduling;
 mod taints;
@@ -65,7 +66,7 @@ pub fn start(state: &State, clock: &SharedClock) -> Loops {
     let controllers: View<ReplicationController> = state.view(&kinds::REPLICATION_CONTROLLER);
     tasks.spawn(replicasets::run(context.clone(), controllers, pods.clone()));
     let daemons: View<DaemonSet> = state.view(&kinds::DAEMON_SET);
-    let revisions: View<ControllerRevision> = state.view(&kinds::CONTROLLER_REVISION);
+    let revisions = state.view::<ControllerRevision>(&kinds::CONTROLLER_REVISION).reader();
     let daemons = daemonsets::run(context.clone(), daemons, revisions, pods.clone(), nodes.clone());
     tasks.spawn(daemons);
     tasks.spawn(deployments::run(context.clone(), deployments, sets, pods.clone()));
@@ -74,7 +75,8 @@ pub fn start(state: &State, clock: &SharedClock) -> Loops {
     tasks.spawn(namespaces::run(context.clone(), pods.clone()));
     tasks.spawn(tokens::run(context.clone()));
     tasks.spawn(taints::run(context.clone(), nodes.clone(), pods.clone()));
-    tasks.spawn(nodes::run(context.clone(), nodes, pods));
+    tasks.spawn(pod_garbage::run(context.clone(), nodes.clone(), pods.clone()));
+    tasks.spawn(nodes::run(context.clone(), nodes, pods.reader()));
     tasks.spawn(garbage::run(context));
     Loops { tasks }
 }

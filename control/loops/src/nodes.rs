@@ -1,4 +1,4 @@
-//! Machines: marks those that fell silent, and forgets pods of machines that are gone.
+//! Machines: marks those that fell silent or are short of something.
 //!
 //! A machine renews a lease every ten seconds. When the lease is over, nobody knows how the machine
 //! is: its conditions become Unknown, its pods count as not ready, so that no service leads to them,
@@ -9,7 +9,7 @@
 use crate::Context;
 use dhow_objects::{Status, kinds};
 use dhow_reason::{Code, Reason};
-use dhow_state::{DeleteOptions, Key, Patch, View, unless_gone};
+use dhow_state::{Key, Patch, Reader, View, unless_gone};
 use dhow_workloads::Note;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
@@ -29,7 +29,7 @@ const PRESSURES: [(&str, &str); 3] = [
 /// How long a lease lasts that does not say.
 const GRACE: Duration = Duration::from_secs(40);
 
-pub(crate) async fn run(context: Context, mut nodes: View<Node>, mut pods: View<Pod>) {
+pub(crate) async fn run(context: Context, mut nodes: View<Node>, pods: Reader<Pod>) {
     let mut leases: View<Lease> = context.state.view(&kinds::LEASE);
     // When each machine was last heard of, by our own clock: a machine's clock may be wrong, and
     // none is late in the first moments after our own start.
@@ -63,13 +63,8 @@ pub(crate) async fn run(context: Context, mut nodes: View<Node>, mut pods: View<
         heard.retain(|name, _| nodes.get("", name).is_some());
         let wait = next.map(|at| at.saturating_sub(context.clock.monotonic()));
         tokio::select! {
-            _ = nodes.changed() => forget(&context, &nodes, &pods).await,
+            _ = nodes.changed() => {}
             _ = leases.changed() => {}
-            keys = pods.changed() => {
-                if keys.iter().any(|k| is_lost(&nodes, &pods, k)) {
-                    forget(&context, &nodes, &pods).await;
-                }
-            }
             () = async { match wait {
                 Some(wait) => context.clock.sleep(wait).await,
                 None => std::future::pending().await,
@@ -82,7 +77,7 @@ pub(crate) async fn run(context: Context, mut nodes: View<Node>, mut pods: View<
 async fn judge(
     context: &Context,
     node: &Node,
-    pods: &View<Pod>,
+    pods: &Reader<Pod>,
     silent: bool,
 ) -> Result<(), Status> {
     let name = node.metadata.name.clone().unwrap_or_default();
@@ -155,7 +150,7 @@ fn wanted(node: &Node, silent: bool) -> Vec<(&'static str, &'static str)> {
 }
 
 /// Marks the pods of a silent machine as not ready.
-async fn doubt(context: &Context, pods: &View<Pod>, node: &str) -> Result<(), Status> {
+async fn doubt(context: &Context, pods: &Reader<Pod>, node: &str) -> Result<(), Status> {
     let is_ready = |pod: &Pod| {
         let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
         conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
@@ -175,37 +170,4 @@ async fn doubt(context: &Context, pods: &View<Pod>, node: &str) -> Result<(), St
         unless_gone(state.patch_typed::<Pod>(&actor, &kinds::POD, &key, "status", patch).await)?;
     }
     Ok(())
-}
-
-/// Whether a pod is bound to a machine that does not exist.
-fn is_lost(nodes: &View<Node>, pods: &View<Pod>, key: &Key) -> bool {
-    let Some(pod) = pods.get(&key.namespace, &key.name) else { return false };
-    let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-    // A pod that is not being deleted may name a machine that has yet to register.
-    !node.is_empty() && pod.metadata.deletion_timestamp.is_some() && nodes.get("", &node).is_none()
-}
-
-/// Ends pods whose machine is gone: nobody else will say that they have stopped.
-async fn forget(context: &Context, nodes: &View<Node>, pods: &View<Pod>) {
-    for pod in pods.list() {
-        let key = Key::new(
-            pod.metadata.namespace.clone().unwrap_or_default(),
-            pod.metadata.name.clone().unwrap_or_default(),
-        );
-        if is_lost(nodes, pods, &key) {
-            let options = DeleteOptions {
-                grace_period_seconds: Some(0),
-                uid: pod.metadata.uid.clone(),
-                ..DeleteOptions::default()
-            };
-            let actor = Context::actor(NAME, 0);
-            let gone = context
-                .state
-                .delete(&actor, &kinds::POD, &key.namespace, &key.name, &options)
-                .await;
-            if let Err(refusal) = gone {
-                tracing::debug!(%key, %refusal, "pod of a machine that is gone stays");
-            }
-        }
-    }
 }

@@ -118,6 +118,42 @@ async fn pods_of_a_machine_that_stays_silent_are_made_anew_elsewhere() {
     loops.shutdown().await;
 }
 
+/// A machine that was taken out of the platform and does not come back.
+#[tokio::test(start_paused = true)]
+async fn pods_of_a_machine_that_is_gone_are_taken_away_after_a_while() {
+    let clock: SharedClock =
+        Arc::new(Leaping { start: Instant::now(), drawn: AtomicU64::default() });
+    let state = open(&clock).await;
+    for name in ["here", "gone"] {
+        machine(&state, name).await;
+    }
+    let loops = dhow_loops::start(&state, &clock);
+    for (name, node) in [("stays", "here"), ("lost", "gone"), ("going", "gone"), ("odd", "never")] {
+        let spec = json!({"nodeName": node, "containers": [{"name": "main", "image": "shop:1"}]});
+        create(&state, &kinds::POD, "default", json!({"metadata": {"name": name}, "spec": spec}))
+            .await;
+    }
+    let mut pods: View<Pod> = state.view(&kinds::POD);
+    let names = |pods: &View<Pod>| -> Vec<String> {
+        pods.list().iter().filter_map(|pod| pod.metadata.name.clone()).collect()
+    };
+    let options = dhow_state::DeleteOptions::default();
+    state.delete(&me(), &kinds::POD, "default", "going", &options).await.unwrap();
+    assert_eq!(names(&pods).len(), 4, "its machine still has to end it");
+    state.delete(&me(), &kinds::NODE, "", "gone", &options).await.unwrap();
+    let gone = Instant::now();
+    while names(&pods) != ["lost", "odd", "stays"] {
+        pods.changed().await;
+    }
+    assert!(gone.elapsed() < Duration::from_secs(1), "nobody else will say that it has ended");
+    while names(&pods) != ["stays"] {
+        pods.changed().await;
+    }
+    let took = gone.elapsed().as_secs();
+    assert!((39..45).contains(&took), "{took} s");
+    loops.shutdown().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_machine_that_is_short_of_something_is_tainted_for_as_long_as_it_is() {
     let clock: SharedClock =

@@ -4,7 +4,7 @@ use crate::report;
 use crate::subscription::Subscription;
 use dhow_intents::{Change, Feed, FeedError, MachineIntent, NameIntent, ServiceIntent};
 use dhow_objects::kinds::{self, Kind};
-use dhow_state::{Actor, Bound, DeleteOptions, State, TokenRequest, User, View};
+use dhow_state::{Actor, Bound, DeleteOptions, Reader, State, TokenRequest, User};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -47,7 +47,7 @@ pub struct NodeDoor {
     state: State,
     node: String,
     actor: Actor,
-    services: View<Service>,
+    services: Reader<Service>,
     compilers: Compilers,
 }
 
@@ -70,7 +70,7 @@ impl NodeDoor {
             manager: "dhow-node".into(),
             because: 0,
         };
-        let services = state.view(&kinds::SERVICE);
+        let services = state.view(&kinds::SERVICE).reader();
         Self { state, node, actor, services, compilers }
     }
 
