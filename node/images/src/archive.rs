@@ -61,7 +61,7 @@ impl Images {
                     .cloned()
                     .collect();
             let descriptor = for_this_machine(work, entry)?;
-            let manifest: Manifest = read_json(&blob(work, &descriptor.digest)?)?;
+            let manifest: Manifest = read_blob(work, &descriptor.digest)?;
             for known in &docker {
                 if known.config.ends_with(manifest.config.digest.trim_start_matches("sha256:")) {
                     names.extend(known.repo_tags.iter().flatten().cloned());
@@ -295,12 +295,23 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {
     serde_json::from_slice(&bytes).map_err(|e| Error::Damaged { what: name, why: e.to_string() })
 }
 
+/// Reads a blob that is what its name says: so none leads back to itself.
+fn read_blob<T: serde::de::DeserializeOwned>(work: &Path, digest: &str) -> Result<T, Error> {
+    let path = blob(work, digest)?;
+    let bytes = std::fs::read(&path).map_err(|e| Error::io(format!("read blob {digest}"), e))?;
+    let damaged = |why| Error::Damaged { what: format!("blob {digest}"), why };
+    if digest::of(&bytes) != digest {
+        return Err(damaged("its content does not match its digest".to_owned()));
+    }
+    serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))
+}
+
 /// Follows an image index down to the manifest for this kind of machine.
 fn for_this_machine(work: &Path, entry: &Descriptor) -> Result<Descriptor, Error> {
     if entry.media_type != media::INDEX && entry.media_type != media::DOCKER_LIST {
         return Ok(entry.clone());
     }
-    let index: Index = read_json(&blob(work, &entry.digest)?)?;
+    let index: Index = read_blob(work, &entry.digest)?;
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

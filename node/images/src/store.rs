@@ -243,7 +243,8 @@ impl Images {
     pub(crate) fn write_blob(&self, media_type: &str, bytes: &[u8]) -> Result<Descriptor, Error> {
         let digest = digest::of(bytes);
         let path = self.blob_path(&digest);
-        if !path.exists() {
+        // What is there may be damaged: then this is what repairs it.
+        if !std::fs::read(&path).is_ok_and(|known| known == bytes) {
             write_atomically(&path, bytes)?;
         }
         Ok(Descriptor {
@@ -301,7 +302,8 @@ impl Images {
         if hex.len() >= 4 && hex.bytes().all(|b| b.is_ascii_hexdigit()) {
             let mut seen = HashSet::new();
             for manifest in index.manifests.iter().filter(|m| seen.insert(&m.digest)) {
-                let image = self.image(index, manifest)?;
+                // One that is damaged hides no other.
+                let Ok(image) = self.image(index, manifest) else { continue };
                 if [&image.id, &image.digest]
                     .iter()
                     .any(|d| d.trim_start_matches("sha256:").starts_with(hex))
@@ -365,10 +367,10 @@ impl Images {
         Ok((parsed, config))
     }
 
-    /// All images, newest first.
+    /// All images, newest first, but those that are damaged, of which a warning tells.
     ///
     /// # Errors
-    /// When a blob is missing or damaged.
+    /// When `index.json` cannot be read.
     pub fn list(&self) -> Result<Vec<Image>, Error> {
         let index = self.index()?;
         let mut seen = HashSet::new();
@@ -376,8 +378,12 @@ impl Images {
             .manifests
             .iter()
             .filter(|m| seen.insert(m.digest.clone()))
-            .map(|m| self.image(&index, m))
-            .collect::<Result<Vec<_>, _>>()?;
+            .filter_map(|m| {
+                let name = m.annotations.get(NAME).map_or(m.digest.as_str(), |n| Name::familiar(n));
+                let warn = |error: &Error| tracing::warn!(image = name, %error, "not listed");
+                self.image(&index, m).inspect_err(warn).ok()
+            })
+            .collect::<Vec<_>>();
         images.sort_by(|a, b| b.created.cmp(&a.created));
         Ok(images)
     }
@@ -554,14 +560,19 @@ impl Images {
 
     /// Removes a name, and the image with its unshared layers when that was its last name (an id
     /// removes all names). `in_use` names the layer directories that containers need. Returns what
-    /// went, one line each.
+    /// went, one line each. One that is damaged goes by its name all the same.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::InUse`].
     pub fn remove(&self, reference: &str, in_use: &[PathBuf]) -> Result<Vec<String>, Error> {
         let _guard = self.lock()?;
         let mut index = self.index()?;
-        let image = self.find(&index, reference)?;
+        let image = match self.find(&index, reference) {
+            Err(Error::Damaged { .. } | Error::Io { .. }) => {
+                return self.remove_damaged(index, reference, in_use);
+            }
+            found => found?,
+        };
         let by_name =
             Name::parse(reference).ok().map(|n| n.tagged()).filter(|n| image.names.contains(n));
         if let Some(name) = by_name.filter(|_| image.names.len() > 1) {
@@ -578,24 +589,46 @@ impl Images {
         let mut gone: Vec<String> =
             image.names.iter().map(|n| format!("untagged {}", Name::familiar(n))).collect();
         gone.push(format!("deleted {}", image.id));
-        if self.nobody_builds() {
-            self.collect(&index, in_use)?;
-        } else {
-            // What a build stands on may have no name yet. The next removal takes it all.
-            tracing::info!(
-                image = reference,
-                "a build is under way: the image's layers stay for now"
-            );
-        }
+        self.collect(&index, in_use)?;
         Ok(gone)
+    }
+
+    /// Takes away the one name that was asked for, of an image that cannot be read.
+    fn remove_damaged(
+        &self,
+        mut index: Index,
+        reference: &str,
+        in_use: &[PathBuf],
+    ) -> Result<Vec<String>, Error> {
+        let wanted = Name::parse(reference)?;
+        let tagged = wanted.tagged();
+        index.manifests.retain(|m| match &wanted.digest {
+            Some(digest) => m.digest != *digest,
+            None => m.annotations.get(NAME) != Some(&tagged),
+        });
+        self.write_index(&index)?;
+        self.collect(&index, in_use)?;
+        Ok(vec![format!("untagged {}", Name::familiar(&tagged))])
     }
 
     /// Deletes blobs and layers that no image names.
     fn collect(&self, index: &Index, in_use: &[PathBuf]) -> Result<(), Error> {
+        if !self.nobody_builds() {
+            // What a build stands on may have no name yet. The next removal takes it all.
+            tracing::info!("a build is under way: layers of removed images stay for now");
+            return Ok(());
+        }
         let mut blobs = HashSet::new();
         let mut layers: HashSet<PathBuf> = HashSet::from([self.dir.join("layers/empty")]);
         for descriptor in &index.manifests {
-            let (manifest, config) = self.parts(&descriptor.digest)?;
+            let (manifest, config) = match self.parts(&descriptor.digest) {
+                Ok(parts) => parts,
+                Err(error) => {
+                    // Containers may run from layers that it alone can name.
+                    tracing::warn!(%error, "layers of removed images stay while an image is damaged");
+                    return Ok(());
+                }
+            };
             blobs.insert(self.blob_path(&descriptor.digest));
             blobs.insert(self.blob_path(&manifest.config.digest));
             blobs.extend(manifest.layers.iter().map(|l| self.blob_path(&l.digest)));

@@ -289,3 +289,56 @@ fn a_removal_takes_nothing_from_under_a_build() {
     images.remove("app:2", &[]).unwrap();
     assert!(!first.exists() && !second.exists());
 }
+
+/// An OCI archive whose `index.json` names the index `digest`, of which `blob` is the content.
+fn layout_archive(digest: &str, blob: &str) -> Vec<u8> {
+    let media = "application/vnd.oci.image.index.v1+json";
+    let entry = serde_json::json!({"mediaType": media, "digest": digest, "size": 1});
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
+    let path = format!("blobs/sha256/{}", digest.trim_start_matches("sha256:"));
+    tar(&[
+        ("index.json", Regular, 0o644, index.as_bytes()),
+        (&path, Regular, 0o644, blob.as_bytes()),
+    ])
+}
+
+#[test]
+fn an_index_that_names_itself_is_refused() {
+    let (_dir, images) = store();
+    let digest = digest::of(b"another content");
+    let entry = serde_json::json!({
+        "mediaType": "application/vnd.oci.image.index.v1+json", "digest": digest, "size": 1,
+    });
+    let itself = serde_json::json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
+    let refused = images.load(&mut Cursor::new(layout_archive(&digest, &itself))).unwrap_err();
+    assert!(refused.to_string().contains("does not match its digest"), "{refused}");
+}
+
+#[test]
+fn a_damaged_image_hides_no_other_and_can_be_removed_or_loaded_again() {
+    let (dir, images) = store();
+    let archive = |name| Cursor::new(docker_archive(name, &two_layers()[..1]));
+    let good = images.load(&mut archive("good:1")).unwrap().remove(0);
+    let mut other = Cursor::new(docker_archive("bad:1", &two_layers()));
+    let bad = images.load(&mut other.clone()).unwrap().remove(0);
+    let config = dir.path().join("blobs/sha256").join(bad.id.trim_start_matches("sha256:"));
+    let damage = || std::fs::write(&config, "{}").unwrap();
+
+    damage();
+    let listed: Vec<String> = images.list().unwrap().into_iter().map(|i| i.id).collect();
+    assert_eq!(listed, std::slice::from_ref(&good.id));
+    assert_eq!(images.get(&good.id[7..17]).unwrap().id, good.id);
+    assert!(matches!(images.get("bad:1"), Err(Error::Damaged { .. })));
+    images.load(&mut other).unwrap();
+    assert_eq!(images.get("bad:1").unwrap().id, bad.id);
+
+    damage();
+    images.tag("good:1", "good:2").unwrap();
+    // Nothing is taken away while nobody knows what it needs.
+    images.remove("good:2", &[]).unwrap();
+    assert!(bad.layers.iter().all(|layer| layer.is_dir()));
+    images.remove("bad:1", &[]).unwrap();
+    assert!(matches!(images.get("bad:1"), Err(Error::NotFound(_))));
+    assert!(!config.exists() && !bad.layers[0].exists(), "it left nothing");
+    assert!(images.get("good:1").unwrap().layers.iter().all(|layer| layer.is_dir()));
+}
