@@ -93,7 +93,7 @@ impl Agent {
             move |source| Error::Prepare { path, source }
         };
         volumes::apply::make_dir(&data, 0o750).map_err(prepare(&data))?;
-        volumes::apply::mount_memory(&memory, 0, 0o755).map_err(prepare(&memory))?;
+        volumes::apply::mount_memory(&memory, 0, 0o755, None).map_err(prepare(&memory))?;
         let (events, deliver) = Recorder::new(feed.clone(), clock.clone(), &config.node_name);
         let facts = node::observe::facts(&data);
         // Before looking at what runs, so that no exit is missed in between.

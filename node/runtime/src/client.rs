@@ -668,7 +668,12 @@ fn deliver(
                 let (sender, exit) = oneshot::channel();
                 match (&streams.exit, pending.container) {
                     (Some(known), _) => drop(sender.send(known.clone())),
-                    (None, Some(id)) => table.containers.entry(id).or_default().push(sender),
+                    (None, Some(id)) => {
+                        let waiting = table.containers.entry(id).or_default();
+                        // Those that have detached since.
+                        waiting.retain(|known| !known.is_closed());
+                        waiting.push(sender);
+                    }
                     (None, None) => drop(table.execs.insert(streams.exec, sender)),
                 }
                 Some(exit)

@@ -276,10 +276,9 @@ impl Worker {
     fn hear(&mut self, message: Message) {
         match message {
             Message::Pod(pod) => {
-                let meta = |p: &Pod| (p.metadata.labels.clone(), p.metadata.annotations.clone());
-                if meta(&pod) != meta(&self.pod) && volumes::tells_of_itself(&pod) {
-                    self.refresh = true;
-                }
+                let (new, old) = (&pod.metadata, &self.pod.metadata);
+                let told = new.labels != old.labels || new.annotations != old.annotations;
+                self.refresh |= told && volumes::tells_of_itself(&pod);
                 let before = std::mem::replace(&mut self.pod, pod);
                 self.tell_again();
                 self.try_resize_again(&before);

@@ -138,9 +138,11 @@ pub async fn run(
     let read = |fd: Option<std::os::fd::OwnedFd>| async move {
         let mut output = Vec::new();
         if let Some(fd) = fd
-            && let Ok(stream) = crate::streams::fd::FdStream::new(fd)
+            && let Ok(mut stream) = crate::streams::fd::FdStream::new(fd)
         {
-            let _ = stream.take(OUTPUT_MOST).read_to_end(&mut output).await;
+            let _ = (&mut stream).take(OUTPUT_MOST).read_to_end(&mut output).await;
+            // A command that says more is not to fail because nobody listens.
+            let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
         }
         output
     };

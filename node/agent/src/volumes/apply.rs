@@ -48,12 +48,15 @@ fn is_mount(path: &Path) -> bool {
 }
 
 /// Mounts a memory file system of at most `size` bytes (0: the kernel's default) unless one is there.
-pub fn mount_memory(path: &Path, size: u64, mode: u32) -> io::Result<()> {
+pub fn mount_memory(path: &Path, size: u64, mode: u32, group: Option<u32>) -> io::Result<()> {
     make_dir(path, 0o755)?;
     if is_mount(path) {
         return Ok(());
     }
-    let mut options = format!("mode={mode:o}");
+    let mut options = format!("mode={:o}", shared(mode, group));
+    if let Some(group) = group {
+        options.push_str(&format!(",gid={group}"));
+    }
     if size > 0 {
         options.push_str(&format!(",size={size}"));
     }
@@ -71,13 +74,26 @@ pub fn remove_dir(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Gives an empty directory volume its owner and mode.
+/// The mode of a directory that a group shares: set-group-id passes the group on to what is made in it.
+fn shared(mode: u32, group: Option<u32>) -> u32 {
+    if group.is_some() { mode | 0o2070 } else { mode }
+}
+
+/// Makes an empty directory volume, with its owner and mode from the first moment on. One that is
+/// there stays as its pod has made it.
 pub fn empty_dir(path: &Path, mode: u32, group: Option<u32>) -> io::Result<()> {
-    make_dir(path, 0o755)?;
-    own(path, None, group)?;
-    // A set-group-id directory passes its group on to what is made in it.
-    let mode = if group.is_some() { mode | 0o2070 } else { mode };
-    set_mode(path, mode)
+    if path.exists() {
+        return Ok(());
+    }
+    // No volume has such a name.
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push("~");
+    let fresh = path.with_file_name(name);
+    remove_dir(&fresh)?;
+    make_dir(&fresh, 0o755)?;
+    own(&fresh, None, group)?;
+    set_mode(&fresh, shared(mode, group))?;
+    fs::rename(&fresh, path).map_err(|e| at("rename", &fresh, &e))
 }
 
 /// Makes `dir` hold exactly `payload`, at once for whoever reads it. Returns whether anything
@@ -271,6 +287,20 @@ mod tests {
         assert!(!dir.join("d").exists());
         assert!(!dir.join(first).exists());
         assert_eq!(fs::metadata(dir.join("a")).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn an_empty_directory_is_made_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = dir.path().join("volumes/work");
+        let mode = || fs::metadata(&volume).map(|m| (m.gid(), m.mode() & 0o7777)).unwrap();
+        empty_dir(&volume, 0o777, Some(4242)).unwrap();
+        assert_eq!(mode(), (4242, 0o2777));
+        // A database does so, and does not start when it finds its directory open again.
+        set_mode(&volume, 0o700).unwrap();
+        empty_dir(&volume, 0o777, Some(4242)).unwrap();
+        assert_eq!(mode(), (4242, 0o700));
+        assert_eq!(fs::read_dir(dir.path().join("volumes")).unwrap().count(), 1);
     }
 
     #[test]

@@ -75,17 +75,16 @@ async fn one(
         let size = limit.and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
         let medium = empty.medium.clone().unwrap_or_default();
         return blocking(move || {
-            match medium.as_str() {
-                "" => {}
-                "Memory" => apply::mount_memory(&dir, size, mode).map_err(|e| e.to_string())?,
+            let made = match medium.as_str() {
+                "" => apply::empty_dir(&dir, mode, group),
+                "Memory" => apply::mount_memory(&dir, size, mode, group),
                 other => {
                     return Err(format!(
                         "emptyDir medium {other:?} is not supported; use \"\" or Memory"
                     ));
                 }
-            }
-            apply::empty_dir(&dir, mode, group).map_err(|e| e.to_string())?;
-            Ok(None)
+            };
+            made.map(|()| None).map_err(|e| e.to_string())
         })
         .await;
     }

@@ -12,6 +12,7 @@ crate::tests![
     a_failed_liveness_probe_restarts_the_container,
     http_and_tcp_probes_reach_the_pod_as_soon_as_it_listens,
     a_command_that_takes_too_long_is_ended,
+    a_command_may_say_a_lot,
 ];
 
 async fn readiness_follows_a_file(lab: Arc<Lab>) {
@@ -61,6 +62,17 @@ async fn http_and_tcp_probes_reach_the_pod_as_soon_as_it_listens(lab: Arc<Lab>) 
     // Long before the first period of ten seconds is over.
     assert!(begun.elapsed().as_secs() < 5);
     println!("  bound to ready: {:.2?}", begun.elapsed());
+}
+
+async fn a_command_may_say_a_lot(lab: Arc<Lab>) {
+    let mut pod = shell("web", FOREVER);
+    let talks = "n=0; while [ $n -lt 20000 ]; do echo line $n; n=$((n+1)); done";
+    pod["spec"]["containers"][0]["readinessProbe"] = json!({
+        "exec": {"command": ["sh", "-c", talks]}, "timeoutSeconds": 15, "failureThreshold": 1});
+    lab.feed.create(pod);
+    lab.feed.until_ready("web").await;
+    let failed = |e: &k8s_openapi::api::core::v1::Event| e.reason.as_deref() == Some("Unhealthy");
+    assert!(!lab.feed.lock().events.iter().any(failed));
 }
 
 async fn a_command_that_takes_too_long_is_ended(lab: Arc<Lab>) {
