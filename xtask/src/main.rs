@@ -9,9 +9,11 @@ mod gen_kinds;
 mod platform;
 mod sh;
 mod simulate;
+mod space;
 mod test;
 mod tidy;
 mod tools;
+mod upstream;
 mod vm;
 mod workspace;
 

@@ -46,6 +46,11 @@ impl Platform {
         }
     }
 
+    /// The address and port of its Kubernetes API.
+    pub fn listen(&self) -> &'static str {
+        self.listen
+    }
+
     /// A dhow command that talks to this platform.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);

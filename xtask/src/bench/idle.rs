@@ -64,7 +64,7 @@ fn percent(used: Duration, time: Duration) -> f64 {
 }
 
 /// The `/proc` folders of the processes that run this program for this data directory.
-fn processes(program: &Path, data: &Path) -> Result<Vec<std::path::PathBuf>> {
+pub fn processes(program: &Path, data: &Path) -> Result<Vec<std::path::PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let folder = entry?.path();
@@ -117,12 +117,13 @@ fn between(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Dur
 
 /// Resident memory in MiB. Pages that processes share count once for each.
 fn rss(program: &Path, data: &Path) -> Result<f64> {
-    let mut kib = 0;
-    for folder in processes(program, data)? {
-        let text = std::fs::read_to_string(folder.join("status"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let line = line.context("/proc/PID/status tells no VmRSS")?;
-        kib += line.trim().trim_end_matches(" kB").parse::<u64>()?;
-    }
-    Ok(kib as f64 / 1024.0)
+    processes(program, data)?.iter().map(|folder| resident(folder)).sum()
+}
+
+/// The RSS of a process in MiB, by its `/proc` folder.
+pub fn resident(folder: &Path) -> Result<f64> {
+    let text = std::fs::read_to_string(folder.join("status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = line.context("/proc/PID/status tells no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
 }

@@ -3,6 +3,7 @@
 //! Every bench makes its own platform in a temporary data directory and removes it. Values of one
 //! bench come from rounds in which all cases take turns, so that a busy moment hits all of them.
 
+mod api;
 mod embedded;
 mod enclosure;
 pub mod etcd;
@@ -45,6 +46,8 @@ enum Which {
     Idle,
     /// Requests per second through a ClusterIP against straight to the pod
     Service,
+    /// The Kubernetes API against Kubernetes' own API server
+    Api,
     /// The store against etcd and against a bare server of the same protocol
     Etcd,
     /// A put and its event inside the store's process
@@ -78,6 +81,9 @@ pub fn run(options: &Options) -> Result<()> {
     }
     if wanted(Which::Service) {
         service::run(options.rounds)?;
+    }
+    if wanted(Which::Api) {
+        api::run(options.rounds)?;
     }
     if wanted(Which::Etcd) {
         etcd::run(options.rounds, &options.etcd)?;

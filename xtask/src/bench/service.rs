@@ -152,14 +152,15 @@ fn forget_connections(process: &Path) -> Result<()> {
 }
 
 /// What one run found.
-struct Load {
+pub struct Load {
     /// Requests per second.
-    rate: f64,
-    /// Microseconds of processor time per request, generator and server.
-    cost: f64,
+    pub rate: f64,
+    /// Microseconds of processor time per request.
+    pub cost: f64,
 }
 
-/// Asks for a second from the network namespace of process `from`.
+/// Asks for a second from the network namespace of process `from`; the cost is that of generator and
+/// server.
 fn ask(url: &str, from: &Path, server: &Path, close: bool) -> Result<Load> {
     let before = spent(server)? + children()?;
     let mut command = Command::new("nsenter");
@@ -169,14 +170,20 @@ fn ask(url: &str, from: &Path, server: &Path, close: bool) -> Result<Load> {
         command.args(["-H", "Connection: close"]);
     }
     let told = sh::output(command.arg(url))?;
-    let time = spent(server)? + children()? - before;
-    let number = |line: Option<&str>| -> Result<f64> {
-        let line = line.with_context(|| format!("wrk tells no rate:\n{told}"))?;
-        Ok(line.split_ascii_whitespace().next().unwrap_or_default().parse()?)
-    };
-    let rate = number(told.lines().find_map(|line| line.trim().strip_prefix("Requests/sec:")))?;
-    let requests = number(told.lines().find(|line| line.contains(" requests in ")))?;
-    Ok(Load { rate, cost: time * 1e6 / requests })
+    Load::read(&told, spent(server)? + children()? - before)
+}
+
+impl Load {
+    /// From what wrk tells, and the seconds of processor time that its requests took.
+    pub fn read(told: &str, seconds: f64) -> Result<Self> {
+        let number = |line: Option<&str>| -> Result<f64> {
+            let line = line.with_context(|| format!("wrk tells no rate:\n{told}"))?;
+            Ok(line.split_ascii_whitespace().next().unwrap_or_default().parse()?)
+        };
+        let rate = number(told.lines().find_map(|line| line.trim().strip_prefix("Requests/sec:")))?;
+        let requests = number(told.lines().find(|line| line.contains(" requests in ")))?;
+        Ok(Self { rate, cost: seconds * 1e6 / requests })
+    }
 }
 
 /// The `/proc` folder of a pod's process, by the launcher's record.
@@ -195,7 +202,7 @@ fn process(data: &Path, pod: &str) -> Result<PathBuf> {
 }
 
 /// Seconds of processor time that a process has used, with its threads that have ended.
-fn spent(folder: &Path) -> Result<f64> {
+pub fn spent(folder: &Path) -> Result<f64> {
     ticks(folder, 11)
 }
 

@@ -1,70 +1,32 @@
 //! Kubernetes' own API server on the store: it starts, serves and keeps what kubectl makes.
 
-use super::space::Space;
 use super::{Against, Outcome, logs};
-use crate::tools::{self, etcd as etcds};
+use crate::tools::etcd as etcds;
+use crate::upstream::Upstream;
 use crate::{sh, workspace};
-use anyhow::{Context as _, Result, bail, ensure};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use anyhow::{Context as _, Result, ensure};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// The address that the API server tells others: it refuses loopback ones.
-const ADDRESS: &str = "10.111.0.1";
 /// Objects to list in pages.
 const OBJECTS: usize = 60;
 
-struct Cluster {
-    space: Space,
-    kubectl: PathBuf,
-}
+struct Cluster(Upstream);
 
 /// Runs it.
 ///
 /// # Errors
 /// When a program cannot be had. What goes wrong with it is in the outcome.
 pub fn run(against: Against) -> Result<Outcome> {
-    let server = etcds::kube_apiserver()?;
-    let kubectl = tools::kubectl()?;
     let start = Instant::now();
     let folder = logs("kube", against)?;
-    let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let dir = directory.path();
-    let cluster = Cluster { space: Space::new(&[&format!("{ADDRESS}/32")])?, kubectl };
-    let mut store = match against {
-        Against::Dhow => {
-            let mut command = cluster.space.command(workspace::dhow());
-            command.arg("store");
-            command
-        }
-        Against::Etcd => cluster.space.command(etcds::newest()?.etcd),
+    let upstream = match against {
+        Against::Dhow => Upstream::start(&workspace::dhow(), &["store"], &folder)?,
+        Against::Etcd => Upstream::start(&etcds::newest()?.etcd, &[], &folder)?,
     };
-    store.arg("--data-dir").arg(dir.join("store"));
-    let mut store = logged(&mut store, &folder.join("store.log"))?;
-    sh::output(
-        Command::new("openssl").args(["genrsa", "-out"]).arg(dir.join("accounts.key")).arg("2048"),
-    )?;
-    std::fs::write(dir.join("tokens.csv"), "secret,admin,admin,\"system:masters\"\n")?;
-    let mut api = cluster.space.command(&server);
-    api.args(["--etcd-servers=http://127.0.0.1:2379", "--bind-address=127.0.0.1"]);
-    api.arg(format!("--advertise-address={ADDRESS}"));
-    api.args(["--secure-port=6443", "--authorization-mode=RBAC"]);
-    api.args(["--service-cluster-ip-range=10.112.0.0/24"]);
-    api.arg("--service-account-issuer=https://kubernetes.default.svc");
-    for (flag, file) in [
-        ("cert-dir", "certificates"),
-        ("service-account-key-file", "accounts.key"),
-        ("service-account-signing-key-file", "accounts.key"),
-        ("token-auth-file", "tokens.csv"),
-    ] {
-        api.arg(format!("--{flag}={}", dir.join(file).display()));
-    }
-    let mut api = logged(&mut api, &folder.join("kube-apiserver.log"))?;
-    let done = cluster.smoke(&mut api);
-    // Everything in the namespace ends; then the programs are gathered.
-    cluster.space.clear()?;
-    store.wait()?;
-    api.wait()?;
+    let mut cluster = Cluster(upstream);
+    let done = cluster.smoke();
+    cluster.0.stop()?;
     let (summary, problems) = match done {
         Ok(summary) => (summary, Vec::new()),
         Err(error) => {
@@ -76,42 +38,21 @@ pub fn run(against: Against) -> Result<Outcome> {
     Ok(Outcome { name: "kube".to_owned(), summary, time, problems, notes: Vec::new() })
 }
 
-fn logged(command: &mut Command, path: &Path) -> Result<Child> {
-    let log = std::fs::File::create(path)?;
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    command.spawn().with_context(|| format!("cannot run {}", sh::line(command)))
-}
-
 impl Cluster {
-    fn kubectl(&self, args: &[&str]) -> Command {
-        let mut command = self.space.command(&self.kubectl);
-        command.args(["--server=https://127.0.0.1:6443", "--insecure-skip-tls-verify"]);
-        command.args(["--token=secret"]).args(args);
-        command
-    }
-
     fn run(&self, args: &[&str]) -> Result<String> {
-        sh::output(&mut self.kubectl(args))
+        self.0.run(args)
     }
 
     fn get(&self, path: &str) -> Result<serde_json::Value> {
         Ok(serde_json::from_str(&self.run(&["get", "--raw", path])?)?)
     }
 
-    fn smoke(&self, api: &mut Child) -> Result<String> {
-        let start = Instant::now();
-        let ready = crate::platform::until(Duration::from_secs(60), || {
-            if let Some(status) = api.try_wait()? {
-                bail!("kube-apiserver ended: {status}");
-            }
-            Ok(self.run(&["get", "--raw", "/readyz"]).is_ok().then_some(()))
-        })?;
-        ready.context("kube-apiserver is not ready after 60 s")?;
-        let seconds = start.elapsed().as_secs_f64();
+    fn smoke(&mut self) -> Result<String> {
+        let seconds = self.0.ready()?.as_secs_f64();
         self.run(&["create", "namespace", "smoke"])?;
         // Somebody watches while things change.
         let mut watch =
-            self.kubectl(&["get", "configmaps", "-n", "smoke", "--watch-only", "-o", "name"]);
+            self.0.kubectl(&["get", "configmaps", "-n", "smoke", "--watch-only", "-o", "name"]);
         watch.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let watch = watch.spawn().context("cannot run kubectl")?;
         // It tells nothing when it has begun, so a marker is written until it is seen below.
@@ -122,7 +63,7 @@ impl Cluster {
                  data: {{key: \"{nth}\"}}\n---\n"
             ));
         }
-        sh::output_with(&mut self.kubectl(&["apply", "-f", "-"]), &yaml)?;
+        sh::output_with(&mut self.0.kubectl(&["apply", "-f", "-"]), &yaml)?;
         // In pages, with the token that goes on.
         let mut names = Vec::new();
         let mut next = String::new();
@@ -145,7 +86,7 @@ impl Cluster {
         // A write on an old version is refused: the store's compare-and-swap.
         let map = self.run(&["get", "configmap", "map-001", "-n", "smoke", "-o", "json"])?;
         self.run(&["label", "configmap", "map-001", "-n", "smoke", "seen=yes"])?;
-        let stale = sh::output_with(&mut self.kubectl(&["replace", "-f", "-"]), &map);
+        let stale = sh::output_with(&mut self.0.kubectl(&["replace", "-f", "-"]), &map);
         let refused = stale.err().map(|error| format!("{error:#}")).unwrap_or_default();
         ensure!(refused.contains("Conflict") || refused.contains("modified"), "{refused:?}");
         self.run(&["create", "serviceaccount", "robot", "-n", "smoke"])?;

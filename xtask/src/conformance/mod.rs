@@ -8,7 +8,6 @@ mod clients;
 mod diff;
 mod kube;
 mod snapshots;
-mod space;
 mod suites;
 
 use crate::{dist, sh, tools, workspace};

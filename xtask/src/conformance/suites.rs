@@ -1,10 +1,10 @@
 //! etcd's own test suites, pointed at another server: each test in a process and a network of its
 //! own, so that one that panics, hangs or leaves servers behind does not touch the next.
 
-use super::space::Space;
 use super::{Against, Outcome, known, logs};
+use crate::space::Space;
 use crate::tools::etcd as tools;
-use crate::{sh, workspace};
+use crate::{platform, sh, workspace};
 use anyhow::{Context as _, Result, bail};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -214,14 +214,6 @@ fn log_of(test: &str, logs: &Path) -> PathBuf {
     logs.join(format!("{test}.log"))
 }
 
-/// The last lines of a log.
-fn tail(path: &Path) -> String {
-    let told = std::fs::read(path).unwrap_or_default();
-    let told = String::from_utf8_lossy(&told);
-    let lines: Vec<&str> = told.lines().collect();
-    lines[lines.len().saturating_sub(TAIL)..].join("\n")
-}
-
 fn judge(
     suite: Suite,
     against: Against,
@@ -242,7 +234,11 @@ fn judge(
             }
             None => {
                 let log = log_of(name, logs);
-                problems.push(format!("{name} fails; {} ends:\n{}", log.display(), tail(&log)));
+                problems.push(format!(
+                    "{name} fails; {} ends:\n{}",
+                    log.display(),
+                    platform::tail(&log, TAIL)
+                ));
             }
         }
     }
