@@ -57,7 +57,7 @@ pub fn pod_limits(pod: &Pod) -> Limits {
         if complete && lasting.clone().any(|(_, l)| field(l) == 0) {
             return 0;
         }
-        let total: u64 = lasting.map(|(_, l)| field(l)).sum();
+        let total = lasting.map(|(_, l)| field(l)).fold(0, u64::saturating_add);
         let init = all.iter().filter(|(role, _)| *role == Role::Init);
         if complete && init.clone().any(|(_, l)| field(l) == 0) {
             return 0;

@@ -126,7 +126,7 @@ fn check_name(name: &str) -> Result<(), Error> {
 
 /// Version 1's `cpu.shares` for a request: 1024 for a core, at least 2 (as the kubelet computes it).
 fn shares(millis: u64) -> u64 {
-    (millis * 1024 / 1000).clamp(2, 262_144)
+    (millis.saturating_mul(1024) / 1000).clamp(2, 262_144)
 }
 
 /// Version 2's `cpu.weight` for a request: shares 2..262144 mapped onto 1..10000.
@@ -134,9 +134,10 @@ fn weight(millis: u64) -> u64 {
     1 + (shares(millis) - 2) * 9999 / 262_142
 }
 
-/// Microseconds of CPU per period of 100,000 for a limit; at least 1,000, which the kernel asks for.
+/// Microseconds of CPU per period of 100,000 for a limit; at least 1,000 and at most 44 bits, which the
+/// kernel asks for.
 fn quota(millis: u64) -> u64 {
-    (millis * 100).max(1000)
+    millis.saturating_mul(100).clamp(1000, (1 << 44) - 1)
 }
 
 #[cfg(test)]
@@ -148,6 +149,7 @@ mod tests {
         assert_eq!((shares(0), shares(250), shares(1000)), (2, 256, 1024));
         assert_eq!((weight(0), weight(1000)), (1, 39));
         assert_eq!((quota(5), quota(500)), (1000, 50_000));
+        assert_eq!((shares(u64::MAX), quota(u64::MAX)), (262_144, (1 << 44) - 1));
     }
 
     #[test]

@@ -483,6 +483,9 @@ mod tests {
         let limits = Limits { memory: 64 << 20, pids: 10, ..Limits::default() };
         let group = cgroups.create(&format!("{name}/pod/one"), &limits).unwrap();
         assert!(!group.parts.is_empty());
+        let (cpu_request_millis, cpu_limit_millis) = (u64::MAX, u64::MAX);
+        let boundless = Limits { cpu_request_millis, cpu_limit_millis, ..Limits::default() };
+        cgroups.create(&format!("{name}/pod/boundless"), &boundless).unwrap();
         assert!(cgroups.processes(&group).is_empty());
         assert_eq!(cgroups.oom_kills(&group), 0);
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();

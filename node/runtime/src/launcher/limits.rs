@@ -3,7 +3,7 @@
 use super::Launcher;
 use super::containers::limits as kernel;
 use crate::spec::Limits;
-use crate::wire::{Failure, Relimit};
+use crate::wire::{ContainerLimits, Failure, Relimit};
 use dhow_kernel::cgroup::Error;
 
 /// The wider of two: 0 is no limit, but for the request, of which 0 is the least.
@@ -17,12 +17,15 @@ fn wider(a: &Limits, b: &Limits) -> Limits {
     }
 }
 
+fn refused(what: &str, error: &Error) -> Failure {
+    Failure::Other(format!("{what}: {error}"))
+}
+
 impl Launcher {
     /// The kernel holds a group to less than the group above it has: the pod is widened first and
     /// narrowed last.
     pub(super) fn change_limits(&mut self, relimit: Relimit) -> Result<(), Failure> {
         let Relimit { sandbox: id, limits, container } = relimit;
-        let refused = |what: &str, error: &Error| Failure::Other(format!("{what}: {error}"));
         let pod = format!("sandbox {id}");
         let sandbox = self
             .sandboxes
@@ -31,28 +34,35 @@ impl Launcher {
             .ok_or_else(|| Failure::NotFound(pod.clone()))?;
         let widest = kernel(&wider(&sandbox.spec.limits, &limits));
         self.cgroups.change_limits(&sandbox.group, &widest).map_err(|e| refused(&pod, &e))?;
-        if let Some(new) = container {
-            let what = format!("container {}", new.id);
-            let known = self.containers.get_mut(&new.id);
-            let known = known.filter(|c| c.state.spec.sandbox.as_ref() == Some(&id));
-            let container = known.ok_or_else(|| Failure::NotFound(what.clone()))?;
-            let (group, old) = (&container.group, container.state.spec.limits.clone());
-            if let Err(error) = self.cgroups.change_limits(group, &kernel(&new.limits)) {
-                // Half of them may hold by now.
-                let _ = self.cgroups.change_limits(group, &kernel(&old));
-                return Err(refused(&what, &error));
-            }
-            container.state.spec.limits = new.limits;
-            container.state.spec.labels.extend(new.labels);
-            tracing::info!("container {} has other limits", new.id);
-            self.record(&new.id);
+        let changed = container.map_or(Ok(()), |new| self.change_container(&id, new));
+        let Some(sandbox) = self.sandboxes.get_mut(&id) else { return changed };
+        if changed.is_err() {
+            let _ = self.cgroups.change_limits(&sandbox.group, &kernel(&sandbox.spec.limits));
+            return changed;
         }
-        let Some(sandbox) = self.sandboxes.get_mut(&id) else { return Ok(()) };
         self.cgroups
             .change_limits(&sandbox.group, &kernel(&limits))
             .map_err(|error| refused(&pod, &error))?;
         sandbox.spec.limits = limits;
         self.record_sandbox(&id)
+    }
+
+    /// One of a sandbox's containers: it has all of its new limits, or its old ones.
+    fn change_container(&mut self, sandbox: &str, new: ContainerLimits) -> Result<(), Failure> {
+        let what = format!("container {}", new.id);
+        let known = self.containers.get_mut(&new.id);
+        let known = known.filter(|c| c.state.spec.sandbox.as_deref() == Some(sandbox));
+        let container = known.ok_or_else(|| Failure::NotFound(what.clone()))?;
+        let (group, old) = (&container.group, &container.state.spec.limits);
+        if let Err(error) = self.cgroups.change_limits(group, &kernel(&new.limits)) {
+            let _ = self.cgroups.change_limits(group, &kernel(old));
+            return Err(refused(&what, &error));
+        }
+        container.state.spec.limits = new.limits;
+        container.state.spec.labels.extend(new.labels);
+        tracing::info!("container {} has other limits", new.id);
+        self.record(&new.id);
+        Ok(())
     }
 }
 

@@ -166,6 +166,17 @@ async fn code_runs_in_a_pods_network(world: Rc<World>) {
 const MEMORY: &str =
     "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max";
 
+/// The same of the group around that of this process: its pod's.
+fn pods_memory(pid: u32) -> u64 {
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let group = |head: &str| groups.lines().find_map(|l| Some(l.split_once(head)?.1.to_owned()));
+    let file = match group(":memory:") {
+        Some(group) => format!("/sys/fs/cgroup/memory{group}/../memory.limit_in_bytes"),
+        None => format!("/sys/fs/cgroup{}/../memory.max", group("0::").unwrap()),
+    };
+    std::fs::read_to_string(file).unwrap().trim().parse().unwrap()
+}
+
 async fn limits_change_while_a_container_runs(world: Rc<World>) {
     let of = |memory: u64, cpu| Limits {
         memory_limit: memory << 20,
@@ -202,6 +213,11 @@ async fn limits_change_while_a_container_runs(world: Rc<World>) {
     assert_eq!((states[0].pid, states[0].exit.as_ref()), (pid, None));
     assert_eq!(states[0].spec.limits, of(16, 160));
     assert_eq!(states[0].spec.labels["size"], "large");
+    // Nor is the pod left wider than it was, when its container cannot be.
+    let change = Some(("b", of(64, 160), label()));
+    let nobody = world.runtime.change_limits("pod", of(64, 160), change).await;
+    assert!(matches!(nobody, Err(Error::NotFound(_))), "{nobody:?}");
+    assert_eq!(pods_memory(pid), 16 << 20);
     let nobody = world.runtime.change_limits("none", of(1, 1), None).await;
     assert!(matches!(nobody, Err(Error::NotFound(_))), "{nobody:?}");
 }
