@@ -278,8 +278,9 @@ pub async fn stop(
     ip: &str,
 ) -> (bool, Result<(), String>) {
     let handler = container.and_then(|c| Some((c, c.lifecycle.as_ref()?.pre_stop.as_ref()?)));
+    let handler = handler.filter(|_| !grace.is_zero());
     let mut result = Ok(());
-    if let Some((container, handler)) = handler.filter(|_| !grace.is_zero()) {
+    if let Some((container, handler)) = handler {
         result = tokio::select! {
             done = hook(world, &instance.id, container, handler, ip) => done,
             () = world.clock.sleep(grace) => Err(format!("PreStop hook did not complete in {}s", grace.as_secs())),

@@ -10,8 +10,9 @@ use crate::volumes;
 use crate::world::World;
 use dhow_images::Image;
 use dhow_runtime::{ContainerSpec, LogSpec, Mount, MountKind, ProcessSpec, Rootfs, SandboxSpec};
-use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, VolumeMount};
 use std::collections::BTreeMap;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -45,31 +46,42 @@ fn text(value: Option<&String>) -> &str {
 
 /// A pod's sandbox as the runtime makes it.
 pub fn sandbox(world: &World, pod: &Pod) -> SandboxSpec {
-    let spec = pod.spec.clone().unwrap_or_default();
-    let host_network = spec.host_network.unwrap_or(false);
+    let spec = pod.spec.as_ref();
+    let host_network = asks(pod, |s| s.host_network);
     let mut sysctls = BTreeMap::new();
     if !host_network {
         // As Docker and containerd do: a container needs no rights for low ports and for ping.
         sysctls.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
         sysctls.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
     }
-    for sysctl in spec.security_context.iter().flat_map(|c| c.sysctls.iter().flatten()) {
+    let context = spec.and_then(|s| s.security_context.as_ref());
+    for sysctl in context.into_iter().flat_map(|c| c.sysctls.iter().flatten()) {
         sysctls.insert(sysctl.name.replace('/', "."), sysctl.value.clone());
     }
-    let meta = &pod.metadata;
     SandboxSpec {
-        id: text(meta.uid.as_ref()).to_owned(),
+        id: text(pod.metadata.uid.as_ref()).to_owned(),
         hostname: files::host_name(pod, &world.config.domain, &world.config.node_name).host,
         host_network,
-        host_ipc: spec.host_ipc.unwrap_or(false),
+        host_ipc: asks(pod, |s| s.host_ipc),
         sysctls,
         limits: resources::pod_limits(pod),
-        labels: BTreeMap::from([
-            (label::NAMESPACE.to_owned(), text(meta.namespace.as_ref()).to_owned()),
-            (label::POD.to_owned(), text(meta.name.as_ref()).to_owned()),
-            (label::UID.to_owned(), text(meta.uid.as_ref()).to_owned()),
-        ]),
+        labels: labels(pod),
     }
+}
+
+/// Whether the pod asks for something.
+fn asks(pod: &Pod, what: fn(&PodSpec) -> Option<bool>) -> bool {
+    pod.spec.as_ref().and_then(what).unwrap_or(false)
+}
+
+/// What the runtime's records say of the pod.
+fn labels(pod: &Pod) -> BTreeMap<String, String> {
+    let meta = &pod.metadata;
+    BTreeMap::from([
+        (label::NAMESPACE.to_owned(), text(meta.namespace.as_ref()).to_owned()),
+        (label::POD.to_owned(), text(meta.name.as_ref()).to_owned()),
+        (label::UID.to_owned(), text(meta.uid.as_ref()).to_owned()),
+    ])
 }
 
 /// Whether somebody is on the way to the container's streams: the client that made it, by `kubectl
@@ -92,7 +104,6 @@ pub fn spec(
     sources: &Sources,
 ) -> Result<ContainerSpec, Trouble> {
     let Start { pod, container, .. } = *start;
-    let pod_spec = pod.spec.clone().unwrap_or_default();
     let ip = pod_ip(world, pod, start.net);
     let facts = world.pod_facts(pod, &ip);
     let variables = env::variables(&facts, container, sources)?;
@@ -135,7 +146,7 @@ pub fn spec(
     let stop = container.lifecycle.as_ref().and_then(|l| l.stop_signal.as_deref());
     let stop = stop.unwrap_or(&image.config.stop_signal);
     let stop_signal = security::signal(stop).unwrap_or(15);
-    let mut labels: BTreeMap<String, String> = sandbox(world, pod).labels;
+    let mut labels = labels(pod);
     for (key, value) in [
         (label::CONTAINER, container.name.clone()),
         (label::ATTEMPT, start.attempt.to_string()),
@@ -175,9 +186,9 @@ pub fn spec(
         limits: resources::limits(container),
         oom_score_adj: resources::oom_score_adj(pod, container, world.facts.memory),
         privileged: identity.privileged,
-        host_pid: pod_spec.host_pid.unwrap_or(false),
+        host_pid: asks(pod, |s| s.host_pid),
         pid_of: start.pid_of.clone(),
-        sandbox_pid: pod_spec.share_process_namespace.unwrap_or(false),
+        sandbox_pid: asks(pod, |s| s.share_process_namespace),
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),
         keep_early: is_awaited(pod, container),
@@ -194,7 +205,7 @@ pub fn spec(
 
 /// The pod's address, or the machine's when it has the machine's network.
 pub fn pod_ip(world: &World, pod: &Pod, net: &Net) -> String {
-    let host = pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
+    let host = asks(pod, |s| s.host_network);
     match net.ip {
         Some(ip) => ip.to_string(),
         None if host => world.config.host_ip().to_owned(),
@@ -305,7 +316,7 @@ fn etc(world: &World, pod: &Pod, ip: &str) -> std::io::Result<Vec<(&'static str,
     volumes::apply::make_dir(&dir, 0o755)?;
     let config = &world.config;
     let name = files::host_name(pod, &config.domain, &config.node_name);
-    let host_network = pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
+    let host_network = asks(pod, |s| s.host_network);
     let machine_hosts = if host_network {
         std::fs::read_to_string("/etc/hosts").unwrap_or_default()
     } else {
@@ -331,8 +342,8 @@ fn etc(world: &World, pod: &Pod, ip: &str) -> std::io::Result<Vec<(&'static str,
     Ok(all)
 }
 
-/// The termination message of an instance that has ended: what it left at its path, or, with
-/// `FallbackToLogsOnError`, the end of its log.
+/// The termination message of an instance that has ended: the end of what it left at its path, or,
+/// with `FallbackToLogsOnError`, of its log.
 pub fn termination_message(
     world: &World,
     pod: &Pod,
@@ -340,12 +351,11 @@ pub fn termination_message(
     attempt: u32,
     failed: bool,
 ) -> String {
-    const MOST: usize = 4096;
+    const MOST: u64 = 4096;
     const LOG_MOST: u64 = 2048;
     let uid = text(pod.metadata.uid.as_ref());
     let own = world.instance_dir(uid, &container.name, attempt);
-    let left = std::fs::read(own.join("termination-log")).unwrap_or_default();
-    let mut message = String::from_utf8_lossy(&left[..left.len().min(MOST)]).into_owned();
+    let mut message = end_of(&own.join("termination-log"), MOST).unwrap_or_default();
     let fallback = container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
     if message.is_empty() && fallback && failed {
         let path = world.log_path(
@@ -360,9 +370,33 @@ pub fn termination_message(
     message
 }
 
+/// The last bytes of a file, however long its writer made it.
+fn end_of(path: &Path, most: u64) -> std::io::Result<String> {
+    let mut file = std::fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_long_file_the_end_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("termination-log");
+        std::fs::write(&path, "short").unwrap();
+        assert_eq!(end_of(&path, 8).unwrap(), "short");
+        // Longer than any memory, and nothing on the disk.
+        let mut file = std::fs::File::create(&path).unwrap();
+        file.set_len(1 << 50).or_else(|_| file.set_len(1 << 40)).unwrap();
+        file.seek(SeekFrom::End(0)).unwrap();
+        std::io::Write::write_all(&mut file, b"last words").unwrap();
+        assert_eq!(end_of(&path, 5).unwrap(), "words");
+    }
 
     #[test]
     fn the_pods_variables_win_over_the_images() {
