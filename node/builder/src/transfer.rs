@@ -90,10 +90,11 @@ fn matches(
 
 fn missing(tree: &Tree, text: &str, clean: &str) -> String {
     let path = Path::new(clean);
-    if let Ok(Some(real)) = tree.resolve(path)
-        && tree.ignores(&real)
-    {
-        return format!("{text:?} is excluded from {} by .dockerignore", tree.name);
+    if let Ok(Some(real)) = tree.resolve(path) {
+        if tree.ignores(&real) {
+            return format!("{text:?} is excluded from {} by .dockerignore", tree.name);
+        }
+        return format!("{text:?} is a socket or a device, which an image cannot hold; remove it");
     }
     let parent = path.parent().unwrap_or(Path::new(""));
     let names: Vec<String> =
@@ -106,7 +107,7 @@ fn missing(tree: &Tree, text: &str, clean: &str) -> String {
     message
 }
 
-/// The source at `path`; `None` if it is not there or ignored.
+/// The source at `path`; `None` if it is not there, ignored, or nothing that a layer can hold.
 fn one(tree: &Tree, place: &Place, path: &Path, add: bool) -> Result<Option<Item>, Error> {
     let reading = |e: io::Error| place.error(format!("reading {}: {e}", path.display()));
     let Some(real) = tree.resolve(path).map_err(reading)? else { return Ok(None) };
@@ -124,6 +125,9 @@ fn one(tree: &Tree, place: &Place, path: &Path, add: bool) -> Result<Option<Item
     entries.retain(|e| {
         e.kind != FileType::Socket && !(e.kind == FileType::CharacterDevice && e.stat.st_rdev == 0)
     });
+    if entries.is_empty() {
+        return Ok(None);
+    }
     let digest = tree.digest(&entries).map_err(reading)?;
     Ok(Some(Item { name, content: Content::Entries(entries), digest }))
 }

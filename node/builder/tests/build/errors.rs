@@ -2,7 +2,11 @@
 
 use crate::harness::World;
 
-crate::tests![errors_name_the_line_and_what_was_expected, a_failed_build_keeps_the_old_image];
+crate::tests![
+    errors_name_the_line_and_what_was_expected,
+    what_has_no_content_is_not_copied,
+    a_failed_build_keeps_the_old_image,
+];
 
 fn errors_name_the_line_and_what_was_expected(world: &World) {
     world.write("app", "x");
@@ -39,6 +43,20 @@ fn errors_name_the_line_and_what_was_expected(world: &World) {
     options.names = vec!["Bad Name".into()];
     let refused = world.build_with(&options).0.unwrap_err().to_string();
     assert!(refused.contains("image name \"Bad Name\" is invalid"), "{refused}");
+}
+
+fn what_has_no_content_is_not_copied(world: &World) {
+    world.write("app", "x");
+    let context = world.dir.join("context");
+    let _socket = std::os::unix::net::UnixListener::bind(context.join("app.sock")).unwrap();
+    let refused = world.refused("FROM scratch\nCOPY app.sock /\n");
+    assert!(
+        refused.starts_with("Dockerfile:2: COPY: \"app.sock\" is a socket or a device"),
+        "{refused}"
+    );
+    // Among others it is left out.
+    let image = world.build("FROM scratch\nCOPY app* /all/\nCOPY . /dir/\n");
+    assert_eq!(world.paths(&image, ""), ["all/", "all/app", "dir/", "dir/Dockerfile", "dir/app"]);
 }
 
 fn a_failed_build_keeps_the_old_image(world: &World) {
