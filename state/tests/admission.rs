@@ -62,6 +62,10 @@ async fn automounting_can_be_declined_and_unknown_accounts_are_refused() {
         refusal.message,
         "pods \"c\" is forbidden: no PriorityClass with name urgent was found"
     );
+    let mut value = pod("c");
+    value["spec"]["preemptionPolicy"] = json!("Never");
+    let refusal = create(&state, &kinds::POD, value).await.unwrap_err();
+    assert!(refusal.message.contains("the string value of PreemptionPolicy (Never) must not be"));
     let mut value = pod("d");
     value["spec"]["runtimeClassName"] = json!("gvisor");
     let refusal = create(&state, &kinds::POD, value).await.unwrap_err();

@@ -12,6 +12,12 @@ pub fn name(object: &Value) -> &str {
     text(object, "name")
 }
 
+/// Whether an object tells where the API itself is: only that may be on the loopback, when the API
+/// listens nowhere else.
+pub(crate) fn is_the_apis_own(object: &Value) -> bool {
+    namespace(object) == "default" && name(object) == "kubernetes"
+}
+
 /// `metadata.generateName`; empty when missing.
 #[must_use]
 pub fn generate_name(object: &Value) -> &str {

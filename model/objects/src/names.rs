@@ -3,8 +3,8 @@
 //! Follows `k8s.io/apimachinery/pkg/util/validation` (texts included) and the name generator of
 //! `k8s.io/apiserver/pkg/storage/names`.
 
-fn within(max: usize, text: &str) -> Option<String> {
-    (text.len() > max).then(|| format!("must be no more than {max} bytes"))
+fn within(max: usize, unit: &str, text: &str) -> Option<String> {
+    (text.len() > max).then(|| format!("must be no more than {max} {unit}"))
 }
 
 const LABEL_1123: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
@@ -12,6 +12,7 @@ const SUBDOMAIN_1123: &str = "a lowercase RFC 1123 subdomain must consist of low
 const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+const HTTP_HEADER: &str = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')";
 const ENV_NAME: &str = "a valid environment variable name must consist only of printable ASCII characters other than '='";
 
 fn is_label(text: &str) -> bool {
@@ -25,8 +26,10 @@ fn is_label(text: &str) -> bool {
 /// What is wrong with a DNS-1123 label (at most 63 bytes); empty when it is fine.
 #[must_use]
 pub fn dns_label(text: &str) -> Vec<String> {
-    let mut wrong: Vec<String> = within(63, text).into_iter().collect();
-    if !is_label(text) {
+    let mut wrong: Vec<String> = within(63, "characters", text).into_iter().collect();
+    if text.contains('.') {
+        wrong.push("must not contain dots".to_owned());
+    } else if !is_label(text) {
         wrong.push(LABEL_1123.to_owned());
     }
     wrong
@@ -35,7 +38,7 @@ pub fn dns_label(text: &str) -> Vec<String> {
 /// What is wrong with a DNS-1123 subdomain (at most 253 bytes); empty when it is fine.
 #[must_use]
 pub fn dns_subdomain(text: &str) -> Vec<String> {
-    let mut wrong: Vec<String> = within(253, text).into_iter().collect();
+    let mut wrong: Vec<String> = within(253, "characters", text).into_iter().collect();
     if !text.split('.').all(is_label) {
         wrong.push(SUBDOMAIN_1123.to_owned());
     }
@@ -57,7 +60,7 @@ pub fn qualified(text: &str) -> Vec<String> {
         None => text,
         Some((_, rest)) if rest.contains('/') => {
             wrong.push(format!(
-                "a qualified name {} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
+                "a valid label key {} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
                 QUALIFIED.trim_start_matches("name part ")
             ));
             return wrong;
@@ -74,7 +77,7 @@ pub fn qualified(text: &str) -> Vec<String> {
     if name.is_empty() {
         wrong.push("name part must be non-empty".to_owned());
     } else {
-        wrong.extend(within(63, name).map(|w| format!("name part {w}")));
+        wrong.extend(within(63, "bytes", name).map(|w| format!("name part {w}")));
     }
     if !is_name_part(name) {
         wrong.push(QUALIFIED.to_owned());
@@ -85,7 +88,7 @@ pub fn qualified(text: &str) -> Vec<String> {
 /// What is wrong with the value of a label; empty when it is fine.
 #[must_use]
 pub fn label_value(text: &str) -> Vec<String> {
-    let mut wrong: Vec<String> = within(63, text).into_iter().collect();
+    let mut wrong: Vec<String> = within(63, "bytes", text).into_iter().collect();
     if !text.is_empty() && !is_name_part(text) {
         wrong.push(LABEL_VALUE.to_owned());
     }
@@ -108,7 +111,7 @@ pub fn path_segment(text: &str) -> Vec<String> {
 /// What is wrong with a key of a `ConfigMap` or a `Secret`.
 #[must_use]
 pub fn config_key(text: &str) -> Vec<String> {
-    let mut wrong: Vec<String> = within(253, text).into_iter().collect();
+    let mut wrong: Vec<String> = within(253, "characters", text).into_iter().collect();
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     if text.is_empty() || !text.bytes().all(allowed) {
         wrong.push(CONFIG_KEY.to_owned());
@@ -127,6 +130,28 @@ pub fn env_name(text: &str) -> Vec<String> {
         return vec![ENV_NAME.to_owned()];
     }
     Vec::new()
+}
+
+/// What is wrong with the name of a header of HTTP.
+#[must_use]
+pub fn http_header(text: &str) -> Vec<String> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return vec![HTTP_HEADER.to_owned()];
+    }
+    Vec::new()
+}
+
+/// Whether a text can be the name of a kernel setting: parts between dots or slashes.
+#[must_use]
+pub fn is_sysctl(text: &str) -> bool {
+    let alnum = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    text.len() <= 253
+        && text.split(['.', '/']).all(|part| {
+            let bytes = part.as_bytes();
+            bytes.first().is_some_and(alnum)
+                && bytes.last().is_some_and(alnum)
+                && bytes.iter().all(|b| alnum(b) || matches!(b, b'-' | b'_'))
+        })
 }
 
 /// What is wrong with the name of a port (IANA service name, at most 15 characters).
@@ -198,7 +223,7 @@ mod tests {
         for bad in ["a..b", ".a", "a.", "My_App"] {
             assert!(!dns_subdomain(bad).is_empty(), "{bad}");
         }
-        assert_eq!(dns_label(&"a".repeat(64)), ["must be no more than 63 bytes"]);
+        assert_eq!(dns_label(&"a".repeat(64)), ["must be no more than 63 characters"]);
     }
 
     #[test]
@@ -214,6 +239,8 @@ mod tests {
         assert!(config_key("app.properties").is_empty());
         assert!(!config_key("..x").is_empty() && !config_key("a/b").is_empty());
         assert!(env_name("MY.VAR-1").is_empty() && !env_name("A=B").is_empty());
+        assert!(http_header("X-Header-Name").is_empty() && !http_header("a b").is_empty());
+        assert!(is_sysctl("net.ipv4.conf/eth0/rp_filter") && !is_sysctl("net..x"));
         assert!(port_name("http-metrics").is_empty());
         assert_eq!(port_name("123"), ["must contain at least one letter (a-z)"]);
     }

@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 const CLASSES: [(&str, i64); 2] =
     [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
 
+/// What those classes, and pods of no class, do with pods of lower priority.
+const POLICY: &str = "PreemptLowerPriority";
+
 pub(super) fn mutate(request: &Request<'_>, new: &mut Value) -> Result<()> {
     if request.operation == Operation::Update {
         // It was settled when the pod was made.
@@ -41,8 +44,14 @@ pub(super) fn mutate(request: &Request<'_>, new: &mut Value) -> Result<()> {
         )));
     }
     new["spec"]["priority"] = json!(priority);
-    if new["spec"]["preemptionPolicy"].is_null() {
-        new["spec"]["preemptionPolicy"] = json!("PreemptLowerPriority");
+    match text(new, "/spec/preemptionPolicy") {
+        "" => new["spec"]["preemptionPolicy"] = json!(POLICY),
+        POLICY => {}
+        given => {
+            return Err(request.forbid(&format!(
+                "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {POLICY} from the given PriorityClass name"
+            )));
+        }
     }
     Ok(())
 }

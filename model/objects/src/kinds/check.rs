@@ -59,6 +59,28 @@ impl Checks {
         }
     }
 
+    /// Checks that a value is an IP address that an endpoint of traffic can have.
+    pub(crate) fn endpoint_address(&mut self, path: &str, value: &str) {
+        let wrong = match value.parse::<IpAddr>() {
+            Err(_) => return self.address(path, value),
+            Ok(ip) if ip.is_unspecified() => format!("may not be unspecified ({ip})"),
+            Ok(ip) if ip.is_loopback() => {
+                "may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned()
+            }
+            Ok(IpAddr::V4(ip)) if ip.is_link_local() => {
+                "may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned()
+            }
+            Ok(IpAddr::V6(ip)) if ip.is_unicast_link_local() => {
+                "may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned()
+            }
+            Ok(ip) if ip.is_multicast() => {
+                "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned()
+            }
+            Ok(_) => return,
+        };
+        self.invalid(path, value, &wrong);
+    }
+
     /// Adds each of several problems with one value.
     pub(crate) fn invalid_all(&mut self, path: &str, value: &str, details: Vec<String>) {
         for detail in details {
@@ -226,13 +248,14 @@ impl Checks {
         self.annotations("metadata.annotations", new.pointer("/metadata/annotations"), ANNOTATIONS);
         self.owners(new);
         let finalizers: Vec<&str> = meta::finalizers(new).collect();
-        for finalizer in &finalizers {
-            self.invalid_all("metadata.finalizers", finalizer, names::qualified(finalizer));
+        for (i, finalizer) in finalizers.iter().enumerate() {
+            let at = format!("metadata.finalizers[{i}]");
+            self.invalid_all(&at, finalizer, names::qualified(finalizer));
             let fit = finalizer.contains('/')
                 || matches!(*finalizer, "orphan" | "foregroundDeletion" | "kubernetes");
             if !fit {
                 let detail = "name is neither a standard finalizer name nor is it fully qualified";
-                self.invalid("metadata.finalizers", *finalizer, detail);
+                self.invalid(&at, *finalizer, detail);
             }
         }
         let Some(old) = old else { return };

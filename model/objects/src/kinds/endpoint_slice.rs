@@ -4,8 +4,8 @@ use super::check::Checks;
 use super::column::{AGE, Column, NAME, items, number, text};
 use super::fill::{each, set};
 use super::{BASE, Generation, Kind, Prepare, StatusOnCreate};
-use crate::names;
 use crate::status::StatusCause;
+use crate::{meta, names};
 use serde_json::{Value, json};
 
 /// `discovery.k8s.io/v1 EndpointSlice`.
@@ -94,6 +94,9 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
             let at = format!("{at}[{j}]");
             let address = address.as_str().unwrap_or_default();
             match text(new, "/addressType") {
+                "IPv4" | "IPv6" if address.parse::<std::net::IpAddr>().is_err() => {
+                    checks.address(&at, address);
+                }
                 "IPv4" if address.parse::<std::net::Ipv4Addr>().is_err() => {
                     checks.invalid(&at, address, "must be an IPv4 address");
                 }
@@ -101,7 +104,16 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
                     checks.invalid(&at, address, "must be an IPv6 address");
                 }
                 "FQDN" => checks.invalid_all(&at, address, names::dns_subdomain(address)),
-                _ => {}
+                _ if meta::is_the_apis_own(new) => {}
+                _ => checks.endpoint_address(&at, address),
+            }
+        }
+        for (field, rule) in [
+            ("hostname", names::dns_label as fn(&str) -> Vec<String>),
+            ("nodeName", names::dns_subdomain),
+        ] {
+            if let Some(name) = endpoint.get(field).and_then(Value::as_str) {
+                checks.invalid_all(&format!("endpoints[{i}].{field}"), name, rule(name));
             }
         }
     }

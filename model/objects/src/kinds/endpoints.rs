@@ -5,6 +5,7 @@ use super::column::{AGE, Column, NAME, items, number, text};
 use super::fill::{each, set};
 use super::{BASE, Kind};
 use crate::status::StatusCause;
+use crate::{meta, names};
 use serde_json::{Value, json};
 
 /// `v1 Endpoints`.
@@ -69,11 +70,26 @@ fn validate(new: &Value, _: Option<&Value>) -> Vec<StatusCause> {
         }
         for (field, list) in [("addresses", ready), ("notReadyAddresses", waiting)] {
             for (j, address) in list.iter().enumerate() {
-                checks.address(&format!("subsets[{i}].{field}[{j}].ip"), text(address, "/ip"));
+                let at = |part: &str| format!("subsets[{i}].{field}[{j}].{part}");
+                if meta::is_the_apis_own(new) {
+                    checks.address(&at("ip"), text(address, "/ip"));
+                } else {
+                    checks.endpoint_address(&at("ip"), text(address, "/ip"));
+                }
+                let host = text(address, "/hostname");
+                if !host.is_empty() {
+                    checks.invalid_all(&at("hostname"), host, names::dns_label(host));
+                }
             }
         }
-        for (j, port) in items(subset, "/ports").iter().enumerate() {
+        let ports = items(subset, "/ports");
+        for (j, port) in ports.iter().enumerate() {
             let at = |field: &str| format!("subsets[{i}].ports[{j}].{field}");
+            match text(port, "/name") {
+                "" if ports.len() > 1 => checks.required(&at("name"), ""),
+                "" => {}
+                name => checks.invalid_all(&at("name"), name, names::dns_label(name)),
+            }
             checks.port(&at("port"), number(port, "/port"));
             checks.one_of(&at("protocol"), port.get("protocol"), &["SCTP", "TCP", "UDP"]);
         }

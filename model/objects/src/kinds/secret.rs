@@ -73,6 +73,16 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
     for key in wanted.iter().filter(|key| !data.contains_key(**key)) {
         checks.required(&format!("data[{key}]"), "");
     }
+    // What is to hold JSON is found out to be none here, and not where it is used.
+    for key in wanted.iter().filter(|_| kind.starts_with("kubernetes.io/docker")) {
+        let bytes = data.get(*key).and_then(Value::as_str).and_then(|v| STANDARD.decode(v).ok());
+        if let Some(bytes) = bytes
+            && let Err(error) = serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes)
+        {
+            let at = format!("data[{key}]");
+            checks.invalid(&at, "<secret contents redacted>", &error.to_string());
+        }
+    }
     let basic = ["username", "password"];
     if kind == "kubernetes.io/basic-auth" && !basic.iter().any(|k| data.contains_key(*k)) {
         for key in basic {

@@ -109,6 +109,9 @@ fn ports(service: &Value) -> String {
     if all.is_empty() { "<none>".to_owned() } else { all.join(",") }
 }
 
+/// In seconds: the longest affinity.
+const DAY: i64 = 86_400;
+
 /// Three hours.
 const AFFINITY_SECONDS: i64 = 10_800;
 
@@ -184,13 +187,42 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
     validate_ports(&mut checks, spec);
     checks.labels("spec.selector", spec.get("selector"));
     checks.one_of("spec.sessionAffinity", spec.get("sessionAffinity"), &["ClientIP", "None"]);
+    let longest = spec.pointer("/sessionAffinityConfig/clientIP/timeoutSeconds");
+    if let Some(seconds) = longest.and_then(Value::as_i64).filter(|s| !(1..=DAY).contains(s)) {
+        checks.invalid(
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+            seconds,
+            &format!("must be greater than 0 and less than {DAY}"),
+        );
+    }
     validate_addresses(&mut checks, spec);
     checks.one_of("spec.type", spec.get("type"), TYPES);
-    if kind != "LoadBalancer" && spec.get("allocateLoadBalancerNodePorts").is_some() {
-        checks.forbidden(
-            "spec.allocateLoadBalancerNodePorts",
-            "may only be used when `type` is 'LoadBalancer'",
+    for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass", "loadBalancerSourceRanges"]
+    {
+        if kind != "LoadBalancer" && spec.get(field).is_some_and(|value| *value != json!([])) {
+            let told = "may only be used when `type` is 'LoadBalancer'";
+            checks.forbidden(&format!("spec.{field}"), told);
+        }
+    }
+    let local = kind == "LoadBalancer" && text(spec, "/externalTrafficPolicy") == "Local";
+    let health = number(spec, "/healthCheckNodePort");
+    if health != 0 && !local {
+        checks.invalid(
+            "spec.healthCheckNodePort",
+            health,
+            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
         );
+    }
+    checks.maybe_one_of(
+        "spec.trafficDistribution",
+        spec.get("trafficDistribution"),
+        &["PreferClose", "PreferSameZone", "PreferSameNode"],
+    );
+    let families = items(spec, "/ipFamilies");
+    for (i, family) in families.iter().enumerate() {
+        if families[..i].contains(family) {
+            checks.duplicate(&format!("spec.ipFamilies[{i}]"), family.clone());
+        }
     }
     let policies = ["Cluster", "Local"];
     for field in ["externalTrafficPolicy", "internalTrafficPolicy"] {
@@ -251,6 +283,10 @@ fn validate_ports(checks: &mut Checks, spec: &Value) {
         checks.port(&at("port"), number(port, "/port"));
         checks.one_of(&at("protocol"), port.get("protocol"), &["SCTP", "TCP", "UDP"]);
         checks.port_or_name(&at("targetPort"), port.get("targetPort"));
+        let application = text(port, "/appProtocol");
+        if !application.is_empty() {
+            checks.invalid_all(&at("appProtocol"), application, names::qualified(application));
+        }
         let node_port = number(port, "/nodePort");
         if node_port != 0 {
             if text(spec, "/type") == "ClusterIP" {
@@ -278,6 +314,6 @@ fn validate_addresses(checks: &mut Checks, spec: &Value) {
         checks.invalid("spec.clusterIPs", json!([first]), &detail);
     }
     for (i, ip) in items(spec, "/externalIPs").iter().filter_map(Value::as_str).enumerate() {
-        checks.address(&format!("spec.externalIPs[{i}]"), ip);
+        checks.endpoint_address(&format!("spec.externalIPs[{i}]"), ip);
     }
 }

@@ -469,6 +469,45 @@ fn a_container_says_nothing_that_nobody_understands() {
             "volumeMounts[0].mountPropagation",
         ),
         ("securityContext", json!({"procMount": "Half"}), "securityContext.procMount"),
+        ("securityContext", json!({"procMount": "Unmasked"}), "securityContext.procMount"),
+        (
+            "securityContext",
+            json!({"capabilities": {"add": ["CAP_SYS_ADMIN"]}, "allowPrivilegeEscalation": false}),
+            "securityContext",
+        ),
+        (
+            "resizePolicy",
+            json!([{"resourceName": "cpu", "restartPolicy": "NotRequired"},
+                   {"resourceName": "cpu", "restartPolicy": "NotRequired"}]),
+            "resizePolicy[1]",
+        ),
+        (
+            "volumeMounts",
+            json!([{"name": "v", "mountPath": "/v", "mountPropagation": "Bidirectional"}]),
+            "volumeMounts[0].mountPropagation",
+        ),
+        (
+            "volumeMounts",
+            json!([{"name": "v", "mountPath": "/v", "recursiveReadOnly": "Enabled"}]),
+            "volumeMounts[0].recursiveReadOnly",
+        ),
+        (
+            "env",
+            json!([{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['a b']"}}}]),
+            "env[0].valueFrom.fieldRef",
+        ),
+        (
+            "env",
+            json!([{"name": "A", "valueFrom": {"resourceFieldRef":
+                {"resource": "limits.cpu", "divisor": "3"}}}]),
+            "env[0].valueFrom.resourceFieldRef.divisor",
+        ),
+        (
+            "livenessProbe",
+            json!({"httpGet": {"port": 80, "httpHeaders": [{"name": "a b", "value": "c"}]}}),
+            "livenessProbe.httpGet.httpHeaders",
+        ),
+        ("lifecycle", json!({"preStop": {"sleep": {"seconds": 31}}}), "lifecycle.preStop.sleep"),
         (
             "securityContext",
             json!({"seccompProfile": {"type": "Loose"}}),
@@ -489,6 +528,178 @@ fn a_container_says_nothing_that_nobody_understands() {
         let told: Vec<&str> = causes.iter().map(|cause| cause.field.as_str()).collect();
         assert_eq!(told, [format!("spec.containers[0].{wanted}")]);
     }
+}
+
+/// The fields at fault of an object that is like `base`, but for one value.
+fn at_fault(kind: &Kind, base: &Value, pointer: &str, value: Value) -> Vec<String> {
+    let mut told = told(kind, base, pointer, value);
+    for line in &mut told {
+        line.truncate(line.find(": ").unwrap());
+    }
+    told
+}
+
+#[test]
+fn a_pod_says_nothing_that_nobody_could_carry_out() {
+    let volume = |source: Value| {
+        let mut volume = json!({"name": "data"});
+        volume.as_object_mut().unwrap().extend(source.as_object().unwrap().clone());
+        json!([volume])
+    };
+    let down = |item: Value| volume(json!({"downwardAPI": {"items": [item]}}));
+    let cases = [
+        (
+            "/spec/dnsConfig",
+            json!({"nameservers": ["1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.4"]}),
+            "spec.dnsConfig.nameservers",
+        ),
+        (
+            "/spec/dnsConfig",
+            json!({"searches": ["a_b.", ".", "x".repeat(300)]}),
+            "spec.dnsConfig.searches[2]",
+        ),
+        ("/spec/dnsConfig", json!({"options": [{"value": "2"}]}), "spec.dnsConfig.options[0]"),
+        ("/spec/dnsPolicy", json!("None"), "spec.dnsConfig"),
+        ("/spec/os", json!({"name": "plan9"}), "spec.os.name"),
+        ("/spec/preemptionPolicy", json!("Sometimes"), "spec.preemptionPolicy"),
+        ("/spec/schedulingGates", json!([{"name": "a"}, {"name": "a"}]), "spec.schedulingGates[1]"),
+        (
+            "/spec/securityContext",
+            json!({"supplementalGroupsPolicy": "Some"}),
+            "spec.securityContext.supplementalGroupsPolicy",
+        ),
+        (
+            "/spec/securityContext",
+            json!({"fsGroupChangePolicy": "Never"}),
+            "spec.securityContext.fsGroupChangePolicy",
+        ),
+        (
+            "/spec/securityContext",
+            json!({"seLinuxChangePolicy": "Never"}),
+            "spec.securityContext.seLinuxChangePolicy",
+        ),
+        (
+            "/spec/securityContext",
+            json!({"appArmorProfile": {"type": "Half"}}),
+            "spec.securityContext.appArmorProfile.type",
+        ),
+        (
+            "/spec/securityContext",
+            json!({"sysctls": [{"name": "a b", "value": "1"}]}),
+            "spec.securityContext.sysctls[0].name",
+        ),
+        (
+            "/spec/securityContext",
+            json!({"sysctls": [{"name": "a.b", "value": "1"}, {"name": "a.b", "value": "2"}]}),
+            "spec.securityContext.sysctls[1].name",
+        ),
+        ("/spec/volumes", down(json!({"path": "x"})), "spec.volumes[0].downwardAPI.items[0]"),
+        (
+            "/spec/volumes",
+            down(json!({"path": "x", "fieldRef": {"fieldPath": "status.podIP"}})),
+            "spec.volumes[0].downwardAPI.items[0].fieldRef.fieldPath",
+        ),
+        (
+            "/spec/volumes",
+            down(json!({"path": "x", "resourceFieldRef": {"resource": "limits.cpu"}})),
+            "spec.volumes[0].downwardAPI.items[0].resourceFieldRef.containerName",
+        ),
+        (
+            "/spec/volumes",
+            volume(json!({"configMap": {"name": "c", "items": [{"key": "k", "path": "..data"}]}})),
+            "spec.volumes[0].configMap.items[0].path",
+        ),
+        (
+            "/spec/volumes",
+            volume(
+                json!({"projected": {"sources": [{"serviceAccountToken": {"path": "t", "expirationSeconds": 5}}]}}),
+            ),
+            "spec.volumes[0].projected.sources[0].serviceAccountToken.expirationSeconds",
+        ),
+        (
+            "/spec/volumes",
+            volume(json!({"projected": {"sources": [
+            {"configMap": {"name": "a", "items": [{"key": "k", "path": "p"}]}},
+            {"secret": {"name": "b", "items": [{"key": "k", "path": "p"}]}}]}})),
+            "spec.volumes[0].projected",
+        ),
+        (
+            "/spec/volumes",
+            volume(json!({"image": {"reference": ""}})),
+            "spec.volumes[0].image.reference",
+        ),
+    ];
+    for (pointer, value, wanted) in cases {
+        let told = at_fault(&POD, &pod(), pointer, value.clone());
+        assert_eq!(told.first().map(String::as_str), Some(wanted), "{pointer}: {value} {told:?}");
+    }
+    let good = json!({"nameservers": ["1.1.1.1"], "searches": ["a_b.", "."], "options": [{"name": "edns0"}]});
+    assert_eq!(at_fault(&POD, &pod(), "/spec/dnsConfig", good), [""; 0]);
+    assert_eq!(
+        at_fault(&POD, &pod(), "/spec/imagePullSecrets", json!([{}])),
+        [""; 0],
+        "as upstream"
+    );
+}
+
+#[test]
+fn a_service_says_nothing_that_nobody_could_carry_out() {
+    for (field, value, wanted) in [
+        ("externalIPs", json!(["127.0.0.1"]), "spec.externalIPs[0]"),
+        ("healthCheckNodePort", json!(30_001), "spec.healthCheckNodePort"),
+        ("ipFamilies", json!(["IPv4", "IPv4"]), "spec.ipFamilies[1]"),
+        ("loadBalancerClass", json!("a.b/c"), "spec.loadBalancerClass"),
+        ("loadBalancerSourceRanges", json!(["1.2.3.0/24"]), "spec.loadBalancerSourceRanges"),
+        ("trafficDistribution", json!("Nearby"), "spec.trafficDistribution"),
+        ("ports", json!([{"port": 80, "appProtocol": "a b"}]), "spec.ports[0].appProtocol"),
+    ] {
+        let told = at_fault(&SERVICE, &service(), &format!("/spec/{field}"), value);
+        assert_eq!(told, [wanted]);
+    }
+    let mut sticky = service();
+    sticky["spec"]["sessionAffinity"] = json!("ClientIP");
+    let never = json!({"clientIP": {"timeoutSeconds": 0}});
+    assert_eq!(
+        at_fault(&SERVICE, &sticky, "/spec/sessionAffinityConfig", never),
+        ["spec.sessionAffinityConfig.clientIP.timeoutSeconds"]
+    );
+}
+
+#[test]
+fn endpoints_are_where_traffic_can_go() {
+    let endpoints = json!({"metadata": {"name": "a", "namespace": "b"}, "subsets": []});
+    for (subset, wanted) in [
+        (json!({"addresses": [{"ip": "127.0.0.1"}]}), "subsets[0].addresses[0].ip"),
+        (
+            json!({"addresses": [{"ip": "1.2.3.4"}], "ports": [{"port": 1}, {"port": 2, "name": "b"}]}),
+            "subsets[0].ports[0].name",
+        ),
+        (
+            json!({"addresses": [{"ip": "1.2.3.4"}], "ports": [{"port": 1, "name": "A"}]}),
+            "subsets[0].ports[0].name",
+        ),
+    ] {
+        assert_eq!(at_fault(&ENDPOINTS, &endpoints, "/subsets", json!([subset])), [wanted]);
+    }
+    let own = json!({"metadata": {"name": "kubernetes", "namespace": "default"}});
+    let loopback = json!([{"addresses": [{"ip": "127.0.0.1"}]}]);
+    assert_eq!(at_fault(&ENDPOINTS, &own, "/subsets", loopback), [""; 0], "the API may be there");
+    let slice = json!({"metadata": {"name": "a", "namespace": "b"}, "addressType": "IPv4"});
+    for (endpoint, wanted) in [
+        (json!({"addresses": ["169.254.1.1"]}), "endpoints[0].addresses[0]"),
+        (json!({"addresses": ["1.2.3.4"], "hostname": "A_"}), "endpoints[0].hostname"),
+        (json!({"addresses": ["1.2.3.4"], "nodeName": "a b"}), "endpoints[0].nodeName"),
+    ] {
+        assert_eq!(at_fault(&ENDPOINT_SLICE, &slice, "/endpoints", json!([endpoint])), [wanted]);
+    }
+}
+
+#[test]
+fn what_is_to_log_in_to_a_registry_is_json() {
+    let secret = json!({"metadata": {"name": "a", "namespace": "b"}, "type": "kubernetes.io/dockerconfigjson"});
+    let data = |text: &str| json!({".dockerconfigjson": text});
+    assert_eq!(at_fault(&SECRET, &secret, "/data", data("e30=")), [""; 0]);
+    assert_eq!(at_fault(&SECRET, &secret, "/data", data("YQ==")), ["data[.dockerconfigjson]"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::super::check::Checks;
 use super::super::column::{items, number, text};
+use super::{references, security};
 use crate::names;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -17,9 +18,9 @@ pub(super) fn all(checks: &mut Checks, path: &str, spec: &Value, volumes: &Volum
     let mut seen = BTreeSet::new();
     for (i, c) in main.iter().enumerate() {
         let at = format!("{path}.containers[{i}]");
-        common(checks, &at, c, volumes);
+        common(checks, &at, c, spec, volumes);
         unique(checks, &at, c, &mut seen);
-        running(checks, &at, c);
+        running(checks, &at, c, spec);
         if c.get("restartPolicy").is_some() {
             let at = format!("{at}.restartPolicy");
             checks.forbidden(&at, "may not be set for non-init containers");
@@ -28,11 +29,11 @@ pub(super) fn all(checks: &mut Checks, path: &str, spec: &Value, volumes: &Volum
     host_ports(checks, &format!("{path}.containers"), main);
     for (i, c) in items(spec, "/initContainers").iter().enumerate() {
         let at = format!("{path}.initContainers[{i}]");
-        common(checks, &at, c, volumes);
+        common(checks, &at, c, spec, volumes);
         unique(checks, &at, c, &mut seen);
         match text(c, "/restartPolicy") {
             "Always" => {
-                running(checks, &at, c);
+                running(checks, &at, c, spec);
                 continue;
             }
             "" => {}
@@ -49,7 +50,7 @@ pub(super) fn all(checks: &mut Checks, path: &str, spec: &Value, volumes: &Volum
     }
     for (i, c) in items(spec, "/ephemeralContainers").iter().enumerate() {
         let at = format!("{path}.ephemeralContainers[{i}]");
-        common(checks, &at, c, volumes);
+        common(checks, &at, c, spec, volumes);
         unique(checks, &at, c, &mut seen);
         let target = text(c, "/targetContainerName");
         let known = |list: &str| items(spec, list).iter().any(|c| text(c, "/name") == target);
@@ -101,7 +102,7 @@ fn host_ports(checks: &mut Checks, path: &str, containers: &[Value]) {
     }
 }
 
-fn common(checks: &mut Checks, at: &str, container: &Value, volumes: &Volumes) {
+fn common(checks: &mut Checks, at: &str, container: &Value, spec: &Value, volumes: &Volumes) {
     match text(container, "/name") {
         "" => checks.required(&format!("{at}.name"), ""),
         name => checks.invalid_all(&format!("{at}.name"), name, names::dns_label(name)),
@@ -114,7 +115,12 @@ fn common(checks: &mut Checks, at: &str, container: &Value, volumes: &Volumes) {
         }
         _ => {}
     }
+    let mut resized = BTreeSet::new();
     for (i, policy) in items(container, "/resizePolicy").iter().enumerate() {
+        let resource = text(policy, "/resourceName");
+        if !resized.insert(resource) {
+            checks.duplicate(&format!("{at}.resizePolicy[{i}]"), resource);
+        }
         let at = |field: &str| format!("{at}.resizePolicy[{i}].{field}");
         checks.one_of(&at("resourceName"), policy.get("resourceName"), &["cpu", "memory"]);
         let known = ["NotRequired", "RestartContainer"];
@@ -136,7 +142,7 @@ fn common(checks: &mut Checks, at: &str, container: &Value, volumes: &Volumes) {
     if let Some(resources) = container.get("resources") {
         self::resources(checks, &format!("{at}.resources"), resources);
     }
-    security(checks, &format!("{at}.securityContext"), container);
+    security::container(checks, &format!("{at}.securityContext"), container, spec);
 }
 
 fn ports(checks: &mut Checks, path: &str, container: &Value) {
@@ -177,16 +183,6 @@ const ENV_FIELDS: &[&str] = &[
     "status.podIPs",
 ];
 
-/// What `resourceFieldRef` of an environment variable may name.
-const ENV_RESOURCES: &[&str] = &[
-    "limits.cpu",
-    "limits.ephemeral-storage",
-    "limits.memory",
-    "requests.cpu",
-    "requests.ephemeral-storage",
-    "requests.memory",
-];
-
 fn env(checks: &mut Checks, at: &str, container: &Value) {
     for (i, var) in items(container, "/env").iter().enumerate() {
         let here = |field: &str| format!("{at}.env[{i}].{field}");
@@ -223,35 +219,11 @@ fn env(checks: &mut Checks, at: &str, container: &Value) {
                 key => checks.invalid_all(&at, key, names::config_key(key)),
             }
         }
-        if let Some(field) = from.get("resourceFieldRef") {
-            let at = here("valueFrom.resourceFieldRef.resource");
-            match text(field, "/resource") {
-                "" => checks.required(&at, ""),
-                name if ENV_RESOURCES.contains(&name)
-                    || name.starts_with("limits.hugepages-")
-                    || name.starts_with("requests.hugepages-") => {}
-                name => checks.not_supported(&at, name, ENV_RESOURCES),
-            }
+        if let Some(resource) = from.get("resourceFieldRef") {
+            references::resource(checks, &here("valueFrom.resourceFieldRef"), resource);
         }
         if let Some(field) = from.get("fieldRef") {
-            let at = here("valueFrom.fieldRef.fieldPath");
-            match text(field, "/fieldPath") {
-                "" => checks.required(&at, ""),
-                path if ENV_FIELDS.contains(&path) => {}
-                path if path.ends_with("']")
-                    && (path.starts_with("metadata.labels['")
-                        || path.starts_with("metadata.annotations['")) => {}
-                path if path.starts_with("metadata.")
-                    && matches!(&path[9..], "labels" | "annotations") =>
-                {
-                    checks.not_supported(&at, path, ENV_FIELDS);
-                }
-                path => checks.invalid(
-                    &at,
-                    path,
-                    &format!("error converting fieldPath: field label not supported: {path}"),
-                ),
-            }
+            references::field(checks, &here("valueFrom.fieldRef"), field, ENV_FIELDS);
         }
     }
     for (i, from) in items(container, "/envFrom").iter().enumerate() {
@@ -301,11 +273,7 @@ fn mounts(checks: &mut Checks, path: &str, container: &Value, volumes: &Volumes)
         if !seen.insert(target) {
             checks.invalid(&at("mountPath"), target, "must be unique");
         }
-        checks.maybe_one_of(
-            &at("mountPropagation"),
-            mount.get("mountPropagation"),
-            &["Bidirectional", "HostToContainer", "None"],
-        );
+        sharing(checks, &at, mount, container);
         let sub = text(mount, "/subPath");
         if sub.starts_with('/') {
             checks.invalid(&format!("{path}.subPath"), sub, "must be a relative path");
@@ -318,6 +286,36 @@ fn mounts(checks: &mut Checks, path: &str, container: &Value, volumes: &Volumes)
                 text(mount, "/subPathExpr"),
                 "subPathExpr and subPath are mutually exclusive",
             );
+        }
+    }
+}
+
+/// How what is mounted later, and what is mounted below, is seen through a mount.
+fn sharing(checks: &mut Checks, at: &dyn Fn(&str) -> String, mount: &Value, container: &Value) {
+    let privileged = container.pointer("/securityContext/privileged") == Some(&Value::Bool(true));
+    let propagation = text(mount, "/mountPropagation");
+    checks.maybe_one_of(
+        &at("mountPropagation"),
+        mount.get("mountPropagation"),
+        &["Bidirectional", "HostToContainer", "None"],
+    );
+    if propagation == "Bidirectional" && !privileged {
+        checks.forbidden(
+            &at("mountPropagation"),
+            "Bidirectional mount propagation is available only to privileged containers",
+        );
+    }
+    let recursive = mount.get("recursiveReadOnly");
+    let known = ["Disabled", "Enabled", "IfPossible"];
+    checks.maybe_one_of(&at("recursiveReadOnly"), recursive, &known);
+    if matches!(text(mount, "/recursiveReadOnly"), "Enabled" | "IfPossible") {
+        let at = at("recursiveReadOnly");
+        if mount.get("readOnly") != Some(&Value::Bool(true)) {
+            checks.forbidden(&at, "may only be specified when readOnly is true");
+        }
+        if !matches!(propagation, "" | "None") {
+            let detail = "may only be specified when mountPropagation is None or not specified";
+            checks.forbidden(&at, detail);
         }
     }
 }
@@ -372,10 +370,19 @@ fn resource_name(checks: &mut Checks, at: &str, name: &str) {
 }
 
 /// Probes and hooks of containers that run on.
-fn running(checks: &mut Checks, at: &str, container: &Value) {
+fn running(checks: &mut Checks, at: &str, container: &Value, spec: &Value) {
     for hook in ["postStart", "preStop"] {
         if let Some(action) = container.pointer(&format!("/lifecycle/{hook}")) {
-            handler(checks, &format!("{at}.lifecycle.{hook}"), action);
+            let at = format!("{at}.lifecycle.{hook}");
+            handler(checks, &at, action);
+            let grace = number(spec, "/terminationGracePeriodSeconds");
+            let seconds = number(action, "/sleep/seconds");
+            if !(0..=grace).contains(&seconds) {
+                let detail = format!(
+                    "must be non-negative and less than terminationGracePeriodSeconds ({grace})"
+                );
+                checks.invalid(&format!("{at}.sleep"), seconds, &detail);
+            }
         }
     }
     for kind in ["livenessProbe", "readinessProbe", "startupProbe"] {
@@ -397,8 +404,8 @@ fn running(checks: &mut Checks, at: &str, container: &Value) {
         }
         let grace = format!("{at}.terminationGracePeriodSeconds");
         match probe.get("terminationGracePeriodSeconds").and_then(Value::as_i64) {
-            Some(_) if kind == "readinessProbe" => {
-                checks.invalid(&grace, Value::Null, "must not be set for readinessProbes");
+            Some(seconds) if kind == "readinessProbe" => {
+                checks.invalid(&grace, seconds, "must not be set for readinessProbes");
             }
             Some(seconds) if seconds <= 0 => {
                 checks.invalid(&grace, seconds, "must be greater than 0");
@@ -430,59 +437,13 @@ fn handler(checks: &mut Checks, at: &str, handler: &Value) {
             }
             checks.port_or_name(&format!("{at}.port"), action.get("port"));
             checks.one_of(&format!("{at}.scheme"), action.get("scheme"), &["HTTP", "HTTPS"]);
+            for header in items(action, "/httpHeaders") {
+                let name = text(header, "/name");
+                checks.invalid_all(&format!("{at}.httpHeaders"), name, names::http_header(name));
+            }
         }
         "tcpSocket" => checks.port_or_name(&format!("{at}.port"), action.get("port")),
         "grpc" => checks.port(&format!("{at}.port"), number(action, "/port")),
         _ => {}
-    }
-}
-
-fn security(checks: &mut Checks, at: &str, container: &Value) {
-    let Some(context) = container.get("securityContext") else { return };
-    for field in ["runAsUser", "runAsGroup"] {
-        let id = context.get(field).and_then(Value::as_i64);
-        if let Some(id) = id.filter(|id| !(0..=i64::from(i32::MAX)).contains(id)) {
-            let detail = "must be between 0 and 2147483647, inclusive";
-            checks.invalid(&format!("{at}.{field}"), id, detail);
-        }
-    }
-    let flag = |field: &str| context.get(field).and_then(Value::as_bool);
-    if flag("allowPrivilegeEscalation") == Some(false) && flag("privileged") == Some(true) {
-        checks.invalid(
-            at,
-            context.clone(),
-            "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
-        );
-    }
-    checks.maybe_one_of(
-        &format!("{at}.procMount"),
-        context.get("procMount"),
-        &["Default", "Unmasked"],
-    );
-    if let Some(profile) = context.get("seccompProfile") {
-        seccomp(checks, &format!("{at}.seccompProfile"), profile);
-    }
-}
-
-/// A `core/v1.SeccompProfile`.
-pub(super) fn seccomp(checks: &mut Checks, at: &str, profile: &Value) {
-    let file = text(profile, "/localhostProfile");
-    match text(profile, "/type") {
-        "Localhost" if file.is_empty() => checks.required(
-            &format!("{at}.localhostProfile"),
-            "must be set when seccomp type is Localhost",
-        ),
-        "RuntimeDefault" | "Unconfined" if !file.is_empty() => checks.invalid(
-            &format!("{at}.localhostProfile"),
-            file,
-            "can only be set when seccomp type is Localhost",
-        ),
-        "" => checks.required(&format!("{at}.type"), "type is required when seccompProfile is set"),
-        "Localhost" | "RuntimeDefault" | "Unconfined" => {}
-        other => checks.not_supported(
-            &format!("{at}.type"),
-            other,
-            &["Localhost", "RuntimeDefault", "Unconfined"],
-        ),
     }
 }

@@ -6,7 +6,10 @@ pub(super) mod defaults;
 mod parts;
 mod placement;
 mod qos;
+mod references;
+mod security;
 pub(super) mod validate;
+mod volumes;
 pub(super) mod warnings;
 
 pub use qos::qos_class;

@@ -2,15 +2,13 @@
 
 use super::super::check::{Checks, NEGATIVE};
 use super::super::column::{items, text};
-use super::{container, placement};
+use super::{container, placement, security, volumes};
 use crate::names;
 use crate::status::StatusCause;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
-
-const VOLUME_SOURCES: usize = 1;
 
 /// Rules of a pod.
 pub(super) fn pod(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
@@ -75,7 +73,7 @@ pub(in super::super) fn template(checks: &mut Checks, template: Option<&Value>) 
 
 fn spec(checks: &mut Checks, path: &str, spec: &Value) {
     let at = |field: &str| format!("{path}.{field}");
-    let volumes = volumes(checks, &at("volumes"), spec);
+    let volumes = volumes::all(checks, &at("volumes"), spec);
     container::all(checks, path, spec, &volumes);
     checks.one_of(
         &at("restartPolicy"),
@@ -87,12 +85,7 @@ fn spec(checks: &mut Checks, path: &str, spec: &Value) {
         spec.get("dnsPolicy"),
         &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
     );
-    if text(spec, "/dnsPolicy") == "None" && items(spec, "/dnsConfig/nameservers").is_empty() {
-        checks.required(
-            &at("dnsConfig.nameservers"),
-            "must provide at least one DNS nameserver when `dnsPolicy` is None",
-        );
-    }
+    dns(checks, path, spec);
     checks.labels(&at("nodeSelector"), spec.get("nodeSelector"));
     let named = |checks: &mut Checks, field: &str, rule: fn(&str) -> Vec<String>| {
         let name = spec.get(field).and_then(Value::as_str).unwrap_or_default();
@@ -115,27 +108,8 @@ fn spec(checks: &mut Checks, path: &str, spec: &Value) {
             "must be between 1 and 2147483647, inclusive",
         );
     }
-    for (i, secret) in items(spec, "/imagePullSecrets").iter().enumerate() {
-        if text(secret, "/name").is_empty() {
-            checks.required(&at(&format!("imagePullSecrets[{i}].name")), "");
-        }
-    }
     tolerations(checks, &at("tolerations"), spec);
-    if let Some(context) = spec.get("securityContext") {
-        if let Some(profile) = context.get("seccompProfile") {
-            container::seccomp(checks, &at("securityContext.seccompProfile"), profile);
-        }
-        for field in ["runAsUser", "runAsGroup", "fsGroup"] {
-            let value = context.get(field).and_then(Value::as_i64);
-            if let Some(id) = value.filter(|id| !(0..=i64::from(i32::MAX)).contains(id)) {
-                checks.invalid(
-                    &at(&format!("securityContext.{field}")),
-                    id,
-                    "must be between 0 and 2147483647, inclusive",
-                );
-            }
-        }
-    }
+    security::pod(checks, &at("securityContext"), spec);
     for (i, alias) in items(spec, "/hostAliases").iter().enumerate() {
         checks.address(&at(&format!("hostAliases[{i}].ip")), text(alias, "/ip"));
         for (j, name) in items(alias, "/hostnames").iter().enumerate() {
@@ -144,15 +118,28 @@ fn spec(checks: &mut Checks, path: &str, spec: &Value) {
             checks.invalid_all(&path, name, names::dns_subdomain(name));
         }
     }
-    for (i, server) in items(spec, "/dnsConfig/nameservers").iter().enumerate() {
-        let server = server.as_str().unwrap_or_default();
-        checks.address(&at(&format!("dnsConfig.nameservers[{i}]")), server);
-    }
     for (i, gate) in items(spec, "/readinessGates").iter().enumerate() {
         let kind = text(gate, "/conditionType");
         let path = at(&format!("readinessGates[{i}].conditionType"));
         checks.invalid_all(&path, kind, names::qualified(kind));
     }
+    let mut gates = BTreeSet::new();
+    for (i, gate) in items(spec, "/schedulingGates").iter().enumerate() {
+        let name = text(gate, "/name");
+        let path = at(&format!("schedulingGates[{i}]"));
+        checks.invalid_all(&path, name, names::qualified(name));
+        if !gates.insert(name) {
+            checks.duplicate(&path, name);
+        }
+    }
+    if let Some(os) = spec.get("os") {
+        checks.one_of(&at("os.name"), os.get("name"), &["linux", "windows"]);
+    }
+    checks.maybe_one_of(
+        &at("preemptionPolicy"),
+        spec.get("preemptionPolicy"),
+        &["Never", "PreemptLowerPriority"],
+    );
     let is = |field: &str| spec.get(field).and_then(Value::as_bool) == Some(true);
     if is("shareProcessNamespace") && is("hostPID") {
         checks.invalid(
@@ -164,102 +151,55 @@ fn spec(checks: &mut Checks, path: &str, spec: &Value) {
     placement::all(checks, path, spec);
 }
 
-/// Checks volumes; the names of the good ones.
-fn volumes<'a>(checks: &mut Checks, path: &str, spec: &'a Value) -> BTreeSet<&'a str> {
-    let mut names_seen = BTreeSet::new();
-    for (i, volume) in items(spec, "/volumes").iter().enumerate() {
-        let before = checks.len();
-        let at = |field: &str| format!("{path}[{i}].{field}");
-        let sources: Vec<&String> = volume
-            .as_object()
-            .into_iter()
-            .flatten()
-            .filter(|(key, value)| *key != "name" && !value.is_null())
-            .map(|(key, _)| key)
-            .collect();
-        for extra in sources.iter().skip(VOLUME_SOURCES) {
-            checks.forbidden(&at(extra), "may not specify more than 1 volume type");
-        }
-        if sources.is_empty() {
-            checks.required(&format!("{path}[{i}]"), "must specify a volume type");
-        }
-        volume_source(checks, &at, volume);
-        let name = text(volume, "/name");
-        if name.is_empty() {
-            checks.required(&at("name"), "");
-        } else {
-            checks.invalid_all(&at("name"), name, names::dns_label(name));
-        }
-        if names_seen.contains(name) {
-            checks.duplicate(&at("name"), name);
-        }
-        if checks.len() == before {
-            names_seen.insert(name);
-        }
-    }
-    names_seen
-}
+/// What a resolver takes in: at most so many servers, search domains and bytes of the latter.
+const NAME_SERVERS: usize = 3;
+const SEARCH_DOMAINS: usize = 32;
+const SEARCH_BYTES: usize = 2048;
 
-fn volume_source(checks: &mut Checks, at: &dyn Fn(&str) -> String, volume: &Value) {
-    for (kind, name) in [("secret", "secretName"), ("configMap", "name")] {
-        let Some(source) = volume.get(kind) else { continue };
-        if source.get(name).and_then(Value::as_str).unwrap_or_default().is_empty() {
-            checks.required(&at(&format!("{kind}.{name}")), "");
+fn dns(checks: &mut Checks, path: &str, spec: &Value) {
+    let at = |field: &str| format!("{path}.dnsConfig{field}");
+    let servers = items(spec, "/dnsConfig/nameservers");
+    if text(spec, "/dnsPolicy") == "None" {
+        if spec.get("dnsConfig").is_none() {
+            checks.required(&at(""), "must provide `dnsConfig` when `dnsPolicy` is None");
+        } else if servers.is_empty() {
+            checks.required(
+                &at(".nameservers"),
+                "must provide at least one DNS nameserver when `dnsPolicy` is None",
+            );
         }
     }
-    for kind in ["secret", "configMap", "downwardAPI", "projected"] {
-        let Some(source) = volume.get(kind) else { continue };
-        file_mode(checks, &at(&format!("{kind}.defaultMode")), source.get("defaultMode"));
-        for (i, item) in items(source, "/items").iter().enumerate() {
-            let here = |field: &str| at(&format!("{kind}.items[{i}].{field}"));
-            if kind != "downwardAPI" && text(item, "/key").is_empty() {
-                checks.required(&here("key"), "");
-            }
-            match text(item, "/path") {
-                "" => checks.required(&here("path"), ""),
-                path if path.starts_with('/') => {
-                    checks.invalid(&here("path"), path, "must be a relative path");
-                }
-                path if path.split('/').any(|part| part == "..") => {
-                    checks.invalid(&here("path"), path, "must not contain '..'");
-                }
-                _ => {}
-            }
-            file_mode(checks, &here("mode"), item.get("mode"));
+    if servers.len() > NAME_SERVERS {
+        let detail = format!("must not have more than {NAME_SERVERS} nameservers");
+        checks.invalid(&at(".nameservers"), servers.to_vec(), &detail);
+    }
+    for (i, server) in servers.iter().enumerate() {
+        checks.address(&at(&format!(".nameservers[{i}]")), server.as_str().unwrap_or_default());
+    }
+    let searches: Vec<&str> =
+        items(spec, "/dnsConfig/searches").iter().filter_map(Value::as_str).collect();
+    if searches.len() > SEARCH_DOMAINS {
+        let detail = format!("must not have more than {SEARCH_DOMAINS} search paths");
+        checks.invalid(&at(".searches"), json!(searches), &detail);
+    }
+    if searches.join(" ").len() > SEARCH_BYTES {
+        let detail = format!(
+            "must not have more than {SEARCH_BYTES} characters (including spaces) in the search list"
+        );
+        checks.invalid(&at(".searches"), json!(searches), &detail);
+    }
+    for (i, domain) in searches.iter().enumerate() {
+        // The root alone is a search domain too; underscores are as common as they are wrong.
+        let plain = domain.strip_suffix('.').unwrap_or(domain).replace('_', "-");
+        if *domain != "." {
+            let wrong = names::dns_subdomain(&plain);
+            checks.invalid_all(&at(&format!(".searches[{i}]")), domain, wrong);
         }
     }
-    if let Some(path) = volume.get("hostPath") {
-        match text(path, "/path") {
-            "" => checks.required(&at("hostPath.path"), ""),
-            p if p.split('/').any(|part| part == "..") => {
-                checks.invalid(&at("hostPath.path"), p, "must not contain '..'");
-            }
-            _ => {}
+    for (i, option) in items(spec, "/dnsConfig/options").iter().enumerate() {
+        if text(option, "/name").is_empty() {
+            checks.required(&at(&format!(".options[{i}]")), "must not be empty");
         }
-        let types = [
-            "BlockDevice",
-            "CharDevice",
-            "Directory",
-            "DirectoryOrCreate",
-            "File",
-            "FileOrCreate",
-            "Socket",
-        ];
-        checks.maybe_one_of(&at("hostPath.type"), path.get("type"), &types);
-    }
-    if let Some(claim) = volume.get("persistentVolumeClaim")
-        && text(claim, "/claimName").is_empty()
-    {
-        checks.required(&at("persistentVolumeClaim.claimName"), "");
-    }
-    if let Some(limit) = volume.pointer("/emptyDir/sizeLimit") {
-        checks.quantity(&at("emptyDir.sizeLimit"), "storage", limit);
-    }
-}
-
-fn file_mode(checks: &mut Checks, path: &str, mode: Option<&Value>) {
-    if let Some(mode) = mode.and_then(Value::as_i64).filter(|m| !(0..=0o777).contains(m)) {
-        checks.invalid(path, mode, "must be a number between 0 and 0777 (octal), both inclusive");
     }
 }
 
