@@ -2,8 +2,10 @@
 //!
 //! The fourth, server-side apply, is in [`crate::apply`].
 
+mod json;
 mod strategic;
 
+pub use json::json;
 pub use strategic::strategic;
 
 use crate::status::Status;
@@ -14,30 +16,6 @@ pub(crate) fn unprocessable(why: impl std::fmt::Display) -> Status {
     // No causes: clients would print each with the field that it is about, and here is none.
     let what = "the server rejected our request due to an error in our request";
     Status::new(422, "Invalid", format!("{what}: {why}"))
-}
-
-/// Carries out a JSON patch (RFC 6902).
-///
-/// # Errors
-/// 400 when it is no JSON patch, 422 when an operation fails (a path is missing, a test does not
-/// hold).
-pub fn json(target: &Value, patch: &Value) -> Result<Value, Status> {
-    const MOST: usize = 10_000;
-    let patch: json_patch::Patch = serde_json::from_value(patch.clone())
-        .map_err(|e| Status::bad_request(format!("error decoding JSON patch: {e}")))?;
-    if patch.0.len() > MOST {
-        return Err(Status::new(
-            413,
-            "RequestEntityTooLarge",
-            format!(
-                "The allowed maximum operations in a JSON patch is {MOST}, got {}",
-                patch.0.len()
-            ),
-        ));
-    }
-    let mut result = target.clone();
-    json_patch::patch(&mut result, &patch).map_err(unprocessable)?;
-    Ok(result)
 }
 
 /// Carries out a merge patch (RFC 7386): objects merge, null removes, everything else replaces.

@@ -156,6 +156,69 @@ fn rollout_undo_replaces_the_template_by_json_patch() {
     assert_eq!(new["metadata"]["annotations"], json!({"a": "b"}));
 }
 
+/// As upstream: a real API server was asked the same.
+#[test]
+fn json_patches_are_as_lenient_as_upstreams() {
+    let before = json!({"labels": {"app": "web"}, "list": ["a", "b"]});
+    let patched = |operation: Value| json(&before, &json!([operation]));
+    for (operation, pointer, wanted) in [
+        (
+            json!({"op": "replace", "path": "/labels/tier", "value": "x"}),
+            "/labels/tier",
+            json!("x"),
+        ),
+        (
+            json!({"op": "copy", "from": "/labels/tier", "path": "/labels/two"}),
+            "/labels/two",
+            json!(null),
+        ),
+        (json!({"op": "add", "path": "/labels/two"}), "/labels/two", json!(null)),
+        (json!({"op": "test", "path": "/labels/tier", "value": null}), "/list/0", json!("a")),
+        (json!({"op": "test", "path": "/labels/tier"}), "/list/0", json!("a")),
+        (json!({"op": "add", "path": "/list/-1", "value": "c"}), "/list", json!(["a", "b", "c"])),
+        (json!({"op": "add", "path": "/list/01", "value": "c"}), "/list", json!(["a", "c", "b"])),
+        (json!({"op": "add", "path": "/list/-", "value": "c"}), "/list", json!(["a", "b", "c"])),
+        (json!({"op": "remove", "path": "/list/-1"}), "/list", json!(["a"])),
+        (json!({"op": "replace", "path": "/list/-2", "value": "c"}), "/list", json!(["c", "b"])),
+        (json!({"op": "move", "from": "/list/0", "path": "/list/1"}), "/list", json!(["b", "a"])),
+        (
+            json!({"op": "add", "path": "/labels/a~1b~0c", "value": "x"}),
+            "/labels",
+            json!({"app": "web", "a/b~c": "x"}),
+        ),
+    ] {
+        let after = patched(operation.clone()).unwrap();
+        assert_eq!(after.pointer(pointer), Some(&wanted), "{operation}");
+    }
+    for operation in [
+        json!({"op": "remove", "path": "/labels/tier"}),
+        json!({"op": "move", "from": "/labels/tier", "path": "/labels/two"}),
+        json!({"op": "replace", "path": "/nope/tier", "value": "x"}),
+        json!({"op": "test", "path": "/labels/app", "value": "db"}),
+        json!({"op": "test", "path": "/list/2", "value": null}),
+        json!({"op": "add", "path": "/list/3", "value": "c"}),
+        json!({"op": "add", "path": "/list/-4", "value": "c"}),
+        json!({"op": "replace", "path": "/list/-", "value": "c"}),
+        json!({"op": "add", "path": "labels/x", "value": "c"}),
+        json!({"op": "remove", "path": ""}),
+    ] {
+        let refusal = patched(operation.clone()).unwrap_err();
+        assert_eq!(refusal.code, 422, "{operation}");
+        assert!(refusal.message.contains("operation '/0' failed at path"), "{}", refusal.message);
+    }
+    for operation in [json!({"op": "twist", "path": "/a"}), json!({"op": "add"}), json!(5)] {
+        assert_eq!(patched(operation.clone()).unwrap_err().code, 400, "{operation}");
+    }
+}
+
+#[test]
+fn copies_that_double_an_object_come_to_an_end() {
+    let before = json!({"a": {"text": "x".repeat(1000)}});
+    let double = |n: usize| json!({"op": "copy", "from": "/a", "path": format!("/a/{n}")});
+    let refusal = json(&before, &(0..64).map(double).collect()).unwrap_err();
+    assert_eq!(refusal.code, 413);
+}
+
 #[test]
 fn refusals() {
     let fails = |patch: Value| strategic(&deployment(), &patch, ty("apps/Deployment")).unwrap_err();
