@@ -45,7 +45,8 @@ impl Usage {
         let Some(spec) = &pod.spec else { return Self { amounts, host_ports: Vec::new() } };
         let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
         let lists = containers.filter_map(|c| c.resources.as_ref()?.requests.as_ref());
-        for name in lists.chain(&spec.overhead).flat_map(|list| list.keys()) {
+        let whole = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
+        for name in lists.chain(whole).chain(&spec.overhead).flat_map(|list| list.keys()) {
             if !amounts.contains_key(name) {
                 amounts.insert(name.clone(), request(spec, name));
             }
@@ -82,10 +83,18 @@ fn read(name: &str, amount: &Written) -> Option<i64> {
     Some(if name == "cpu" { parsed.milli_value() } else { parsed.value() })
 }
 
-/// What a pod asks for of one resource: the sum over its containers, or the most that it takes while
-/// its init containers run, if that is more, plus its overhead. Sidecars run on beside all that come
-/// after them.
+/// What a pod asks for of one resource, plus its overhead: what is said of the pod as a whole, or else
+/// what its containers take.
 fn request(spec: &PodSpec, name: &str) -> i64 {
+    let in_list = |list: &BTreeMap<String, Written>| read(name, list.get(name)?);
+    let whole = spec.resources.as_ref().and_then(|r| in_list(r.requests.as_ref()?));
+    let overhead = spec.overhead.as_ref().and_then(in_list).unwrap_or(0);
+    whole.unwrap_or_else(|| request_of_containers(spec, name)).saturating_add(overhead)
+}
+
+/// The sum over a pod's containers, or the most that it takes while its init containers run, if that
+/// is more. Sidecars run on beside all that come after them.
+fn request_of_containers(spec: &PodSpec, name: &str) -> i64 {
     let of = |c: &Container| {
         let requests = c.resources.as_ref().and_then(|r| r.requests.as_ref());
         requests.and_then(|list| read(name, list.get(name)?)).unwrap_or(0)
@@ -99,8 +108,7 @@ fn request(spec: &PodSpec, name: &str) -> i64 {
         }
     }
     let running = spec.containers.iter().map(of).fold(sidecars, i64::saturating_add);
-    let overhead = spec.overhead.as_ref().and_then(|list| read(name, list.get(name)?));
-    running.max(starting).saturating_add(overhead.unwrap_or(0))
+    running.max(starting)
 }
 
 fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
@@ -140,6 +148,16 @@ mod tests {
         assert_eq!(of(json!([cpu("500m", Some("Always")), cpu("2", None)])), 2500);
         // A sidecar that comes later does not run yet.
         assert_eq!(of(json!([cpu("2", None), cpu("500m", Some("Always"))])), 2000);
+    }
+
+    #[test]
+    fn what_a_pod_asks_for_as_a_whole_counts_instead_of_its_containers() {
+        let found = amounts(json!({
+            "resources": {"requests": {"cpu": "1500m"}},
+            "containers": [container(json!({"cpu": "1", "memory": "1Mi"}), None)],
+            "overhead": {"cpu": "10m"},
+        }));
+        assert_eq!((found["cpu"], found["memory"]), (1510, 1 << 20));
     }
 
     #[test]

@@ -7,18 +7,28 @@ use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
 
+/// What is said of the pod as a whole, when anything is.
+fn whole(pod: &Pod) -> Option<&ResourceRequirements> {
+    let given = |list: &Option<BTreeMap<String, Quantity>>| {
+        list.as_ref().is_some_and(|list| !list.is_empty())
+    };
+    let resources = pod.spec.as_ref()?.resources.as_ref()?;
+    (given(&resources.limits) || given(&resources.requests)).then_some(resources)
+}
+
 /// The pod's quality of service class.
 pub fn qos(pod: &Pod) -> &'static str {
     let mut any = false;
     let mut guaranteed = true;
-    for (role, container) in containers(pod) {
-        if role == Role::Ephemeral {
-            continue;
-        }
+    let lasting = || containers(pod).into_iter().filter(|(role, _)| *role != Role::Ephemeral);
+    let of: Vec<ResourceRequirements> = match whole(pod) {
+        Some(whole) => vec![whole.clone()],
+        None => lasting().map(|(_, c)| c.resources.clone().unwrap_or_default()).collect(),
+    };
+    for of in &of {
         for resource in ["cpu", "memory"] {
-            let of = container.resources.as_ref();
-            let limit = millis_of(of.and_then(|r| r.limits.as_ref()), resource);
-            let request = millis_of(of.and_then(|r| r.requests.as_ref()), resource);
+            let limit = millis_of(of.limits.as_ref(), resource);
+            let request = millis_of(of.requests.as_ref(), resource);
             any |= limit > 0 || request > 0;
             // A request that is not given equals the limit.
             guaranteed &= limit > 0 && (request == 0 || request == limit);
@@ -33,7 +43,10 @@ pub fn qos(pod: &Pod) -> &'static str {
 
 /// The limits of one container.
 pub fn limits(container: &Container) -> Limits {
-    let of = container.resources.as_ref();
+    limits_of(container.resources.as_ref())
+}
+
+fn limits_of(of: Option<&ResourceRequirements>) -> Limits {
     let limits = of.and_then(|r| r.limits.as_ref());
     let requests = of.and_then(|r| r.requests.as_ref());
     let cpu_limit_millis = millis_of(limits, "cpu");
@@ -47,7 +60,8 @@ pub fn limits(container: &Container) -> Limits {
     }
 }
 
-/// The limits of the whole pod: the sum where every container has one.
+/// The limits of the whole pod: those that are said of it, or else the sum where every container
+/// has one.
 pub fn pod_limits(pod: &Pod) -> Limits {
     let all: Vec<(Role, Limits)> =
         containers(pod).iter().map(|(role, c)| (*role, limits(c))).collect();
@@ -64,10 +78,12 @@ pub fn pod_limits(pod: &Pod) -> Limits {
         }
         total.max(init.map(|(_, l)| field(l)).max().unwrap_or(0))
     };
+    let said = limits_of(whole(pod));
+    let or = |said: u64, sum: u64| if said > 0 { said } else { sum };
     Limits {
-        cpu_request_millis: sum(|l| l.cpu_request_millis, false),
-        cpu_limit_millis: sum(|l| l.cpu_limit_millis, true),
-        memory_limit: sum(|l| l.memory_limit, true),
+        cpu_request_millis: or(said.cpu_request_millis, sum(|l| l.cpu_request_millis, false)),
+        cpu_limit_millis: or(said.cpu_limit_millis, sum(|l| l.cpu_limit_millis, true)),
+        memory_limit: or(said.memory_limit, sum(|l| l.memory_limit, true)),
         pids_limit: 0,
     }
 }
@@ -91,6 +107,14 @@ pub fn same(a: &ResourceRequirements, b: &ResourceRequirements, resource: &str) 
     of(a) == of(b)
 }
 
+/// What a list asks for of processor time or memory; what is not requested is the limit.
+fn asked(of: Option<&ResourceRequirements>, name: &str) -> u64 {
+    let requests = of.and_then(|r| r.requests.as_ref());
+    let named = requests.is_some_and(|r| r.contains_key(name));
+    let from = if named { requests } else { of.and_then(|r| r.limits.as_ref()) };
+    if name == "memory" { units_of(from, name) } else { millis_of(from, name) }
+}
+
 /// How readily the kernel ends the container when memory runs out, as upstream computes it.
 /// `capacity` is the machine's memory in bytes.
 pub fn oom_score_adj(pod: &Pod, container: &Container, capacity: u64) -> i32 {
@@ -102,13 +126,14 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, capacity: u64) -> i32 {
         "Guaranteed" => -997,
         "BestEffort" => 1000,
         _ => {
-            let of = container.resources.as_ref();
-            let requests = of.and_then(|r| r.requests.as_ref());
-            let limit = units_of(of.and_then(|r| r.limits.as_ref()), "memory");
-            let request = match units_of(requests, "memory") {
-                0 if !requests.is_some_and(|r| r.contains_key("memory")) => limit,
-                asked => asked,
-            };
+            // What the pod has beyond its containers is everybody's in equal parts.
+            let lasting = containers(pod);
+            let lasting = lasting.iter().filter(|(role, _)| *role != Role::Ephemeral);
+            let own = |c: &Container| asked(c.resources.as_ref(), "memory");
+            let theirs: u64 = lasting.clone().map(|(_, c)| own(c)).sum();
+            let rest = asked(whole(pod), "memory").saturating_sub(theirs);
+            let request =
+                own(container) + rest / u64::try_from(lasting.count().max(1)).unwrap_or(1);
             let share = u128::from(request) * 1000 / u128::from(capacity.max(1));
             let score = 1000 - i32::try_from(share).unwrap_or(1000);
             score.clamp(3, 999)
@@ -149,6 +174,22 @@ mod tests {
         assert_eq!(limits.memory_limit, 0);
         assert_eq!(limits.cpu_limit_millis, 1500);
         assert_eq!(limits.cpu_request_millis, 1500);
+    }
+
+    #[test]
+    fn what_is_said_of_the_whole_pod_counts() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {
+            "resources": {"limits": {"memory": "32Mi", "cpu": "200m"},
+                          "requests": {"memory": "16Mi", "cpu": "200m"}},
+            "containers": [{"name": "a", "resources": {"requests": {"memory": "8Mi"}}}, {"name": "b"}],
+        }}))
+        .unwrap();
+        let limits = pod_limits(&pod);
+        assert_eq!((limits.memory_limit, limits.cpu_limit_millis), (32 << 20, 200));
+        assert_eq!(qos(&pod), "Burstable");
+        let score =
+            |i: usize| oom_score_adj(&pod, &pod.spec.as_ref().unwrap().containers[i], 32 << 20);
+        assert_eq!((score(0), score(1)), (1000 - 375, 1000 - 125));
     }
 
     #[test]

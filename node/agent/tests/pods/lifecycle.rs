@@ -286,14 +286,18 @@ async fn containers_may_share_their_processes_and_be_looked_into(lab: Arc<Lab>) 
 }
 
 async fn memory_over_the_limit_ends_a_container(lab: Arc<Lab>) {
-    let mut pod = shell("hungry", "x=0123456789; while true; do x=$x$x; done");
-    pod["spec"]["restartPolicy"] = json!("Never");
-    pod["spec"]["containers"][0]["resources"] = json!({"limits": {"memory": "16Mi"}});
-    lab.feed.create(pod);
-    lab.feed.until_pod("hungry", "failure", |s| s.phase.as_deref() == Some("Failed")).await;
-    let status = lab.feed.pod("hungry").unwrap().status.unwrap();
-    let ended = container(&status, "main").state.unwrap().terminated.unwrap();
-    assert_eq!((ended.exit_code, ended.reason.as_deref()), (137, Some("OOMKilled")));
+    for (name, limited) in [("hungry", "/spec/containers/0"), ("hungry-whole", "/spec")] {
+        let mut pod = shell(name, "x=0123456789; while true; do x=$x$x; done");
+        pod["spec"]["restartPolicy"] = json!("Never");
+        let limit = json!({"limits": {"memory": "16Mi"}});
+        pod.pointer_mut(limited).unwrap()["resources"] = limit;
+        lab.feed.create(pod);
+        lab.feed.until_pod(name, "failure", |s| s.phase.as_deref() == Some("Failed")).await;
+        let status = lab.feed.pod(name).unwrap().status.unwrap();
+        let ended = container(&status, "main").state.unwrap().terminated.unwrap();
+        assert_eq!((ended.exit_code, ended.reason.as_deref()), (137, Some("OOMKilled")));
+        assert_eq!(status.qos_class.as_deref(), Some("Burstable"));
+    }
 }
 
 async fn the_node_registers_and_renews_its_lease(lab: Arc<Lab>) {

@@ -321,7 +321,7 @@ fn sharing(checks: &mut Checks, at: &dyn Fn(&str) -> String, mount: &Value, cont
 }
 
 /// Requests and limits.
-fn resources(checks: &mut Checks, path: &str, resources: &Value) {
+pub(super) fn resources(checks: &mut Checks, path: &str, resources: &Value) {
     let empty = serde_json::Map::new();
     let map = |field: &str| resources.get(field).and_then(Value::as_object).unwrap_or(&empty);
     for kind in ["limits", "requests"] {

@@ -1,6 +1,7 @@
 //! What upstream fills into pods and pod templates.
 
 use super::super::fill::{each, object_at, set, set_number};
+use super::level;
 use serde_json::{Map, Value, json};
 
 /// Fills in a pod.
@@ -28,6 +29,7 @@ pub(super) fn pod(pod: &mut Value) {
             }
         }
     }
+    level::default(spec);
 }
 
 /// Requests that are not given equal the limits.

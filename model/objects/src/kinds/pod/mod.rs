@@ -3,6 +3,7 @@
 mod columns;
 mod container;
 pub(super) mod defaults;
+mod level;
 mod parts;
 mod placement;
 mod qos;

@@ -1,25 +1,31 @@
 //! Quality-of-service class of pods.
 
 use super::super::column::items;
+use super::level;
 use crate::quantity::Quantity;
 use serde_json::Value;
 
-/// `Guaranteed`, `Burstable` or `BestEffort`, from the containers' requests and limits.
+/// `Guaranteed`, `Burstable` or `BestEffort`, from the requests and limits of the pod as a whole, or
+/// else of its containers.
 #[must_use]
 pub fn qos_class(pod: &Value) -> &'static str {
-    let amount = |container: &Value, kind: &str, name: &str| {
-        let amount = container.pointer(&format!("/resources/{kind}/{name}"))?;
+    let amount = |owner: &Value, kind: &str, name: &str| {
+        let amount = owner.pointer(&format!("/resources/{kind}/{name}"))?;
         Quantity::from_json(amount).ok().filter(|q| !q.is_zero())
     };
-    let containers =
-        || items(pod, "/spec/containers").iter().chain(items(pod, "/spec/initContainers"));
+    let spec = pod.get("spec").unwrap_or(&Value::Null);
+    let owners: Vec<&Value> = if level::is_set(spec) {
+        vec![spec]
+    } else {
+        items(spec, "/containers").iter().chain(items(spec, "/initContainers")).collect()
+    };
     let mut any = false;
     let mut guaranteed = true;
-    for container in containers() {
+    for owner in owners {
         for name in ["cpu", "memory"] {
-            let limit = amount(container, "limits", name);
+            let limit = amount(owner, "limits", name);
             // Requests that are not given equal the limits.
-            let request = amount(container, "requests", name).or(limit);
+            let request = amount(owner, "requests", name).or(limit);
             any |= limit.is_some() || request.is_some();
             guaranteed &= limit.is_some() && request == limit;
         }

@@ -2,7 +2,7 @@
 
 use super::super::check::{Checks, NEGATIVE};
 use super::super::column::{items, text};
-use super::{container, placement, security, volumes};
+use super::{container, level, placement, security, volumes};
 use crate::names;
 use crate::status::StatusCause;
 use serde_json::{Value, json};
@@ -75,6 +75,7 @@ fn spec(checks: &mut Checks, path: &str, spec: &Value) {
     let at = |field: &str| format!("{path}.{field}");
     let volumes = volumes::all(checks, &at("volumes"), spec);
     container::all(checks, path, spec, &volumes);
+    level::validate(checks, path, spec, container::resources);
     checks.one_of(
         &at("restartPolicy"),
         spec.get("restartPolicy"),
