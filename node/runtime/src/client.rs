@@ -572,15 +572,10 @@ impl Link {
     }
 
     async fn request(&self, op: Op, container: Option<&str>) -> Result<Answer, Error> {
-        if op.since() > self.version {
+        if let Some((since, what)) = op.since().filter(|(since, _)| *since > self.version) {
             return Err(Error::Launcher(format!(
-                "{} needs version {} of the protocol, and the launcher that runs since before an \
-                 upgrade speaks version {}: it is replaced after dhow down and dhow up",
-                match op {
-                    Op::Start(_) => "a process namespace for all containers of a pod",
-                    _ => "output that is kept for a first client",
-                },
-                op.since(),
+                "{what} needs version {since} of the protocol, and the launcher that runs since \
+                 before an upgrade speaks version {}: it is replaced after dhow down and dhow up",
                 self.version
             )));
         }

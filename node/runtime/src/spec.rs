@@ -126,6 +126,9 @@ pub struct ProcessSpec {
     pub gid: Option<u32>,
     /// Further groups.
     pub supplementary_groups: Vec<u32>,
+    /// Leave out the groups that the container's /etc/group has the user in.
+    #[serde(default)]
+    pub no_image_groups: bool,
     /// Refuse to run as uid 0.
     pub must_not_be_root: bool,
     /// Capability names without `CAP_`, in all of the sets that the user allows.

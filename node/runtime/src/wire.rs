@@ -23,8 +23,9 @@ use std::mem::MaybeUninit;
 /// A launcher lives for as long as its containers do, so it meets programs that are newer than it.
 /// Words are therefore only ever added: a field with a default, which the other side skips if it does
 /// not know it, or an operation, which [`Op::since`] keeps from launchers that would not understand.
-/// 3 added [`ContainerSpec::sandbox_pid`] and [`ContainerSpec::keep_early`].
-pub(crate) const VERSION: u32 = 3;
+/// 3 added [`ContainerSpec::sandbox_pid`] and [`ContainerSpec::keep_early`], 4
+/// [`ProcessSpec::no_image_groups`].
+pub(crate) const VERSION: u32 = 4;
 
 /// The oldest version that this side still speaks.
 pub(crate) const OLDEST: u32 = 2;
@@ -64,15 +65,21 @@ pub(crate) enum Op {
 }
 
 impl Op {
-    /// The version whose launchers can do this.
-    pub fn since(&self) -> u32 {
+    /// What of this not every launcher can do, and the version whose launchers can.
+    pub fn since(&self) -> Option<(u32, &'static str)> {
         match self {
-            Self::Start(spec) if spec.sandbox_pid => 3,
-            Self::LogSeen { .. } => 3,
-            _ => OLDEST,
+            Self::Start(spec) if spec.process.no_image_groups => Some(STRICT_GROUPS),
+            Self::Exec { process, .. } if process.no_image_groups => Some(STRICT_GROUPS),
+            Self::Start(spec) if spec.sandbox_pid => {
+                Some((3, "a process namespace for all containers of a pod"))
+            }
+            Self::LogSeen { .. } => Some((3, "output that is kept for a first client")),
+            _ => None,
         }
     }
 }
+
+const STRICT_GROUPS: (u32, &str) = (4, "a process without the groups of its image");
 
 /// New limits of a pod, and of one of its containers.
 #[derive(Debug, Serialize, Deserialize)]

@@ -174,6 +174,7 @@ pub fn spec(
             uid: identity.uid,
             gid: identity.gid,
             supplementary_groups: identity.groups,
+            no_image_groups: identity.no_image_groups,
             must_not_be_root: identity.must_not_be_root,
             capabilities: identity.capabilities,
             no_new_privileges: identity.no_new_privileges,

@@ -57,6 +57,8 @@ pub struct Identity {
     pub gid: Option<u32>,
     /// Further groups.
     pub groups: Vec<u32>,
+    /// Leave out the groups that the image has the user in.
+    pub no_image_groups: bool,
     /// Refuse to run as root.
     pub must_not_be_root: bool,
     /// Capability names without `CAP_`.
@@ -115,6 +117,7 @@ pub fn identity(pod: &Pod, container: &Container) -> Result<Identity, String> {
         uid,
         gid: number(own.run_as_group.or(of_pod.run_as_group)),
         groups: groups.into_iter().collect(),
+        no_image_groups: of_pod.supplemental_groups_policy.as_deref() == Some("Strict"),
         must_not_be_root,
         capabilities: capabilities(privileged, &add.unwrap_or_default(), &drop.unwrap_or_default()),
         no_new_privileges: own.allow_privilege_escalation == Some(false),
@@ -189,7 +192,9 @@ mod tests {
         )
         .unwrap();
         assert_eq!((found.uid, found.gid, found.groups), (Some(5), Some(2), vec![7, 9]));
-        assert!(found.no_new_privileges && found.seccomp);
+        assert!(found.no_new_privileges && found.seccomp && !found.no_image_groups);
+        let strict = merged(json!({"supplementalGroupsPolicy": "Strict"}), json!({})).unwrap();
+        assert!(strict.no_image_groups);
         assert_eq!(found.capabilities.len(), 14);
     }
 

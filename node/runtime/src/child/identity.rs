@@ -18,6 +18,7 @@ pub(super) struct Wanted<'a> {
     pub uid: Option<u32>,
     pub gid: Option<u32>,
     pub groups: &'a [u32],
+    pub no_image_groups: bool,
     pub must_not_be_root: bool,
 }
 
@@ -71,6 +72,7 @@ pub(super) fn resolve(wanted: &Wanted<'_>, passwd: &str, group: &str) -> Result<
     let mut memberships: Vec<u32> = wanted.groups.to_vec();
     if let Some((name, ..)) = entry
         && group_name.is_none()
+        && !wanted.no_image_groups
     {
         memberships.extend(
             groups()
@@ -318,6 +320,8 @@ mod tests {
         let found = resolve(&wanted, PASSWD, GROUP).unwrap();
         assert_eq!((found.uid, found.gid), (0, 9));
         assert_eq!(found.groups, [7, 40]);
+        let wanted = Wanted { no_image_groups: true, ..wanted };
+        assert_eq!(resolve(&wanted, PASSWD, GROUP).unwrap().groups, [7]);
     }
 
     #[test]

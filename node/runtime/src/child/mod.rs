@@ -349,6 +349,7 @@ fn become_program(
         uid: process.uid,
         gid: process.gid,
         groups: &process.supplementary_groups,
+        no_image_groups: process.no_image_groups,
         must_not_be_root: process.must_not_be_root,
     };
     let user = identity::resolve(

@@ -112,6 +112,10 @@ async fn a_launcher_of_the_version_before_goes_on_with_its_containers(world: Rc<
     shared.sandbox_pid = true;
     let Err(Error::Launcher(why)) = runtime.start(shared).await else { panic!("not refused") };
     assert!(why.contains("version 3") && why.contains("dhow down"), "{why}");
+    let mut strict = world.shell("strict", "true");
+    strict.process.no_image_groups = true;
+    let Err(Error::Launcher(why)) = runtime.start(strict).await else { panic!("not refused") };
+    assert!(why.contains("groups") && why.contains("version 4"), "{why}");
     drop(runtime);
     let heard = within(launcher, "the end of the connection").await.unwrap();
     assert!(!heard.iter().any(|op| op.contains("Shutdown") || op.contains("shared")), "{heard:?}");
