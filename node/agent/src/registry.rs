@@ -48,6 +48,8 @@ pub struct PodEntry {
     pub all: Vec<String>,
     /// The run that counts as the one before, by container, as the status tells it.
     pub previous: BTreeMap<String, u32>,
+    /// Why a container waits, as the status tells it.
+    pub waiting: BTreeMap<String, String>,
     /// Its network namespace, once there is one; `None` inside when it is the machine's.
     pub netns: Option<Option<std::path::PathBuf>>,
     /// What of the machine is granted to it.

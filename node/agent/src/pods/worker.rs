@@ -26,7 +26,9 @@ use dhow_reason::{Code, Reason};
 use dhow_runtime::Exit;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, ResourceRequirements};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerStatus, Pod, PodStatus, ResourceRequirements,
+};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -247,6 +249,7 @@ impl Worker {
                 .collect(),
             all: all.iter().map(|(_, c)| c.name.clone()).collect(),
             previous: self.previous(),
+            waiting: self.waiting(),
             netns: self.seen.sandbox.ready().map(|n| n.netns.clone()),
             usage: self.granted(),
             priority: self.pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0),
@@ -255,22 +258,37 @@ impl Worker {
         self.world.registry.set_pod(self.namespace(), self.name(), entry);
     }
 
-    /// The runs that the status calls last: of a container that waits it is its newest.
-    fn previous(&self) -> BTreeMap<String, u32> {
+    /// What the status tells of the containers.
+    fn told(&self) -> impl Iterator<Item = &ContainerStatus> {
         let status = &self.current;
         let lists = [
             &status.init_container_statuses,
             &status.container_statuses,
             &status.ephemeral_container_statuses,
         ];
-        let all = lists.into_iter().flatten().flatten();
-        all.filter_map(|told| {
-            let track = self.seen.track(&told.name)?;
-            let waits = told.state.as_ref().is_some_and(|s| s.waiting.is_some());
-            let run = if waits { track.last() } else { track.previous() };
-            Some((told.name.clone(), run?.attempt))
-        })
-        .collect()
+        lists.into_iter().flatten().flatten()
+    }
+
+    /// The runs that the status calls last: of a container that waits it is its newest.
+    fn previous(&self) -> BTreeMap<String, u32> {
+        self.told()
+            .filter_map(|told| {
+                let track = self.seen.track(&told.name)?;
+                let waits = told.state.as_ref().is_some_and(|s| s.waiting.is_some());
+                let run = if waits { track.last() } else { track.previous() };
+                Some((told.name.clone(), run?.attempt))
+            })
+            .collect()
+    }
+
+    /// Why containers wait.
+    fn waiting(&self) -> BTreeMap<String, String> {
+        self.told()
+            .filter_map(|told| {
+                let reason = told.state.as_ref()?.waiting.as_ref()?.reason.clone()?;
+                Some((told.name.clone(), reason))
+            })
+            .collect()
     }
 
     fn hear(&mut self, message: Message) {

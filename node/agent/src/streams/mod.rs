@@ -26,6 +26,8 @@ struct Found {
     container: String,
     /// The run that counts as the one before.
     previous: Option<u32>,
+    /// Why it waits, when it does.
+    waiting: Option<String>,
 }
 
 async fn entry(world: &World, pod: &PodRef) -> Result<PodEntry> {
@@ -36,7 +38,7 @@ async fn entry(world: &World, pod: &PodRef) -> Result<PodEntry> {
 }
 
 async fn find(world: &World, pod: &PodRef, container: &str) -> Result<Found> {
-    let PodEntry { uid, containers, all, previous, .. } = entry(world, pod).await?;
+    let PodEntry { uid, containers, all, previous, mut waiting, .. } = entry(world, pod).await?;
     let container = match (container, containers.as_slice()) {
         ("", [only]) => only.clone(),
         ("", several) => {
@@ -55,7 +57,8 @@ async fn find(world: &World, pod: &PodRef, container: &str) -> Result<Found> {
         }
     };
     let previous = previous.get(&container).copied();
-    Ok(Found { uid, container, previous })
+    let waiting = waiting.remove(&container);
+    Ok(Found { uid, container, previous, waiting })
 }
 
 /// The numbers of the runs that have a log, ascending.
@@ -76,7 +79,7 @@ pub(crate) async fn open_logs(
     pod: &PodRef,
     request: LogRequest,
 ) -> Result<mpsc::Receiver<Bytes>> {
-    let Found { uid, container, previous } = find(world, pod, &request.container).await?;
+    let Found { uid, container, previous, waiting } = find(world, pod, &request.container).await?;
     let dir: PathBuf = world.log_dir(&pod.namespace, &pod.name, &uid).join(&container);
     let all = runs(&dir);
     let live = world.registry.newest(&uid, &container);
@@ -91,8 +94,14 @@ pub(crate) async fn open_logs(
         })?
     } else {
         newest.ok_or_else(|| {
+            let why = match waiting.as_deref() {
+                None => "ContainerCreating",
+                Some("ErrImagePull") => "image can't be pulled",
+                Some("ImagePullBackOff") => "trying and failing to pull image",
+                Some(reason) => reason,
+            };
             StreamError::BadRequest(format!(
-                "container {container:?} in pod {:?} is waiting to start: ContainerCreating",
+                "container {container:?} in pod {:?} is waiting to start: {why}",
                 pod.name
             ))
         })?

@@ -1,7 +1,9 @@
 //! Logs, commands, attach and port-forward against real containers.
 
 use crate::lab::{FOREVER, Lab, shell, within};
+use crate::lifecycle::waiting;
 use dhow_intents::{AttachRequest, ExecRequest, LogRequest, SessionExit, Streams};
+use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::json;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -105,4 +107,13 @@ async fn what_is_not_there_is_told(lab: Arc<Lab>) {
     let request = LogRequest { previous: true, ..LogRequest::default() };
     let none = lab.agent().logs(lab.pod("web"), request).await.unwrap_err();
     assert!(none.to_string().contains("previous terminated container \"main\""));
+    let mut lost = shell("lost", FOREVER);
+    lost["spec"]["containers"][0]["image"] = json!("atlantis:v1");
+    lost["spec"]["containers"][0]["imagePullPolicy"] = json!("Never");
+    lab.feed.create(lost);
+    let never = |s: &PodStatus| waiting(s, "main").0 == "ErrImageNeverPull";
+    lab.feed.until_pod("lost", "its reason", never).await;
+    let waits = lab.agent().logs(lab.pod("lost"), LogRequest::default()).await.unwrap_err();
+    let wanted = "container \"main\" in pod \"lost\" is waiting to start: ErrImageNeverPull";
+    assert_eq!(waits.to_string(), wanted);
 }

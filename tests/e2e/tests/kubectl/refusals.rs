@@ -157,12 +157,13 @@ fn image_missing(s: &Shell) {
     s.ok("kubectl run lost --image=atlantis:v1");
     s.until("kubectl get pod lost -o jsonpath='{.status.phase} {.status.containerStatuses[0].state.waiting.reason}' | sed s/ImagePullBackOff/ErrImagePull/", "Pending ErrImagePull");
     s.tells("kubectl describe pod lost", &["atlantis:v1", "Failed"]);
-    s.fails("kubectl logs lost", &["is waiting to start"]);
+    s.fails("kubectl logs lost", &["is waiting to start: ", "image"]);
     s.ok("kubectl run never --image=atlantis:v1 --image-pull-policy=Never");
     s.until(
         "kubectl get pod never -o jsonpath='{.status.containerStatuses[0].state.waiting.reason}'",
         "ErrImageNeverPull",
     );
+    s.fails("kubectl logs never", &["is waiting to start: ErrImageNeverPull"]);
     // Loaded late, it starts.
     s.ok("dhow image tag busybox atlantis:v1 && kubectl patch pod never -p '{\"metadata\":{\"labels\":{\"x\":\"y\"}}}'");
     s.ok("kubectl wait --for=jsonpath='{.status.containerStatuses[0].imageID}' pod/lost --timeout=30s");
