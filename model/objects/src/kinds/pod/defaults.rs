@@ -130,10 +130,8 @@ fn action(action: &mut Map<String, Value>) {
         set(get, "path", json!("/"));
         set(get, "scheme", json!("HTTP"));
     }
-    if let Some(grpc) = action.get_mut("grpc").and_then(Value::as_object_mut)
-        && !grpc.contains_key("service")
-    {
-        grpc.insert("service".into(), json!(""));
+    if let Some(grpc) = action.get_mut("grpc").and_then(Value::as_object_mut) {
+        set(grpc, "service", json!(""));
     }
 }
 
@@ -229,6 +227,14 @@ mod tests {
         let once = value.clone();
         pod(&mut value);
         assert_eq!(once, value, "defaults are idempotent");
+    }
+
+    #[test]
+    fn a_grpc_probe_names_a_service_even_if_it_is_none() {
+        let mut value = json!({"spec": {"containers": [{"livenessProbe": {"grpc": {"port": 5}}}]}});
+        super::super::POD.complete(&mut value);
+        let grpc = value.pointer("/spec/containers/0/livenessProbe/grpc").unwrap();
+        assert_eq!(*grpc, json!({"port": 5, "service": ""}));
     }
 
     #[test]
