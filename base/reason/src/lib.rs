@@ -89,7 +89,8 @@ codes! {
     PodFailed,
     /// The limits of a running container cannot be changed.
     ResizeFailed,
-    /// The pod was ended because its machine is short of something.
+    /// The pod was ended because its machine is short of something, or because it takes more of the
+    /// disk than it may.
     Evicted,
     /// The pod's machine does not take it.
     NotAdmitted,

@@ -1,5 +1,6 @@
 //! Which containers run for which pods: who is told of their exits, and who may connect to them.
 
+use crate::pods::resources::StorageLimits;
 use dhow_fit::Usage;
 use dhow_runtime::{Exit, ProcessSpec};
 use std::collections::{BTreeMap, HashMap};
@@ -54,6 +55,8 @@ pub struct PodEntry {
     pub netns: Option<Option<std::path::PathBuf>>,
     /// What of the machine is granted to it.
     pub usage: Usage,
+    /// Bytes of the disk that it and its parts may take.
+    pub storage_limits: StorageLimits,
     /// The higher, the longer it stays when the machine is short of something.
     pub priority: i32,
     /// It has neither ended nor is about to.

@@ -121,7 +121,12 @@ impl World {
 
     /// What one instance of a container owns: writable layer, termination message.
     pub fn instance_dir(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
-        self.pod_dir(uid).join("containers").join(container).join(attempt.to_string())
+        self.container_dir(uid, container).join(attempt.to_string())
+    }
+
+    /// What all instances of a container own.
+    pub fn container_dir(&self, uid: &str, container: &str) -> PathBuf {
+        self.pod_dir(uid).join("containers").join(container)
     }
 
     /// Logs of all instances of one pod's containers, named as upstream does.

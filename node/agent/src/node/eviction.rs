@@ -1,12 +1,16 @@
-//! Which pod has to go when the disk is nearly full. Follows the kubelet's order.
+//! Which pod has to go: when the disk is nearly full, in the kubelet's order, and when a pod takes more
+//! of it than it may.
 //!
 //! Images are not deleted to make room, as the kubelet would: there is no registry to get them back
 //! from.
 
 use super::observe::Disk;
+use crate::pods::resources::StorageLimits;
 use crate::registry::PodEntry;
 use crate::world::World;
+use dhow_objects::quantity::Quantity;
 use dhow_reason::{Code, Reason};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// What lies at or above this priority is the system's own and stays (upstream's
@@ -78,16 +82,92 @@ fn verdict(node: &str, disk: &Disk, pod: &Candidate) -> Eviction {
     Eviction { uid: pod.entry.uid.clone(), message, reason }
 }
 
-/// Bytes that a directory takes on its disk. What vanishes meanwhile takes none.
-fn size(directory: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let sizes = entries.map(|entry| match entry.metadata() {
-        Ok(meta) if meta.is_dir() => size(&entry.path()) + meta.blocks() * 512,
-        Ok(meta) => meta.blocks() * 512,
-        Err(_) => 0,
+/// The pods that take more of the disk than they may. Reads what those that have a limit wrote.
+pub fn overdrawn(world: &World) -> Vec<Eviction> {
+    let limited =
+        |entry: &PodEntry| entry.active && entry.storage_limits != StorageLimits::default();
+    let pods = world.registry.pods().into_iter().filter(|(_, entry)| limited(entry));
+    pods.filter_map(|((namespace, name), entry)| {
+        let logs = world.log_dir(&namespace, &name, &entry.uid);
+        let excess = excess(&entry.storage_limits, |part| match part {
+            Part::Volume(volume) => size(&world.volume_dir(&entry.uid, volume)),
+            Part::Container(container) => {
+                size(&world.container_dir(&entry.uid, container)) + size(&logs.join(container))
+            }
+            Part::Pod => size(&world.pod_dir(&entry.uid)) + size(&logs),
+        })?;
+        let reason = Reason::new(Code::Evicted, format!("pod {namespace}/{name}"))
+            .with("used", excess.used)
+            .with("limit", excess.limit);
+        Some(Eviction { uid: entry.uid, message: excess.message, reason })
+    })
+    .collect()
+}
+
+/// What a limit is about.
+enum Part<'a> {
+    Volume(&'a str),
+    Container(&'a str),
+    Pod,
+}
+
+/// A limit that is exceeded.
+#[derive(Debug, PartialEq, Eq)]
+struct Excess {
+    message: String,
+    used: u64,
+    limit: u64,
+}
+
+/// The first limit that is exceeded, in upstream's order and words.
+fn excess(limits: &StorageLimits, used: impl Fn(Part<'_>) -> u64) -> Option<Excess> {
+    let written = |limit: u64| Quantity::from_bytes(i64::try_from(limit).unwrap_or(i64::MAX));
+    let over = |part: Part<'_>, limit: u64, message: String| {
+        let used = used(part);
+        (used > limit).then_some(Excess { message, used, limit })
+    };
+    let volume = limits.volumes.iter().find_map(|(name, limit)| {
+        let told = format!(
+            "Usage of EmptyDir volume {name:?} exceeds the limit \"{}\". ",
+            written(*limit)
+        );
+        over(Part::Volume(name), *limit, told)
     });
-    sizes.sum()
+    let pod = || {
+        let told = format!(
+            "Pod ephemeral local storage usage exceeds the total limit of containers {}. ",
+            written(limits.pod)
+        );
+        over(Part::Pod, limits.pod, told).filter(|_| limits.pod > 0)
+    };
+    let container = || {
+        limits.containers.iter().find_map(|(name, limit)| {
+            let told = format!(
+                "Container {name} exceeded its local ephemeral storage limit \"{}\". ",
+                written(*limit)
+            );
+            over(Part::Container(name), *limit, told)
+        })
+    };
+    volume.or_else(pod).or_else(container)
+}
+
+/// Bytes that a directory takes on its disk: not what is mounted below. What vanishes meanwhile takes
+/// none.
+fn size(directory: &Path) -> u64 {
+    std::fs::metadata(directory).map_or(0, |meta| below(directory, meta.dev()))
+}
+
+fn below(directory: &Path, disk: u64) -> u64 {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let sizes = entries.filter_map(|entry| entry.metadata().ok().map(|meta| (entry, meta)));
+    sizes
+        .filter(|(_, meta)| meta.dev() == disk)
+        .map(|(entry, meta)| {
+            let more = if meta.is_dir() { below(&entry.path(), disk) } else { 0 };
+            more + meta.blocks() * 512
+        })
+        .sum()
 }
 
 #[cfg(test)]
@@ -140,6 +220,32 @@ mod tests {
             found.reason.to_string(),
             "Evicted: pod shop/web: requested 10, used 500; because DiskFull: node n1: available 40, threshold 50"
         );
+    }
+
+    #[test]
+    fn a_pod_that_takes_more_than_it_may_is_told_of_the_first_limit() {
+        let limits = StorageLimits {
+            volumes: vec![("scratch".into(), 1 << 20)],
+            containers: vec![("main".into(), 4 << 20)],
+            pod: 8 << 20,
+        };
+        let found = |volume: u64, container: u64, pod: u64| {
+            let used = |part: Part<'_>| match part {
+                Part::Volume(_) => volume,
+                Part::Container(_) => container,
+                Part::Pod => pod,
+            };
+            excess(&limits, used).map(|excess| excess.message)
+        };
+        assert_eq!(found(1 << 20, 4 << 20, 8 << 20), None);
+        let told = found((1 << 20) + 1, 0, 9 << 20).unwrap();
+        assert_eq!(told, "Usage of EmptyDir volume \"scratch\" exceeds the limit \"1Mi\". ");
+        let told = found(0, 5 << 20, 9 << 20).unwrap();
+        assert!(told.ends_with("exceeds the total limit of containers 8Mi. "), "{told}");
+        let told = found(0, 5 << 20, 5 << 20).unwrap();
+        assert_eq!(told, "Container main exceeded its local ephemeral storage limit \"4Mi\". ");
+        let none = StorageLimits { containers: vec![("main".into(), 9)], ..Default::default() };
+        assert_eq!(excess(&none, |_| 9), None, "no limit of the pod is none");
     }
 
     #[test]

@@ -24,7 +24,8 @@ const LOOK: Duration = Duration::from_secs(300);
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// Registers the node and keeps its status and lease true. `images_changed` asks for a new look.
-/// Pods that have to go because the disk is nearly full are told to `evictions`, one at a time.
+/// Pods that have to go are told to `evictions`: those that take more of the disk than they may, and
+/// one at a time when it is nearly full.
 pub async fn run(
     world: Arc<World>,
     images_changed: Arc<Notify>,
@@ -58,6 +59,7 @@ pub async fn run(
         if is_short_of_disk(&node) {
             make_room(&world, &evictions).await;
         }
+        end_overdrawn(&world, &evictions).await;
         match world.feed.report_node(node).await {
             Ok(node) => stored = node,
             Err(error) => tracing::warn!(%error, "node status not told"),
@@ -81,6 +83,17 @@ async fn make_room(world: &Arc<World>, evictions: &mpsc::UnboundedSender<Evictio
     tracing::warn!(node = world.config.node_name, reason = %eviction.reason, "the disk is nearly full");
     // Fails only at shutdown.
     let _ = evictions.send(eviction);
+}
+
+/// Sends away the pods that take more of the disk than they may.
+async fn end_overdrawn(world: &Arc<World>, evictions: &mpsc::UnboundedSender<Eviction>) {
+    let shared = world.clone();
+    let found = tokio::task::spawn_blocking(move || eviction::overdrawn(&shared)).await;
+    for eviction in found.unwrap_or_default() {
+        tracing::warn!(reason = %eviction.reason, "a pod takes more of the disk than it may");
+        // Fails only at shutdown.
+        let _ = evictions.send(eviction);
+    }
 }
 
 async fn register(world: &Arc<World>) -> Arc<Node> {

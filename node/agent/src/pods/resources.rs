@@ -1,7 +1,7 @@
 //! What containers may use: quality of service, limits, preference as out-of-memory victim.
 
 use super::observe::{Role, containers};
-use crate::quantity::{millis_of, units_of};
+use crate::quantity::{millis_of, units, units_of};
 use dhow_runtime::Limits;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -115,6 +115,43 @@ fn asked(of: Option<&ResourceRequirements>, name: &str) -> u64 {
     if name == "memory" { units_of(from, name) } else { millis_of(from, name) }
 }
 
+/// Bytes of the disk that a pod and its parts may take, where something is said of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StorageLimits {
+    /// `emptyDir` volumes on the disk.
+    pub volumes: Vec<(String, u64)>,
+    /// Containers: what they write into their roots, and their logs.
+    pub containers: Vec<(String, u64)>,
+    /// All of the pod; 0 is no limit.
+    pub pod: u64,
+}
+
+/// What the pod may take of its machine's disk.
+pub fn storage_limits(pod: &Pod) -> StorageLimits {
+    let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter_map(|volume| {
+        let empty = volume.empty_dir.as_ref()?;
+        // In memory the mount itself is of that size.
+        let on_disk = empty.medium.as_deref().unwrap_or_default().is_empty();
+        let limit = u64::try_from(units(&empty.size_limit.as_ref()?.0)?).ok()?;
+        (on_disk && limit > 0).then(|| (volume.name.clone(), limit))
+    });
+    let of = |container: &Container| {
+        let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
+        units_of(limits, "ephemeral-storage")
+    };
+    let all = containers(pod);
+    let limits = all.iter().map(|(role, c)| (*role, c.name.clone(), of(c)));
+    let limited: Vec<_> = limits.filter(|(.., limit)| *limit > 0).collect();
+    let lasting = limited.iter().filter(|(role, ..)| matches!(role, Role::Main | Role::Sidecar));
+    let sum: u64 = lasting.map(|(.., limit)| limit).sum();
+    let first = limited.iter().filter(|(role, ..)| *role == Role::Init);
+    StorageLimits {
+        volumes: volumes.collect(),
+        pod: first.map(|(.., limit)| *limit).fold(sum, u64::max),
+        containers: limited.into_iter().map(|(_, name, limit)| (name, limit)).collect(),
+    }
+}
+
 /// How readily the kernel ends the container when memory runs out, as upstream computes it.
 /// `capacity` is the machine's memory in bytes.
 pub fn oom_score_adj(pod: &Pod, container: &Container, capacity: u64) -> i32 {
@@ -190,6 +227,26 @@ mod tests {
         let score =
             |i: usize| oom_score_adj(&pod, &pod.spec.as_ref().unwrap().containers[i], 32 << 20);
         assert_eq!((score(0), score(1)), (1000 - 375, 1000 - 125));
+    }
+
+    #[test]
+    fn what_a_pod_may_take_of_the_disk_is_found() {
+        let of = |storage: &str| json!({"limits": {"ephemeral-storage": storage}});
+        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {
+            "containers": [{"name": "a", "resources": of("1Mi")}, {"name": "b", "resources": of("2Mi")},
+                           {"name": "c"}],
+            "volumes": [
+                {"name": "disk", "emptyDir": {"sizeLimit": "1Ki"}},
+                {"name": "memory", "emptyDir": {"sizeLimit": "1Ki", "medium": "Memory"}},
+                {"name": "open", "emptyDir": {}},
+            ],
+        }}))
+        .unwrap();
+        let found = storage_limits(&pod);
+        assert_eq!(found.volumes, [("disk".to_owned(), 1024)]);
+        assert_eq!(found.containers, [("a".to_owned(), 1 << 20), ("b".to_owned(), 2 << 20)]);
+        assert_eq!(found.pod, 3 << 20);
+        assert_eq!(storage_limits(&Pod::default()), StorageLimits::default());
     }
 
     #[test]

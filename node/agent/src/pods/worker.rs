@@ -13,6 +13,7 @@ use super::observe::{
     field_path,
 };
 use super::reasons;
+use super::resources;
 use crate::env::{self, Trouble};
 use crate::events::Level;
 use crate::images;
@@ -252,6 +253,7 @@ impl Worker {
             waiting: self.waiting(),
             netns: self.seen.sandbox.ready().map(|n| n.netns.clone()),
             usage: self.granted(),
+            storage_limits: resources::storage_limits(&self.pod),
             priority: self.pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0),
             active: diff::ending(&self.pod, &self.seen).is_none(),
         };

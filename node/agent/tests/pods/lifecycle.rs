@@ -23,6 +23,7 @@ crate::tests![
     a_changed_image_restarts_the_container,
     containers_may_share_their_processes_and_be_looked_into,
     memory_over_the_limit_ends_a_container,
+    a_pod_that_takes_more_of_the_disk_than_it_may_is_evicted,
     resources_change_while_containers_run,
     a_resize_that_does_not_fit_waits_and_one_that_asks_for_it_restarts,
     the_node_registers_and_renews_its_lease,
@@ -298,6 +299,32 @@ async fn memory_over_the_limit_ends_a_container(lab: Arc<Lab>) {
         assert_eq!((ended.exit_code, ended.reason.as_deref()), (137, Some("OOMKilled")));
         assert_eq!(status.qos_class.as_deref(), Some("Burstable"));
     }
+}
+
+async fn a_pod_that_takes_more_of_the_disk_than_it_may_is_evicted(lab: Arc<Lab>) {
+    let mut volume = shell("scratch", "head -c 3000000 /dev/zero > /scratch/file; sleep 1000");
+    volume["spec"]["volumes"] = json!([{"name": "scratch", "emptyDir": {"sizeLimit": "1Mi"}}]);
+    let main = &mut volume["spec"]["containers"][0];
+    main["volumeMounts"] = json!([{"name": "scratch", "mountPath": "/scratch"}]);
+    let mut layer = shell("layer", "head -c 3000000 /dev/zero > /file; sleep 1000");
+    let limit = json!({"limits": {"ephemeral-storage": "1Mi"}});
+    layer["spec"]["containers"][0]["resources"] = limit.clone();
+    let mut modest = shell("modest", FOREVER);
+    modest["spec"]["containers"][0]["resources"] = limit;
+    for pod in [volume, layer, modest] {
+        lab.feed.create(pod);
+    }
+    for (name, told) in [
+        ("scratch", "EmptyDir volume \"scratch\" exceeds the limit"),
+        ("layer", "exceeds the total limit"),
+    ] {
+        lab.feed.until_pod(name, "its eviction", |s| s.reason.as_deref() == Some("Evicted")).await;
+        let status = lab.feed.pod(name).unwrap().status.unwrap();
+        assert_eq!(status.phase.as_deref(), Some("Failed"));
+        assert!(status.message.unwrap().contains(told));
+        lab.feed.until_event("Evicted", told).await;
+    }
+    lab.feed.until_ready("modest").await;
 }
 
 async fn the_node_registers_and_renews_its_lease(lab: Arc<Lab>) {
