@@ -93,6 +93,10 @@ impl Images {
             let mut blobs = Vec::new();
             for layer in &image.layers {
                 let path = within(work, layer)?;
+                if !path.exists() && !hashed.contains_key(&path) {
+                    let why = format!("its layer {layer} is not there");
+                    return Err(Error::Damaged { what: format!("image {}", image.config), why });
+                }
                 let descriptor = match hashed.get(&path) {
                     Some(known) => known.clone(),
                     None => hash(layer, &path)?,
@@ -132,6 +136,9 @@ impl Images {
             // An image may hold one layer twice; its file was moved the first time.
             let path =
                 if path.exists() { path.clone() } else { self.blob_path(&descriptor.digest) };
+            if !path.exists() {
+                return Err(damaged(format!("its layer {} is not there", descriptor.digest)));
+            }
             layers.push(self.import_layer(&path, descriptor, diff_id, &layers)?);
         }
         let manifest = Manifest {

@@ -166,6 +166,39 @@ fn a_layer_that_does_not_match_is_refused_and_leaves_no_image() {
 }
 
 #[test]
+fn an_archive_without_one_of_its_layers_says_which() {
+    let (_dir, images) = store();
+    let manifest =
+        br#"[{"Config": "config.json", "RepoTags": ["a:1"], "Layers": ["lost/layer.tar"]}]"#;
+    let docker = tar(&[
+        ("config.json", Regular, 0o644, b"{}"),
+        ("manifest.json", Regular, 0o644, manifest.as_slice()),
+    ]);
+    let refused = images.load(&mut Cursor::new(docker)).unwrap_err().to_string();
+    assert!(refused.contains("its layer lost/layer.tar is not there"), "{refused}");
+
+    images.load(&mut Cursor::new(docker_archive("whole:1", &two_layers()))).unwrap();
+    let mut saved = Vec::new();
+    images.save("whole:1", &mut saved).unwrap();
+    let lost = digest::of(&two_layers()[1]);
+    let mut without = tar::Builder::new(Vec::new());
+    let mut archive = tar::Archive::new(Cursor::new(saved));
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().into_owned();
+        if !lost.ends_with(path.file_name().unwrap().to_str().unwrap()) {
+            let mut header = entry.header().clone();
+            without.append_data(&mut header, path, &mut entry).unwrap();
+        }
+    }
+    let (_dir, empty) = store();
+    let without = without.into_inner().unwrap();
+    let refused = empty.load(&mut Cursor::new(without)).unwrap_err().to_string();
+    assert!(refused.contains(&format!("its layer {lost} is not there")), "{refused}");
+    assert_eq!(empty.list().unwrap().len(), 0);
+}
+
+#[test]
 fn names_that_leave_the_archive_or_the_layer_are_refused() {
     let (_dir, images) = store();
     let hostile = tar(&[("../escape", Regular, 0o644, b"x")]);
