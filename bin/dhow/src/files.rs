@@ -23,11 +23,21 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
 /// # Errors
 /// One line that says what is wrong, and where.
 pub fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
-    serde_saphyr::from_str(text).map_err(|error| {
-        // The lines after the first draw what it says.
-        let told = error.to_string();
-        told.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
-    })
+    serde_saphyr::from_str(text).map_err(|error| first_line(&error))
+}
+
+/// Reads several YAML documents that a person wrote.
+///
+/// # Errors
+/// As [`yaml`].
+pub fn yaml_documents<T: serde::de::DeserializeOwned>(text: &str) -> Result<Vec<T>, String> {
+    serde_saphyr::from_multiple(text).map_err(|error| first_line(&error))
+}
+
+/// The lines after the first draw what it says.
+fn first_line(error: &serde_saphyr::Error) -> String {
+    let told = error.to_string();
+    told.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
 #[cfg(test)]
@@ -39,6 +49,8 @@ mod tests {
     fn what_is_wrong_with_a_yaml_file_is_told_in_one_line() {
         let told = yaml::<std::collections::BTreeMap<String, u32>>("a: 1\nb: two\n").unwrap_err();
         assert!(told.starts_with("line 2 column 4: ") && told.lines().count() == 1, "{told}");
+        let told = yaml_documents::<serde_json::Value>("a: 1\n---\nb: {c: d\n").unwrap_err();
+        assert!(told.starts_with("line 3 ") && told.lines().count() == 1, "{told}");
     }
 
     #[test]

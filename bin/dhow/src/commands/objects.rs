@@ -130,8 +130,8 @@ fn documents(path: &Path) -> Result<Vec<Value>> {
     }
     let mut objects = Vec::new();
     for (name, text) in texts {
-        let parsed: Vec<Value> =
-            serde_saphyr::from_multiple(&text).with_context(|| format!("{name} is no YAML"))?;
+        let parsed: Vec<Value> = crate::files::yaml_documents(&text)
+            .map_err(|why| anyhow::anyhow!("{name} is no YAML: {why}"))?;
         for object in parsed {
             match object["items"].as_array() {
                 Some(items) if object["kind"].as_str().is_some_and(|k| k.ends_with("List")) => {
