@@ -142,7 +142,8 @@ pub fn hash(container: &Container) -> String {
     format!("{:016x}", dhow_objects::hash::stable(bytes))
 }
 
-fn grace(pod: &Pod) -> Duration {
+/// How long the pod's containers may take to end.
+pub fn grace(pod: &Pod) -> Duration {
     let spec = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
     time::seconds(pod.metadata.deletion_grace_period_seconds.or(spec).unwrap_or(30))
 }
@@ -151,7 +152,7 @@ fn grace(pod: &Pod) -> Duration {
 pub fn ending(pod: &Pod, seen: &Observed) -> Option<Ending> {
     let deleted = pod.metadata.deletion_timestamp.as_ref().map(|at| {
         // The stamp already holds the grace period; it is cut to whole seconds.
-        time::since_epoch(at) + Duration::from_secs(1)
+        seen.deadline.unwrap_or_else(|| time::since_epoch(at) + Duration::from_secs(1))
     });
     match (deleted, seen.gone) {
         (Some(a), Some(b)) => return Some(Ending::Deleted(a.min(b))),

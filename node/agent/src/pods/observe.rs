@@ -377,6 +377,9 @@ pub struct Observed {
     pub volumes: Step<()>,
     /// By container name.
     pub containers: BTreeMap<String, Track>,
+    /// When its grace period is over, counted from when its deletion was heard of: the clock of who
+    /// stamped it may be another. `None` when it was deleted before the agent began.
+    pub deadline: Option<Duration>,
     /// The pod is gone from the store: end it by then.
     pub gone: Option<Duration>,
     /// Why a resize that is asked for waits.

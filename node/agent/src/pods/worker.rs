@@ -300,6 +300,7 @@ impl Worker {
                 let told = new.labels != old.labels || new.annotations != old.annotations;
                 self.refresh |= told && volumes::tells_of_itself(&pod);
                 let before = std::mem::replace(&mut self.pod, pod);
+                self.hear_of_deletion(&before);
                 self.tell_again();
                 self.try_resize_again(&before);
                 self.asked();
@@ -342,6 +343,18 @@ impl Worker {
                     self.retry(&name, |f| images::is_about_image(&f.reason));
                 }
             }
+        }
+    }
+
+    /// Begins the grace period of a pod that was just deleted, or shortens it.
+    fn hear_of_deletion(&mut self, before: &Pod) {
+        let asked = |pod: &Pod| {
+            let meta = &pod.metadata;
+            meta.deletion_timestamp.as_ref().map(|_| meta.deletion_grace_period_seconds)
+        };
+        if asked(&self.pod).is_some() && asked(&self.pod) != asked(before) {
+            let by = self.world.clock.now() + diff::grace(&self.pod);
+            self.seen.deadline = Some(self.seen.deadline.map_or(by, |known| known.min(by)));
         }
     }
 

@@ -17,6 +17,7 @@ crate::tests![
     a_sidecar_starts_first_and_ends_last,
     hooks_run_after_the_start_and_before_the_end,
     a_program_that_ignores_its_signal_is_killed,
+    a_grace_period_is_as_long_as_it_says_whatever_the_clock_of_who_deletes,
     a_missing_image_is_told_and_found_when_it_comes,
     a_program_that_is_not_there_is_told,
     a_pod_that_takes_too_long_fails,
@@ -199,6 +200,31 @@ async fn a_program_that_ignores_its_signal_is_killed(lab: Arc<Lab>) {
     lab.feed.delete("deaf", 1);
     lab.feed.until("its end", |s| s.finished == ["deaf"]).await;
     assert!(begun.elapsed().as_secs() < 5);
+}
+
+async fn a_grace_period_is_as_long_as_it_says_whatever_the_clock_of_who_deletes(lab: Arc<Lab>) {
+    let out = lab.dir.join("out");
+    std::fs::create_dir(&out).unwrap();
+    let mut pod = shell(
+        "slow",
+        "trap 'sleep 0.5; touch /out/well; exit 0' TERM; touch /out/up; sleep 1000 & wait",
+    );
+    let container = &mut pod["spec"]["containers"][0];
+    container["volumeMounts"] = json!([{"name": "out", "mountPath": "/out"}]);
+    pod["spec"]["volumes"] = json!([{"name": "out", "hostPath": {"path": out}}]);
+    lab.feed.create(pod);
+    lab.feed.until_ready("slow").await;
+    // Its trap is set.
+    lab.until_output("slow", "test -e /out/up && echo up", "up").await;
+    lab.feed.change("slow", |pod| {
+        let past = k8s_openapi::jiff::Timestamp::now().as_second() - 3600;
+        let past = k8s_openapi::jiff::Timestamp::from_second(past).unwrap();
+        pod.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(past));
+        pod.metadata.deletion_grace_period_seconds = Some(20);
+    });
+    lab.feed.until("its end", |s| s.finished == ["slow"]).await;
+    assert!(out.join("well").exists(), "it was killed");
 }
 
 async fn a_missing_image_is_told_and_found_when_it_comes(lab: Arc<Lab>) {
