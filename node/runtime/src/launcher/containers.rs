@@ -165,6 +165,14 @@ impl Launcher {
         self.roles.values().any(|role| matches!(role, Role::Helper))
     }
 
+    /// Whether a container or sandbox is being made for a client that has gone.
+    pub(super) fn has_orphaned_births(&self) -> bool {
+        self.births.values().any(|birth| {
+            !matches!(birth.purpose, Purpose::Exec { .. })
+                && !self.connections.contains_key(&birth.asker.connection)
+        })
+    }
+
     fn container_record(&self, id: &str) -> PathBuf {
         self.dir.join("containers").join(format!("{id}.json"))
     }

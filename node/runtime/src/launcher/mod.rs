@@ -84,8 +84,17 @@ struct Launcher {
     /// Groups that wait for their last process to be gone.
     dying: Vec<Dying>,
     ending: Option<Ending>,
+    /// Who asks for a list that is not settled yet, and for which.
+    listings: Vec<(Asker, Listing)>,
     /// A client was killed at work, which can have been the one that this was started by.
     forsaken: bool,
+}
+
+/// What a client wants listed.
+#[derive(Debug, Clone, Copy)]
+enum Listing {
+    Containers,
+    Sandboxes,
 }
 
 /// How the launcher is about to end.
@@ -256,6 +265,7 @@ impl Launcher {
             next_exec: 1,
             dying: Vec::new(),
             ending: None,
+            listings: Vec::new(),
             forsaken: false,
         })
     }
@@ -269,6 +279,11 @@ impl Launcher {
             }
             if deadline.is_some_and(|at| at <= monotonic()) {
                 self.on_deadline();
+            }
+            for (asker, listing) in std::mem::take(&mut self.listings) {
+                if let Some(Ok(body)) = self.list(asker, listing) {
+                    self.answer(asker, body, Vec::new());
+                }
             }
             if self.is_over() {
                 return Ok(());
@@ -361,9 +376,9 @@ impl Launcher {
             }
             Op::CreateSandbox(spec) => self.create_sandbox(asker, *spec).err().map(Err),
             Op::RemoveSandbox { id } => self.remove_sandbox(asker, &id).transpose(),
-            Op::Sandboxes => Some(Ok(Body::Sandboxes(self.sandbox_states()))),
+            Op::Sandboxes => self.list(asker, Listing::Sandboxes),
             Op::Start(spec) => self.start(asker, *spec).err().map(Err),
-            Op::Containers => Some(Ok(Body::Containers(self.container_states()))),
+            Op::Containers => self.list(asker, Listing::Containers),
             Op::Kill { id, signal, all } => Some(self.kill(&id, signal, all).map(|()| Body::Done)),
             Op::Remove { id } => self.remove(asker, &id).then_some(Ok(Body::Done)),
             Op::Exec { id, process, stdin, stdout, stderr } => {
@@ -394,6 +409,19 @@ impl Launcher {
             Some(Err(failure)) => self.answer(asker, Body::Failed(failure), Vec::new()),
             None => {}
         }
+    }
+
+    /// What there is; `None` means that the answer comes later: what a client that has gone began to
+    /// make is there or not when it is done, and who makes the same anew must know which.
+    fn list(&mut self, asker: Asker, listing: Listing) -> Option<Result<Body, Failure>> {
+        if self.has_orphaned_births() {
+            self.listings.push((asker, listing));
+            return None;
+        }
+        Some(Ok(match listing {
+            Listing::Containers => Body::Containers(self.container_states()),
+            Listing::Sandboxes => Body::Sandboxes(self.sandbox_states()),
+        }))
     }
 
     /// Whether the loop is to end; does the last things if so.

@@ -1,7 +1,7 @@
 //! Start, end, signals, removal, restarts, limits.
 
 use crate::harness::{World, exit_of, new_config, process, within};
-use dhow_runtime::{Error, Exit, Limits, Phase, Rootfs, Runtime};
+use dhow_runtime::{Error, Exit, Limits, Mount, MountKind, Phase, Rootfs, Runtime};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -14,6 +14,7 @@ crate::tests![
     removal_ends_what_runs,
     a_hundred_start_at_once,
     a_killed_client_ends_nothing,
+    what_a_client_that_died_began_is_known_to_the_next,
     what_is_for_one_client_ends_with_it_and_so_does_an_unused_launcher,
     an_exit_is_learned_after_a_restart,
     a_lost_launcher_is_replaced_and_its_containers_are_told_to_have_ended,
@@ -343,4 +344,28 @@ async fn a_writable_layer_can_be_used_again(world: Rc<World>) {
         world.output(spec("b", "cat /file; ls /etc")).await,
         (0, "kept\npasswd\n".to_owned())
     );
+}
+
+async fn what_a_client_that_died_began_is_known_to_the_next(world: Rc<World>) {
+    let file = world.dir.join("file");
+    std::fs::write(&file, "x").unwrap();
+    // So many mounts take a while.
+    let mount = |number: u32| Mount {
+        target: format!("/mounts/{number}").into(),
+        kind: MountKind::Bind(file.clone()),
+        read_only: true,
+        propagate: false,
+    };
+    let mut spec = world.shell("half", "sleep 1000");
+    spec.mounts = (0..500).map(mount).collect();
+    let dying = Runtime::open(world.config.clone()).await.unwrap();
+    {
+        let start = std::pin::pin!(dying.start(spec));
+        assert!(futures::future::poll_immediate(start).await.is_none(), "it has begun");
+    }
+    drop(dying);
+    let next = Runtime::open(world.config.clone()).await.unwrap();
+    let all = next.containers().await.unwrap();
+    assert_eq!(all.iter().map(|c| c.spec.id.as_str()).collect::<Vec<_>>(), ["half"]);
+    next.remove("half").await.unwrap();
 }
