@@ -508,6 +508,12 @@ fn a_container_says_nothing_that_nobody_understands() {
             "livenessProbe.httpGet.httpHeaders",
         ),
         ("lifecycle", json!({"preStop": {"sleep": {"seconds": 31}}}), "lifecycle.preStop.sleep"),
+        ("resources", json!({"claims": [{"name": "gpu"}]}), "resources.claims[0]"),
+        (
+            "volumeDevices",
+            json!([{"name": "nowhere", "devicePath": "/dev/x"}]),
+            "volumeDevices[0].name",
+        ),
         (
             "securityContext",
             json!({"seccompProfile": {"type": "Loose"}}),

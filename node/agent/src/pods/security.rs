@@ -95,10 +95,13 @@ pub fn identity(pod: &Pod, container: &Container) -> Result<Identity, String> {
             ));
         }
     };
-    // What would keep a container apart is never left out in silence.
+    // What would keep a container apart, or is promised to it, is never left out in silence.
     let unknown = |what: &str| Err(format!("{what} is not implemented by this version of dhow"));
     if pod.spec.as_ref().and_then(|s| s.host_users) == Some(false) {
         return unknown("a user namespace (hostUsers: false)");
+    }
+    if pod.spec.as_ref().is_some_and(|s| s.resource_claims.iter().flatten().next().is_some()) {
+        return unknown("the allocation of devices (resourceClaims)");
     }
     let armour = own.app_armor_profile.or(of_pod.app_armor_profile);
     if let Some(profile) = armour.filter(|profile| profile.type_ != "Unconfined") {
@@ -228,6 +231,11 @@ mod tests {
         .unwrap();
         let refusal = identity(&pod, &pod.spec.as_ref().unwrap().containers[0]).unwrap_err();
         assert!(refusal.contains("hostUsers"), "{refusal}");
+        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {
+            "resourceClaims": [{"name": "gpu"}], "containers": [{"name": "c"}]}}))
+        .unwrap();
+        let refusal = identity(&pod, &pod.spec.as_ref().unwrap().containers[0]).unwrap_err();
+        assert!(refusal.contains("resourceClaims"), "{refusal}");
     }
 
     #[test]

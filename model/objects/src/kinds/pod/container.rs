@@ -142,6 +142,18 @@ fn common(checks: &mut Checks, at: &str, container: &Value, spec: &Value, volume
     if let Some(resources) = container.get("resources") {
         self::resources(checks, &format!("{at}.resources"), resources);
     }
+    for (i, claim) in items(container, "/resources/claims").iter().enumerate() {
+        let name = text(claim, "/name");
+        if !items(spec, "/resourceClaims").iter().any(|claim| text(claim, "/name") == name) {
+            checks.not_found(&format!("{at}.resources.claims[{i}]"), name);
+        }
+    }
+    for (i, device) in items(container, "/volumeDevices").iter().enumerate() {
+        let name = text(device, "/name");
+        if !volumes.contains(name) {
+            checks.not_found(&format!("{at}.volumeDevices[{i}].name"), name);
+        }
+    }
     security::container(checks, &format!("{at}.securityContext"), container, spec);
 }
 
