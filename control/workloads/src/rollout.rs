@@ -52,9 +52,19 @@ pub fn bounds(
     Bounds { surge, unavailable: unavailable.min(replicas) }
 }
 
-/// A sum that stops at the largest number: sizes are whatever somebody has written.
+/// The exact sum: sizes are whatever somebody has written.
+fn total(sizes: impl Iterator<Item = i32>) -> i64 {
+    sizes.map(i64::from).sum()
+}
+
+/// The size nearest to a number.
+fn size(number: i64) -> i32 {
+    number.clamp(i32::MIN.into(), i32::MAX.into()) as i32
+}
+
+/// A sum that stops at the largest size.
 pub(crate) fn sum(sizes: impl Iterator<Item = i32>) -> i32 {
-    sizes.fold(0, i32::saturating_add)
+    size(total(sizes))
 }
 
 /// How many pods the new set should ask for, given all sets (the new one included).
@@ -62,58 +72,59 @@ pub fn grow_new(new: Set, all: &[Set], replicas: i32, bounds: Bounds) -> i32 {
     if new.wanted >= replicas {
         return replicas;
     }
-    let total = sum(all.iter().map(|s| s.wanted));
-    let room = replicas.saturating_add(bounds.surge).saturating_sub(total).max(0);
-    new.wanted + room.min(replicas - new.wanted)
+    let most = i64::from(replicas) + i64::from(bounds.surge);
+    let room = (most - total(all.iter().map(|s| s.wanted))).max(0);
+    size(i64::from(new.wanted) + room).min(replicas)
 }
 
 /// How many pods each old set (oldest first) should ask for. Pods that are not available go first,
 /// because they serve nobody.
 pub fn shrink_old(old: &[Set], new: Set, replicas: i32, bounds: Bounds) -> Vec<i32> {
     let mut wanted: Vec<i32> = old.iter().map(|s| s.wanted).collect();
-    let minimum = replicas - bounds.unavailable;
-    let total = sum(wanted.iter().copied()).saturating_add(new.wanted);
+    let minimum = i64::from(replicas) - i64::from(bounds.unavailable);
     // Pods of the new set that do not serve yet must not be counted on.
-    let mut spare = (total - minimum - (new.wanted - new.available).max(0)).max(0);
-    for (index, set) in old.iter().enumerate() {
-        let unhealthy = (set.wanted - set.available).max(0).min(spare);
-        wanted[index] -= unhealthy;
-        spare -= unhealthy;
+    let counted = total(wanted.iter().copied()) + i64::from(new.wanted.min(new.available));
+    let mut spare = (counted - minimum).max(0);
+    let take = |wanted: &mut i32, most: i32, spare: &mut i64| {
+        let step = most.min(size(*spare));
+        *wanted -= step;
+        *spare -= i64::from(step);
+    };
+    for (wanted, set) in wanted.iter_mut().zip(old) {
+        take(wanted, (set.wanted - set.available).max(0), &mut spare);
     }
-    let available = sum(old.iter().map(|s| s.available)).saturating_add(new.available);
+    let available = total(old.iter().map(|s| s.available)) + i64::from(new.available);
     let mut spare = (available - minimum).max(0);
     for wanted in &mut wanted {
-        let step = (*wanted).min(spare);
-        *wanted -= step;
-        spare -= step;
+        let most = *wanted;
+        take(wanted, most, &mut spare);
     }
     wanted
 }
 
 /// Spreads a change of scale over the active sets in proportion to their size, as upstream does in
-/// the middle of a rollout: `previous` is the scale (with surge) that the sets were sized for.
+/// the middle of a rollout. `allowed` is the new scale with surge.
 pub fn spread(wanted: &[i32], allowed: i32) -> Vec<i32> {
-    let total = sum(wanted.iter().copied());
-    let mut left = allowed - total;
+    let total = total(wanted.iter().copied());
+    let mut left = i64::from(allowed) - total;
     if total == 0 || left == 0 {
         return wanted.to_vec();
     }
     // Larger sets first, so that rounding leftovers land where they matter least.
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by_key(|i| std::cmp::Reverse(wanted[*i]));
-    let mut next = wanted.to_vec();
+    let mut next: Vec<i64> = wanted.iter().copied().map(i64::from).collect();
     for &index in &order {
-        let exact = i64::from(wanted[index]) * i64::from(allowed);
-        let share = (exact + i64::from(total) / 2) / i64::from(total);
-        let mut step = i32::try_from(share).unwrap_or(i32::MAX) - wanted[index];
-        step = if left > 0 { step.clamp(0, left) } else { step.clamp(left, 0) };
+        let exact = next[index] * i64::from(allowed);
+        let step = (exact + total / 2) / total - next[index];
+        let step = if left > 0 { step.clamp(0, left) } else { step.clamp(left, 0) };
         next[index] += step;
         left -= step;
     }
     if let Some(first) = order.first() {
-        next[*first] = next[*first].saturating_add(left).max(0);
+        next[*first] = (next[*first] + left).max(0);
     }
-    next
+    next.into_iter().map(size).collect()
 }
 
 #[cfg(test)]
@@ -165,10 +176,10 @@ mod tests {
         let bounds = bounds(Some(&percent("99999999999%")), None, i32::MAX);
         assert_eq!(bounds.surge, i32::MAX);
         let new = Set { wanted: 1, present: 1, available: 1 };
-        assert_eq!(grow_new(new, &[most, new], i32::MAX, bounds), 1);
+        assert_eq!(grow_new(new, &[most, new], i32::MAX, bounds), i32::MAX);
         assert_eq!(grow_new(new, &[new], i32::MAX, bounds), i32::MAX);
-        assert_eq!(shrink_old(&[most, most], new, 3, bounds), [0, 0]);
-        assert_eq!(spread(&[i32::MAX, i32::MAX], 4).iter().min(), Some(&0));
+        assert_eq!(shrink_old(&[most, most], new, 3, bounds), [0, 2]);
+        assert_eq!(spread(&[i32::MAX, i32::MAX], 4), [2, 2]);
     }
 
     #[test]
