@@ -114,8 +114,8 @@ impl ByHand {
     fn new(to: &str) -> Result<Self> {
         let rule = format!("ip daddr {TRANSLATED} tcp dport 80 dnat to {to};");
         // Before the platform's own chain, which refuses addresses that no service has.
-        let hook = "type nat hook output priority dstnat - 10;";
-        let table = format!("table ip {BY_HAND} {{ chain output {{ {hook} {rule} }} }}");
+        let hook = "type nat hook output priority -110;";
+        let table = format!("table ip {BY_HAND} {{ chain output {{ {hook} {rule} }}; }}");
         sh::output(Command::new("nft").arg(table)).map(|_| Self)
     }
 
