@@ -129,23 +129,29 @@ fn get<'a>(document: &'a Value, path: &str) -> Result<&'a Value, &'static str> {
 }
 
 fn add(document: &mut Value, path: &str, value: Value) -> Result<(), &'static str> {
-    if path.is_empty() {
-        *document = value;
-        return Ok(());
-    }
-    let (parent, key) = split(path)?;
-    match document.pointer_mut(parent) {
-        Some(Value::Object(members)) => {
-            members.insert(key, value);
-        }
-        Some(Value::Array(list)) if key == "-" => list.push(value),
-        Some(Value::Array(list)) => list.insert(index(&key, list.len() + 1)?, value),
-        _ => return Err(MISSING),
-    }
-    Ok(())
+    put(document, path, value, |list, key, value| {
+        let place = if key == "-" { list.len() } else { index(key, list.len() + 1)? };
+        list.insert(place, value);
+        Ok(())
+    })
 }
 
 fn replace(document: &mut Value, path: &str, value: Value) -> Result<(), &'static str> {
+    put(document, path, value, |list, key, value| {
+        let place = index(key, list.len())?;
+        list[place] = value;
+        Ok(())
+    })
+}
+
+/// Puts a value at a path: in place of the whole document, as a member, or into a list as
+/// `into_list` does.
+fn put(
+    document: &mut Value,
+    path: &str,
+    value: Value,
+    into_list: impl FnOnce(&mut Vec<Value>, &str, Value) -> Result<(), &'static str>,
+) -> Result<(), &'static str> {
     if path.is_empty() {
         *document = value;
         return Ok(());
@@ -154,14 +160,11 @@ fn replace(document: &mut Value, path: &str, value: Value) -> Result<(), &'stati
     match document.pointer_mut(parent) {
         Some(Value::Object(members)) => {
             members.insert(key, value);
+            Ok(())
         }
-        Some(Value::Array(list)) => {
-            let place = index(&key, list.len())?;
-            list[place] = value;
-        }
-        _ => return Err(MISSING),
+        Some(Value::Array(list)) => into_list(list, &key, value),
+        _ => Err(MISSING),
     }
-    Ok(())
 }
 
 fn remove(document: &mut Value, path: &str) -> Result<Value, &'static str> {
