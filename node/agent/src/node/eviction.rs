@@ -133,12 +133,16 @@ fn excess(limits: &StorageLimits, used: impl Fn(Part<'_>) -> u64) -> Option<Exce
         );
         over(Part::Volume(name), *limit, told)
     });
+    // Without a limit nothing of it is read.
     let pod = || {
+        if limits.pod == 0 {
+            return None;
+        }
         let told = format!(
             "Pod ephemeral local storage usage exceeds the total limit of containers {}. ",
             written(limits.pod)
         );
-        over(Part::Pod, limits.pod, told).filter(|_| limits.pod > 0)
+        over(Part::Pod, limits.pod, told)
     };
     let container = || {
         limits.containers.iter().find_map(|(name, limit)| {

@@ -1,7 +1,7 @@
 //! The pods of this machine: one worker each, level-triggered.
 //!
-//! [`admission`] is whether a pod may begin, [`observe`] what is seen, [`diff`] what to do next, [`apply`] how it is done, [`status`] what
-//! the API is told; [`worker`] turns the wheel.
+//! [`admission`] is whether a pod may begin, [`observe`] what is seen, [`diff`] what to do next,
+//! [`apply`] how it is done, [`status`] what the API is told; [`worker`] turns the wheel.
 
 pub mod admission;
 pub mod apply;
