@@ -39,14 +39,35 @@ fn socket(address: SocketAddr, kind: rustix::net::SocketType) -> io::Result<rust
     Ok(socket)
 }
 
+/// How many ports are tried for port 0.
+const TRIES: usize = 64;
+
 /// Binds UDP and TCP on one address; port 0 takes one port that is free for both.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
-    let udp = socket(address, rustix::net::SocketType::DGRAM)?;
-    let _ = sockopt::set_socket_recv_buffer_size(&udp, BACKLOG);
-    let udp = UdpSocket::from_std(udp.into())?;
-    let tcp = socket(udp.local_addr()?, rustix::net::SocketType::STREAM)?;
+    // Held until the end: the kernel, which chooses for UDP alone, would offer them again.
+    let mut unfit = Vec::new();
+    loop {
+        let udp = socket(address, rustix::net::SocketType::DGRAM)?;
+        let _ = sockopt::set_socket_recv_buffer_size(&udp, BACKLOG);
+        let udp = UdpSocket::from_std(udp.into())?;
+        match listen(udp.local_addr()?) {
+            Ok(tcp) => return Ok((udp, tcp)),
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && address.port() == 0
+                    && unfit.len() < TRIES =>
+            {
+                unfit.push(udp);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let tcp = socket(address, rustix::net::SocketType::STREAM)?;
     rustix::net::listen(&tcp, 1024)?;
-    Ok((udp, TcpListener::from_std(tcp.into())?))
+    TcpListener::from_std(tcp.into())
 }
 
 /// Answers datagrams until the task is aborted.
@@ -138,5 +159,44 @@ async fn converse(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
         framed.extend_from_slice(&(reply.len() as u16).to_be_bytes());
         framed.extend_from_slice(&reply);
         timeout(IDLE, stream.write_all(&framed)).await??;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// Set in the child that has a network namespace of its own.
+    const ALONE: &str = "DHOW_TEST_ALONE";
+
+    /// In a network namespace with two ports to choose from, of which TCP has one already.
+    #[test]
+    fn port_0_is_one_that_both_can_have() {
+        if std::env::var_os(ALONE).is_none() {
+            let this = std::env::current_exe().unwrap();
+            let told = Command::new("unshare")
+                .arg("--net")
+                .arg(this)
+                .args(["--exact", "server::tests::port_0_is_one_that_both_can_have"])
+                .env(ALONE, "1")
+                .output()
+                .expect("unshare (util-linux) has to be installed");
+            let out = String::from_utf8_lossy(&told.stdout);
+            assert!(told.status.success() && out.contains("1 passed"), "{told:?}");
+            return;
+        }
+        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40001").unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let _reactor = runtime.enter();
+        let any = (std::net::Ipv4Addr::LOCALHOST, 0).into();
+        let taken = listen(any).unwrap();
+        // The kernel takes either by chance.
+        for _ in 0..16 {
+            let (udp, tcp) = bind(any).unwrap();
+            assert_eq!(udp.local_addr().unwrap(), tcp.local_addr().unwrap());
+        }
+        let taken = taken.local_addr().unwrap();
+        assert_eq!(bind(taken).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 }

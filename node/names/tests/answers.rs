@@ -264,10 +264,15 @@ async fn an_alias_is_followed_inside_and_outside() {
 
 #[tokio::test]
 async fn it_never_asks_itself() {
-    // A port that was free a moment ago.
-    let own = UdpSocket::bind(any()).unwrap().local_addr().unwrap();
-    let listen = (Ipv4Addr::UNSPECIFIED, own.port()).into();
-    let names = Names::start(config("cluster.local", listen, vec![own])).await.unwrap();
+    // A port that was free a moment ago; another may have it by now, and then the next will do.
+    let (names, own) = loop {
+        let own = UdpSocket::bind(any()).unwrap().local_addr().unwrap();
+        let listen = (Ipv4Addr::UNSPECIFIED, own.port()).into();
+        match Names::start(config("cluster.local", listen, vec![own])).await {
+            Ok(names) => break (names, own),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse),
+        }
+    };
     let packet = question("www.example.test.", RecordType::A).to_vec().unwrap();
     let answer = Message::from_vec(&blocking(move || udp(own, &packet)).await).unwrap();
     assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
