@@ -33,7 +33,7 @@ use dhow_runtime::{Exit, Runtime};
 use events::Recorder;
 use futures::future::BoxFuture;
 use network::News;
-use node::Eviction;
+use node::Notice;
 use pods::Pods;
 use registry::Registry;
 use std::path::Path;
@@ -117,10 +117,10 @@ impl Agent {
         let (network, news) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
         tasks.spawn(deliver);
-        let (evict, evicted) = mpsc::unbounded_channel();
-        tasks.spawn(node::run(world.clone(), images_changed.clone(), evict));
+        let (notice, noticed) = mpsc::unbounded_channel();
+        tasks.spawn(node::run(world.clone(), images_changed.clone(), notice));
         tasks.spawn(network::run(world.clone(), news));
-        tasks.spawn(follow(world.clone(), pods, exits, images_told, evicted, network));
+        tasks.spawn(follow(world.clone(), pods, exits, images_told, noticed, network));
         Ok(Arc::new(Self { world, tasks: Mutex::new(tasks), images_changed, images_news }))
     }
 
@@ -157,7 +157,7 @@ async fn follow(
     mut pods: Pods,
     mut exits: broadcast::Receiver<(String, Exit)>,
     mut images: mpsc::UnboundedReceiver<()>,
-    mut evicted: mpsc::UnboundedReceiver<Eviction>,
+    mut noticed: mpsc::UnboundedReceiver<Notice>,
     network: mpsc::UnboundedSender<News>,
 ) {
     let mut pause = FOLLOW_AGAIN.0;
@@ -184,7 +184,10 @@ async fn follow(
                 over = pods.next_end() => pods.settle(over).await,
                 Ok(()) = room.changed() => pods.admit(),
                 Some(()) = images.recv() => pods.images_changed(),
-                Some(eviction) = evicted.recv() => pods.evict(eviction),
+                Some(notice) = noticed.recv() => match notice {
+                    Notice::Evict(eviction) => pods.evict(eviction),
+                    Notice::ClockSet => pods.clock_set(),
+                },
                 change = changes.recv() => match change {
                     Some(change) => {
                         pause = FOLLOW_AGAIN.0;

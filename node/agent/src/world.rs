@@ -4,6 +4,7 @@ use crate::env::downward::PodFacts;
 use crate::events::Recorder;
 use crate::node::Facts;
 use crate::registry::Registry;
+use crate::time::At;
 use dhow_clock::SharedClock;
 use dhow_dataplane::Dataplane;
 use dhow_images::Images;
@@ -156,6 +157,11 @@ impl World {
             memory: self.facts.memory,
             storage: self.facts.storage,
         }
+    }
+
+    /// The present.
+    pub fn now(&self) -> At {
+        At::now(&*self.clock)
     }
 
     /// 64 hexadecimal digits, for a container's identifier.

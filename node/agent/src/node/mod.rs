@@ -10,6 +10,7 @@ pub use observe::Facts;
 
 use crate::events::Level;
 use crate::images;
+use crate::time::time;
 use crate::world::World;
 use k8s_openapi::api::core::v1::Node;
 use std::sync::Arc;
@@ -23,13 +24,24 @@ const LOOK: Duration = Duration::from_secs(300);
 /// Pause after the control plane could not be reached, doubled up to [`RENEW`].
 const AGAIN: Duration = Duration::from_millis(200);
 
+/// Further than this no clock drifts between two looks: it was set.
+const DRIFT: Duration = Duration::from_secs(1);
+
+/// What pods have to hear of their machine.
+#[derive(Debug)]
+pub enum Notice {
+    /// One of them has to go: it takes more of the disk than it may, or the disk is nearly full.
+    Evict(Box<Eviction>),
+    /// The machine's clock was set: what is dated may be out of date.
+    ClockSet,
+}
+
 /// Registers the node and keeps its status and lease true. `images_changed` asks for a new look.
-/// Pods that have to go are told to `evictions`: those that take more of the disk than they may, and
-/// one at a time when it is nearly full.
+/// What pods have to hear goes to `pods`.
 pub async fn run(
     world: Arc<World>,
     images_changed: Arc<Notify>,
-    evictions: mpsc::UnboundedSender<Eviction>,
+    pods: mpsc::UnboundedSender<Notice>,
 ) {
     let mut stored = register(&world).await;
     world.events.node(Level::Normal, "Starting", "Starting dhow's agent.", None);
@@ -40,6 +52,7 @@ pub async fn run(
         None,
     );
     let mut looked_at = world.clock.monotonic();
+    let mut before = world.now();
     loop {
         let lease = status::lease(&world.config, Some(&stored), world.clock.now());
         if let Err(error) = world.feed.renew_lease(lease).await {
@@ -49,6 +62,14 @@ pub async fn run(
             () = world.clock.sleep(RENEW) => false,
             () = images_changed.notified() => true,
         };
+        let now = world.now();
+        let awaited = before.wall + now.moment.since(before.moment);
+        if now.wall.abs_diff(awaited) > DRIFT {
+            tracing::warn!(before = %time(awaited).0, now = %time(now.wall).0, "the machine's clock was set");
+            // Fails only at shutdown.
+            let _ = pods.send(Notice::ClockSet);
+        }
+        before = now;
         let due = world.clock.monotonic().saturating_sub(looked_at) >= LOOK;
         if look || due {
             looked_at = world.clock.monotonic();
@@ -57,9 +78,9 @@ pub async fn run(
         // says nothing new is not written.
         let node = current(&world, Some(&stored), look || due).await;
         if is_short_of_disk(&node) {
-            make_room(&world, &evictions).await;
+            make_room(&world, &pods).await;
         }
-        end_overdrawn(&world, &evictions).await;
+        end_overdrawn(&world, &pods).await;
         match world.feed.report_node(node).await {
             Ok(node) => stored = node,
             Err(error) => tracing::warn!(%error, "node status not told"),
@@ -73,7 +94,7 @@ fn is_short_of_disk(node: &Node) -> bool {
 }
 
 /// Sends one pod away.
-async fn make_room(world: &Arc<World>, evictions: &mpsc::UnboundedSender<Eviction>) {
+async fn make_room(world: &Arc<World>, pods: &mpsc::UnboundedSender<Notice>) {
     let shared = world.clone();
     let chosen = tokio::task::spawn_blocking(move || eviction::choose(&shared)).await;
     let Ok(Some(eviction)) = chosen else { return };
@@ -82,17 +103,17 @@ async fn make_room(world: &Arc<World>, evictions: &mpsc::UnboundedSender<Evictio
     world.events.node(Level::Warning, "EvictionThresholdMet", message, because);
     tracing::warn!(node = world.config.node_name, reason = %eviction.reason, "the disk is nearly full");
     // Fails only at shutdown.
-    let _ = evictions.send(eviction);
+    let _ = pods.send(Notice::Evict(Box::new(eviction)));
 }
 
 /// Sends away the pods that take more of the disk than they may.
-async fn end_overdrawn(world: &Arc<World>, evictions: &mpsc::UnboundedSender<Eviction>) {
+async fn end_overdrawn(world: &Arc<World>, pods: &mpsc::UnboundedSender<Notice>) {
     let shared = world.clone();
     let found = tokio::task::spawn_blocking(move || eviction::overdrawn(&shared)).await;
     for eviction in found.unwrap_or_default() {
         tracing::warn!(reason = %eviction.reason, "a pod takes more of the disk than it may");
         // Fails only at shutdown.
-        let _ = evictions.send(eviction);
+        let _ = pods.send(Notice::Evict(Box::new(eviction)));
     }
 }
 

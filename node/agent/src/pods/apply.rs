@@ -167,14 +167,14 @@ pub async fn start(world: &Arc<World>, order: Order) -> Result<Instance, StartFa
     match launch(world, spec).await {
         Ok(state) => {
             live.started.store(true, Ordering::Relaxed);
-            let mut instance = super::observe::instance_of(&state);
+            let mut instance = super::observe::instance_of(&state, world.now());
             // How it ended, if it has already, comes as an event of its own.
             instance.ended = None;
             instance.hook = match container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) {
                 Some(_) => Hook::Pending,
                 None => Hook::Done,
             };
-            instance.probes = ProbeState::all(container, instance.started_at);
+            instance.probes = ProbeState::all(container, instance.started_at.moment);
             Ok(instance)
         }
         Err(error) => {

@@ -8,7 +8,7 @@
 use super::observe::{Decision, Hook, Instance, Observed, Role, Step, Track, containers};
 use super::resources;
 use crate::probes::Kind;
-use crate::time;
+use crate::time::{self, Moment};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use std::borrow::Cow;
 use std::time::Duration;
@@ -90,12 +90,12 @@ pub enum Action {
 pub struct Plan {
     /// Steps, to be begun at once and concurrently.
     pub actions: Vec<Action>,
-    /// When time alone changes the answer, since the epoch.
-    pub due: Option<Duration>,
+    /// When time alone changes the answer.
+    pub due: Option<Moment>,
 }
 
 impl Plan {
-    fn at(&mut self, moment: Duration) {
+    fn at(&mut self, moment: Moment) {
         self.due = Some(self.due.map_or(moment, |d| d.min(moment)));
     }
 
@@ -108,7 +108,7 @@ impl Plan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// Somebody deleted it, or it is gone from the store; killed by this moment.
-    Deleted(Duration),
+    Deleted(Moment),
     /// It was decided so ([`super::observe::Verdict`]), or its phase is final already.
     Failed,
     /// All its containers have ended for good.
@@ -150,10 +150,8 @@ pub fn grace(pod: &Pod) -> Duration {
 
 /// Why the pod ends, if it does.
 pub fn ending(pod: &Pod, seen: &Observed) -> Option<Ending> {
-    let deleted = pod.metadata.deletion_timestamp.as_ref().map(|at| {
-        // The stamp already holds the grace period; it is cut to whole seconds.
-        seen.deadline.unwrap_or_else(|| time::since_epoch(at) + Duration::from_secs(1))
-    });
+    let deleted = pod.metadata.deletion_timestamp.as_ref();
+    let deleted = deleted.map(|_| seen.deadline.unwrap_or(Moment::PAST));
     match (deleted, seen.gone) {
         (Some(a), Some(b)) => return Some(Ending::Deleted(a.min(b))),
         (Some(at), None) | (None, Some(at)) => return Some(Ending::Deleted(at)),
@@ -182,12 +180,12 @@ pub fn ending(pod: &Pod, seen: &Observed) -> Option<Ending> {
 }
 
 /// The next steps of a pod.
-pub fn plan(pod: &Pod, seen: &Observed, now: Duration) -> Plan {
+pub fn plan(pod: &Pod, seen: &Observed, now: Moment) -> Plan {
     let mut plan = Plan::default();
     let limit = pod.spec.as_ref().and_then(|s| s.active_deadline_seconds).map(time::seconds);
     let ending = ending(pod, seen);
     if let Some(limit) = limit.filter(|_| ending.is_none()) {
-        let deadline = seen.start_time + limit;
+        let deadline = seen.start_time.moment + limit;
         if now >= deadline {
             plan.push(Action::Expire);
             return plan;
@@ -207,7 +205,7 @@ pub fn plan(pod: &Pod, seen: &Observed, now: Duration) -> Plan {
     plan
 }
 
-fn step<T>(step: &Step<T>, action: Action, now: Duration, plan: &mut Plan) -> bool {
+fn step<T>(step: &Step<T>, action: Action, now: Moment, plan: &mut Plan) -> bool {
     match step {
         Step::Ready(_) => return true,
         Step::Doing(_) => {}
@@ -218,7 +216,7 @@ fn step<T>(step: &Step<T>, action: Action, now: Duration, plan: &mut Plan) -> bo
     false
 }
 
-fn go_on(pod: &Pod, seen: &Observed, now: Duration, may_start: bool, plan: &mut Plan) {
+fn go_on(pod: &Pod, seen: &Observed, now: Moment, may_start: bool, plan: &mut Plan) {
     let all = containers(pod);
     // Once a main container has run, the init containers had their turn.
     let initialized = all.iter().any(|(role, c)| {
@@ -258,7 +256,7 @@ pub fn differs(container: &Container, track: &Track) -> bool {
 }
 
 /// One at a time: the pod's own limits lie around those of all its containers.
-fn resize(all: &[(Role, Cow<'_, Container>)], seen: &Observed, now: Duration, plan: &mut Plan) {
+fn resize(all: &[(Role, Cow<'_, Container>)], seen: &Observed, now: Moment, plan: &mut Plan) {
     let busy = seen.containers.values().any(|t| matches!(t.resize, Step::Doing(_)));
     if busy || seen.held.is_some() {
         return;
@@ -289,7 +287,7 @@ fn tend(
     role: Role,
     container: &Container,
     track: &Track,
-    now: Duration,
+    now: Moment,
     may_start: bool,
     plan: &mut Plan,
 ) -> bool {
@@ -333,7 +331,7 @@ fn start(
     track: &Track,
     name: &str,
     backoff: Duration,
-    now: Duration,
+    now: Moment,
     may_start: bool,
     plan: &mut Plan,
 ) {
@@ -348,7 +346,7 @@ fn start(
     }
 }
 
-fn tend_running(pod: &Pod, container: &Container, last: &Instance, now: Duration, plan: &mut Plan) {
+fn tend_running(pod: &Pod, container: &Container, last: &Instance, now: Moment, plan: &mut Plan) {
     let name = &container.name;
     if let Some(stopping) = &last.stopping {
         kill_when_due(name, stopping.killed, stopping.deadline, now, plan);
@@ -390,7 +388,7 @@ fn tend_running(pod: &Pod, container: &Container, last: &Instance, now: Duration
     }
 }
 
-fn kill_when_due(name: &str, killed: bool, deadline: Duration, now: Duration, plan: &mut Plan) {
+fn kill_when_due(name: &str, killed: bool, deadline: Moment, now: Moment, plan: &mut Plan) {
     if killed {
         return;
     }
@@ -403,13 +401,13 @@ fn kill_when_due(name: &str, killed: bool, deadline: Duration, now: Duration, pl
 
 /// Until when an ended container is kept for the one client of its streams, which may still be on
 /// its way (`kubectl run -i`): its output waits for that client.
-fn awaited(pod: &Pod, seen: &Observed) -> Duration {
+fn awaited(pod: &Pod, seen: &Observed) -> Moment {
     let once = containers(pod).into_iter().filter(|(_, c)| c.stdin_once == Some(true));
     let ended = |name: &str| seen.track(name).and_then(Track::last).and_then(|i| i.ended.as_ref());
-    once.filter_map(|(_, c)| Some(ended(&c.name)?.at + CLIENT)).max().unwrap_or_default()
+    once.filter_map(|(_, c)| Some(ended(&c.name)?.at.moment + CLIENT)).max().unwrap_or_default()
 }
 
-fn end(pod: &Pod, seen: &Observed, now: Duration, ending: Ending, plan: &mut Plan) {
+fn end(pod: &Pod, seen: &Observed, now: Moment, ending: Ending, plan: &mut Plan) {
     // There is no time for a grace period, as upstream has none either.
     let at_once = seen.verdict.as_ref().is_some_and(|v| v.decision == Decision::Evicted);
     let deadline = match ending {
@@ -451,7 +449,7 @@ fn end(pod: &Pod, seen: &Observed, now: Duration, ending: Ending, plan: &mut Pla
             }
             None => plan.push(Action::Stop {
                 name: name.clone(),
-                grace: deadline.saturating_sub(now),
+                grace: deadline.since(now),
                 message: format!("Stopping container {name}"),
             }),
         }

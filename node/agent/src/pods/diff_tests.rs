@@ -3,12 +3,13 @@
 use super::*;
 use crate::pods::observe::{BACKOFF_FIRST, Decision, Ended, Net, Stopping, Verdict, adopt};
 use crate::probes::ProbeState;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
+use crate::time::At;
 use serde_json::json;
 use std::collections::BTreeMap;
 
-const NOW: Duration = Duration::from_secs(1_000_000);
+const NOW: Moment = Moment::after(Duration::from_secs(1_000_000));
+/// What the machine's clock says then.
+const WALL: Duration = Duration::from_secs(1_700_000_000);
 const S: Duration = Duration::from_secs(1);
 
 fn pod(spec: serde_json::Value) -> Pod {
@@ -20,12 +21,20 @@ fn one(policy: &str) -> Pod {
     pod(json!({"restartPolicy": policy, "containers": [{"name": "a", "image": "i"}]}))
 }
 
+fn now() -> At {
+    At { wall: WALL, moment: NOW }
+}
+
+fn before(by: Duration) -> At {
+    now().of(WALL - by)
+}
+
 /// What is seen of a pod whose sandbox and volumes are ready.
 fn ready() -> Observed {
     Observed {
         sandbox: Step::Ready(Net { netns: None, ip: None }),
         volumes: Step::Ready(()),
-        start_time: NOW,
+        start_time: now(),
         ..Observed::default()
     }
 }
@@ -37,7 +46,7 @@ fn run(attempt: u32) -> Instance {
         hash: String::new(),
         image: "i".into(),
         image_id: String::new(),
-        started_at: NOW - 5 * S,
+        started_at: before(5 * S),
         ended: None,
         backoff: Duration::ZERO,
         hook: Hook::Done,
@@ -51,7 +60,7 @@ fn run(attempt: u32) -> Instance {
 }
 
 fn ended(attempt: u32, code: i32, backoff: Duration) -> Instance {
-    let end = Ended { code, signal: 0, reason: "Error".into(), message: String::new(), at: NOW };
+    let end = Ended { code, signal: 0, reason: "Error".into(), message: String::new(), at: now() };
     Instance { ended: Some(end), backoff, ..run(attempt) }
 }
 
@@ -64,10 +73,11 @@ fn start(name: &str, attempt: u32, backoff: Duration) -> Action {
     Action::Start { name: name.into(), attempt, backoff }
 }
 
-fn delete(pod: &mut Pod, at: Duration) {
-    let at = Timestamp::from_second(at.as_secs() as i64).unwrap();
-    pod.metadata.deletion_timestamp = Some(Time(at));
+/// Deletes a pod with so much of its grace period left; when the agent counts it as over.
+fn delete(pod: &mut Pod, left: Duration) -> Option<Moment> {
+    pod.metadata.deletion_timestamp = Some(time::time(WALL + left));
     pod.metadata.deletion_grace_period_seconds = Some(5);
+    adopt(pod, None, Vec::new(), now()).deadline
 }
 
 #[test]
@@ -168,7 +178,7 @@ fn the_pause_between_restarts_doubles_and_is_told_once() {
 #[test]
 fn one_that_ran_for_long_starts_with_a_clean_slate() {
     let mut long = ended(5, 1, 160 * S);
-    long.started_at = NOW - 601 * S;
+    long.started_at = before(601 * S);
     let seen = with(ready(), "a", vec![long]);
     assert_eq!(plan(&one("Always"), &seen, NOW).actions, [start("a", 6, BACKOFF_FIRST)]);
 }
@@ -210,20 +220,19 @@ fn a_container_is_kept_for_a_while_for_the_one_client_of_its_streams() {
     let mut pod = pod(json!({"restartPolicy": "Never",
         "containers": [{"name": "a", "stdin": true, "stdinOnce": true}]}));
     let seen = with(ready(), "a", vec![ended(0, 0, Duration::ZERO)]);
-    let at = seen.containers["a"].last().unwrap().ended.as_ref().unwrap().at;
     let seen = Observed { reported: true, ..seen };
-    assert_eq!(plan(&pod, &seen, at), Plan { actions: vec![], due: Some(at + 5 * S) });
-    assert_eq!(plan(&pod, &seen, at + 5 * S).actions, [Action::TearDown]);
+    assert_eq!(plan(&pod, &seen, NOW), Plan { actions: vec![], due: Some(NOW + 5 * S) });
+    assert_eq!(plan(&pod, &seen, NOW + 5 * S).actions, [Action::TearDown]);
     // Nobody comes for one that is deleted.
-    delete(&mut pod, NOW);
-    assert_eq!(plan(&pod, &seen, at).actions, [Action::TearDown]);
+    let seen = Observed { deadline: delete(&mut pod, Duration::ZERO), ..seen };
+    assert_eq!(plan(&pod, &seen, NOW).actions, [Action::TearDown]);
 }
 
 #[test]
 fn a_deleted_pod_is_stopped_killed_removed_and_finished() {
     let mut pod = one("Always");
-    delete(&mut pod, NOW + 5 * S);
-    let mut seen = with(ready(), "a", vec![run(0)]);
+    let deadline = delete(&mut pod, 5 * S);
+    let mut seen = with(Observed { deadline, ..ready() }, "a", vec![run(0)]);
     let message = "Stopping container a".to_owned();
     assert_eq!(
         plan(&pod, &seen, NOW).actions,
@@ -233,7 +242,7 @@ fn a_deleted_pod_is_stopped_killed_removed_and_finished() {
     seen.containers.get_mut("a").unwrap().instances[0].stopping = stopping;
     assert_eq!(plan(&pod, &seen, NOW), Plan { actions: vec![], due: Some(NOW + 6 * S) });
     assert_eq!(plan(&pod, &seen, NOW + 6 * S).actions, [Action::Kill { name: "a".into() }]);
-    let seen = with(ready(), "a", vec![ended(0, 137, Duration::ZERO)]);
+    let seen = with(seen, "a", vec![ended(0, 137, Duration::ZERO)]);
     assert_eq!(plan(&pod, &seen, NOW).actions, [Action::TearDown]);
     let seen = Observed { torn: true, ..seen };
     assert_eq!(plan(&pod, &seen, NOW).actions, [Action::Finish]);
@@ -244,21 +253,21 @@ fn a_deleted_pod_is_stopped_killed_removed_and_finished() {
 #[test]
 fn a_shorter_grace_period_holds_for_a_stop_that_was_begun() {
     let mut pod = one("Always");
-    delete(&mut pod, NOW);
+    let deadline = delete(&mut pod, Duration::ZERO);
     let mut stopped = run(0);
     stopped.stopping = Some(Stopping { deadline: NOW + 30 * S, killed: false });
-    let seen = with(ready(), "a", vec![stopped]);
+    let seen = with(Observed { deadline, ..ready() }, "a", vec![stopped]);
     assert_eq!(plan(&pod, &seen, NOW).due, Some(NOW + 3 * S));
 }
 
 #[test]
 fn a_sandbox_under_way_is_waited_for_before_it_is_removed() {
     let mut pod = one("Always");
-    delete(&mut pod, NOW + S);
-    let mut seen = Observed::default();
+    let deadline = delete(&mut pod, S);
+    let mut seen = Observed { deadline, ..Observed::default() };
     seen.sandbox.begin();
     assert_eq!(plan(&pod, &seen, NOW), Plan::default());
-    let seen = Observed::default();
+    let seen = Observed { deadline, ..Observed::default() };
     assert_eq!(plan(&pod, &seen, NOW).actions, [Action::TearDown]);
 }
 
@@ -268,14 +277,15 @@ fn sidecars_end_after_the_others_and_last_to_first() {
         "initContainers": [{"name": "s", "restartPolicy": "Always"}, {"name": "t", "restartPolicy": "Always"}],
         "containers": [{"name": "a"}],
     }));
-    delete(&mut pod, NOW + 5 * S);
+    let deadline = delete(&mut pod, 5 * S);
     let names = |plan: Plan| -> Vec<String> {
         let stops = plan.actions.into_iter();
         stops
             .filter_map(|a| if let Action::Stop { name, .. } = a { Some(name) } else { None })
             .collect()
     };
-    let seen = with(with(ready(), "s", vec![run(0)]), "t", vec![run(0)]);
+    let seen = Observed { deadline, ..ready() };
+    let seen = with(with(seen, "s", vec![run(0)]), "t", vec![run(0)]);
     let all = with(seen.clone(), "a", vec![run(0)]);
     assert_eq!(names(plan(&pod, &all, NOW)), ["a"]);
     let over = with(seen.clone(), "a", vec![ended(0, 0, Duration::ZERO)]);
@@ -368,7 +378,7 @@ fn a_restart_of_the_agent_keeps_what_probes_found() {
         serde_json::from_value(json!({"phase": "Running", "containerStatuses": [{
             "name": "a", "image": "i", "imageID": "x", "containerID": format!("dhow://{id}"),
             "ready": true, "started": true, "restartCount": 0,
-            "state": {"running": {"startedAt": "1970-01-12T00:00:00Z"}},
+            "state": {"running": {"startedAt": "2023-11-14T00:00:00Z"}},
         }]}))
         .unwrap()
     };
@@ -387,14 +397,14 @@ fn a_restart_of_the_agent_keeps_what_probes_found() {
         .unwrap()
     };
     pod.status = status("1");
-    let seen = adopt(&pod, None, vec![record("1")], NOW);
+    let seen = adopt(&pod, None, vec![record("1")], now());
     let last = seen.track("a").unwrap().last().unwrap();
     assert!(last.ready());
     // It runs for longer than the initial delay: the next attempt is due now.
     assert!(last.probes.values().all(|p| p.due == NOW));
     // What was found of another run says nothing about this one.
     pod.status = status("0");
-    let seen = adopt(&pod, None, vec![record("1")], NOW);
+    let seen = adopt(&pod, None, vec![record("1")], now());
     assert!(!seen.track("a").unwrap().last().unwrap().started());
 }
 
@@ -403,10 +413,10 @@ fn after_a_reboot_the_store_tells_how_often_a_container_was_restarted() {
     let mut pod = one("Always");
     pod.status = serde_json::from_value(json!({"phase": "Running", "containerStatuses": [{
         "name": "a", "image": "i", "imageID": "x", "containerID": "dhow://1", "ready": true,
-        "restartCount": 3, "state": {"running": {"startedAt": "1970-01-12T00:00:00Z"}},
+        "restartCount": 3, "state": {"running": {"startedAt": "2023-11-14T00:00:00Z"}},
     }]}))
     .unwrap();
-    let seen = adopt(&pod, None, Vec::new(), NOW);
+    let seen = adopt(&pod, None, Vec::new(), now());
     let last = seen.track("a").unwrap().last().unwrap();
     assert_eq!(last.ended.as_ref().unwrap().reason, "ContainerStatusUnknown");
     let seen = Observed { containers: seen.containers, ..ready() };
@@ -421,4 +431,25 @@ fn a_pod_whose_phase_is_final_is_not_started_again() {
     assert_eq!(plan(&pod, &seen, NOW).actions, [Action::TearDown]);
     let seen = Observed { torn: true, ..seen };
     assert_eq!(plan(&pod, &seen, NOW), Plan::default());
+}
+
+#[test]
+fn a_clock_that_is_set_ends_nothing_early_or_late() {
+    let pod = one("Always");
+    for ahead in [WALL - S, Duration::ZERO] {
+        // The machine's clock is set back or on, by decades, while a container waits.
+        let end = At { wall: ahead, ..now() };
+        let mut waiting = ended(1, 1, 10 * S);
+        if let Some(ended) = &mut waiting.ended {
+            ended.at = end;
+        }
+        let seen = with(ready(), "a", vec![waiting]);
+        assert_eq!(plan(&pod, &seen, NOW + S).due, Some(NOW + 10 * S));
+        assert_eq!(plan(&pod, &seen, NOW + 10 * S).actions, [start("a", 2, 20 * S)]);
+    }
+    // What a restarted agent hears of a time that is ahead has just been.
+    let mut pod = one("Always");
+    pod.status = serde_json::from_value(json!({"startTime": "2099-01-01T00:00:00Z"})).unwrap();
+    let seen = adopt(&pod, None, Vec::new(), now());
+    assert_eq!(seen.start_time.moment, NOW);
 }

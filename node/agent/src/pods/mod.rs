@@ -173,7 +173,7 @@ impl Pods {
             let others = |entry: &PodEntry| entry.uid != uid;
             let used = self.world.registry.granted(others);
             let staying = self.world.registry.granted(|pod| others(pod) && self.stays(pod));
-            let mut seen = observe::adopt(&pod, None, Vec::new(), self.world.clock.now());
+            let mut seen = observe::adopt(&pod, None, Vec::new(), self.world.now());
             match admission::ask(&pod, &node, &used, &staying) {
                 Answer::Admitted => {}
                 Answer::Later => {
@@ -246,7 +246,7 @@ impl Pods {
                 }
             };
         }
-        let now = self.world.clock.now();
+        let now = self.world.now();
         let mut seen = observe::adopt(pod, net, leftover.containers, now);
         for (_, container) in observe::containers(pod) {
             let Some(track) = seen.containers.get_mut(&container.name) else { continue };
@@ -352,10 +352,10 @@ impl Pods {
             "removing what is left of a pod"
         );
         let netns = leftover.sandbox.and_then(|s| s.netns);
-        let now = self.world.clock.now();
+        let now = self.world.now();
         let mut seen =
             observe::adopt(&pod, Some(Net { netns, ip: None }), leftover.containers, now);
-        seen.gone = Some(now + std::time::Duration::from_secs(1));
+        seen.gone = Some(now.moment + std::time::Duration::from_secs(1));
         self.spawn(uid, pod, seen);
     }
 
@@ -418,9 +418,16 @@ impl Pods {
     }
 
     /// A pod has to go.
-    pub fn evict(&self, eviction: Eviction) {
+    pub fn evict(&self, eviction: Box<Eviction>) {
         let uid = eviction.uid.clone();
-        self.tell(&uid, Message::Evict(Box::new(eviction)));
+        self.tell(&uid, Message::Evict(eviction));
+    }
+
+    /// The machine's clock was set.
+    pub fn clock_set(&self) {
+        for worker in self.workers.values() {
+            let _ = worker.sender.send(Message::ClockSet);
+        }
     }
 
     /// A ConfigMap (or, with `secret`, Secret) changed.

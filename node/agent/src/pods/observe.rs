@@ -4,12 +4,13 @@
 //! built anew at any time from the runtime's records, whose labels carry what is needed.
 
 use crate::probes::{Kind, ProbeState};
-use crate::time;
+use crate::time::{self, At, Moment};
 use dhow_reason::Reason;
 use dhow_runtime::{ContainerState, Phase};
 use k8s_openapi::api::core::v1::{
     Container, ContainerStatus, EphemeralContainer, Pod, ResourceRequirements,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -110,7 +111,7 @@ pub struct Failure {
     /// What went wrong.
     pub message: String,
     /// When to try again.
-    pub retry_at: Duration,
+    pub retry_at: Moment,
     /// How often in a row.
     pub times: u32,
 }
@@ -165,7 +166,7 @@ impl<T> Step<T> {
     }
 
     /// Notes a failure; the pause grows with each in a row.
-    pub fn fail(&mut self, reason: &str, message: String, now: Duration) {
+    pub fn fail(&mut self, reason: &str, message: String, now: Moment) {
         let times = self.failure().map_or(0, |f| f.times) + 1;
         *self = Self::Failed(Failure {
             reason: reason.into(),
@@ -197,7 +198,7 @@ pub struct Ended {
     /// The termination message.
     pub message: String,
     /// When.
-    pub at: Duration,
+    pub at: At,
 }
 
 /// How far `postStart` is.
@@ -215,7 +216,7 @@ pub enum Hook {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stopping {
     /// When the kernel's own signal is due.
-    pub deadline: Duration,
+    pub deadline: Moment,
     /// It was sent.
     pub killed: bool,
 }
@@ -234,7 +235,7 @@ pub struct Instance {
     /// The image's identifier.
     pub image_id: String,
     /// When it started.
-    pub started_at: Duration,
+    pub started_at: At,
     /// How it ended; `None` while it runs.
     pub ended: Option<Ended>,
     /// Pause before the next start, once it has ended.
@@ -277,18 +278,22 @@ impl Instance {
 
     /// When it may be started again after its end. The first restart is immediate; then the pause
     /// doubles until an instance has run long enough.
-    pub fn restart_at(&self) -> Duration {
-        let Some(ended) = &self.ended else { return Duration::ZERO };
-        if ended.at.saturating_sub(self.started_at) >= BACKOFF_RESET {
-            return ended.at;
+    pub fn restart_at(&self) -> Moment {
+        let Some(ended) = &self.ended else { return Moment::PAST };
+        if self.ran_long(ended) {
+            return ended.at.moment;
         }
-        ended.at + self.backoff
+        ended.at.moment + self.backoff
+    }
+
+    fn ran_long(&self, ended: &Ended) -> bool {
+        ended.at.moment.since(self.started_at.moment) >= BACKOFF_RESET
     }
 
     /// The pause that the next instance carries.
     pub fn next_backoff(&self) -> Duration {
         let Some(ended) = &self.ended else { return Duration::ZERO };
-        if self.backoff.is_zero() || ended.at.saturating_sub(self.started_at) >= BACKOFF_RESET {
+        if self.backoff.is_zero() || self.ran_long(ended) {
             BACKOFF_FIRST
         } else {
             (self.backoff * 2).min(BACKOFF_MOST)
@@ -370,7 +375,7 @@ pub struct Verdict {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Observed {
     /// When the agent took the pod up.
-    pub start_time: Duration,
+    pub start_time: At,
     /// Namespaces, cgroup and network.
     pub sandbox: Step<Net>,
     /// Volumes and the files that the agent writes.
@@ -378,10 +383,11 @@ pub struct Observed {
     /// By container name.
     pub containers: BTreeMap<String, Track>,
     /// When its grace period is over, counted from when its deletion was heard of: the clock of who
-    /// stamped it may be another. `None` when it was deleted before the agent began.
-    pub deadline: Option<Duration>,
+    /// stamped it may be another. Only where the agent began later, it is the stamp's. `None` unless
+    /// it is deleted.
+    pub deadline: Option<Moment>,
     /// The pod is gone from the store: end it by then.
-    pub gone: Option<Duration>,
+    pub gone: Option<Moment>,
     /// Why a resize that is asked for waits.
     pub held: Option<Held>,
     /// The pod has failed by what was decided about it, whatever its containers do.
@@ -417,17 +423,22 @@ impl Observed {
 
 /// Rebuilds what was known of a pod from the runtime's records, after a restart of the agent.
 /// `now` becomes the start time unless the stored status has one.
-pub fn adopt(pod: &Pod, net: Option<Net>, records: Vec<ContainerState>, now: Duration) -> Observed {
+pub fn adopt(pod: &Pod, net: Option<Net>, records: Vec<ContainerState>, now: At) -> Observed {
     let status = pod.status.clone().unwrap_or_default();
     let mut seen = Observed {
-        start_time: status.start_time.as_ref().map_or(now, time::since_epoch),
+        start_time: status.start_time.as_ref().map_or(now, |t| now.of_past(time::since_epoch(t))),
         sandbox: net.map_or(Step::Absent, Step::Ready),
+        // The stamp already holds the grace period; it is cut to whole seconds.
+        deadline: pod.metadata.deletion_timestamp.as_ref().map(|stamp| {
+            let stamp = time::since_epoch(stamp) + Duration::from_secs(1);
+            now.of(stamp).moment
+        }),
         ..Observed::default()
     };
     for record in records {
         let text = |key: &str| record.spec.labels.get(key).cloned().unwrap_or_default();
         let name = text(label::CONTAINER);
-        let instance = instance_of(&record);
+        let instance = instance_of(&record, now);
         seen.containers.entry(name).or_default().instances.push(instance);
     }
     for track in seen.containers.values_mut() {
@@ -448,7 +459,8 @@ pub fn adopt(pod: &Pod, net: Option<Net>, records: Vec<ContainerState>, now: Dur
                 let told = told.filter(|s| is_of(s, last));
                 let started = told.and_then(|s| s.started) == Some(true);
                 let ready = told.is_some_and(|s| s.ready);
-                last.probes = ProbeState::resumed(&container, last.started_at, now, started, ready);
+                let (since, now) = (last.started_at.moment, now.moment);
+                last.probes = ProbeState::resumed(&container, since, now, started, ready);
             }
             continue;
         }
@@ -460,19 +472,20 @@ pub fn adopt(pod: &Pod, net: Option<Net>, records: Vec<ContainerState>, now: Dur
     seen
 }
 
-/// A run as the runtime recorded it.
-pub fn instance_of(record: &ContainerState) -> Instance {
+/// A run as the runtime recorded it, seen from `now`.
+pub fn instance_of(record: &ContainerState, now: At) -> Instance {
     let text = |key: &str| record.spec.labels.get(key).cloned().unwrap_or_default();
     let number = |key: &str| text(key).parse::<u64>().unwrap_or(0);
+    let started_at = now.of_past(time::nanos(record.started_at));
     let ended = match (record.phase, &record.exit) {
         (Phase::Running, None) => None,
-        (_, Some(exit)) => Some(ended(exit)),
+        (_, Some(exit)) => Some(ended(exit, now)),
         (Phase::Exited, None) => Some(Ended {
             code: 137,
             signal: 0,
             reason: "ContainerStatusUnknown".into(),
             message: "The container ended while nobody watched".into(),
-            at: time::nanos(record.started_at),
+            at: started_at,
         }),
     };
     Instance {
@@ -481,7 +494,7 @@ pub fn instance_of(record: &ContainerState) -> Instance {
         hash: text(label::HASH),
         image: text(label::IMAGE),
         image_id: text(label::IMAGE_ID),
-        started_at: time::nanos(record.started_at),
+        started_at,
         ended,
         backoff: Duration::from_millis(number(label::BACKOFF)),
         hook: Hook::Done,
@@ -494,8 +507,8 @@ pub fn instance_of(record: &ContainerState) -> Instance {
     }
 }
 
-/// How an exit reads in status, without its message.
-pub fn ended(exit: &dhow_runtime::Exit) -> Ended {
+/// How an exit reads in status, without its message, seen from `now`.
+pub fn ended(exit: &dhow_runtime::Exit, now: At) -> Ended {
     let reason = match exit {
         e if e.oom => "OOMKilled",
         e if e.code == 0 => "Completed",
@@ -506,7 +519,7 @@ pub fn ended(exit: &dhow_runtime::Exit) -> Ended {
         signal: exit.signal,
         reason: reason.into(),
         message: String::new(),
-        at: time::nanos(exit.at),
+        at: now.of_past(time::nanos(exit.at)),
     }
 }
 
@@ -521,17 +534,18 @@ fn id_of(status: &ContainerStatus) -> &str {
 }
 
 /// The last run of a container as the stored status tells it.
-fn remembered(status: &ContainerStatus, now: Duration) -> Option<Instance> {
+fn remembered(status: &ContainerStatus, now: At) -> Option<Instance> {
     let state = status.state.as_ref()?;
+    let at = |t: Option<&Time>| t.map_or(now, |t| now.of_past(time::since_epoch(t)));
     let (started_at, end) = if let Some(t) = &state.terminated {
         let end = Ended {
             code: t.exit_code,
             signal: t.signal.unwrap_or(0),
             reason: t.reason.clone().unwrap_or_default(),
             message: t.message.clone().unwrap_or_default(),
-            at: t.finished_at.as_ref().map_or(now, time::since_epoch),
+            at: at(t.finished_at.as_ref()),
         };
-        (t.started_at.as_ref().map_or(now, time::since_epoch), end)
+        (at(t.started_at.as_ref()), end)
     } else {
         let running = state.running.as_ref();
         // Never started: nothing to remember.
@@ -545,7 +559,7 @@ fn remembered(status: &ContainerStatus, now: Duration) -> Option<Instance> {
             message: "The container could not be located when the machine came back".into(),
             at: now,
         };
-        (running.and_then(|r| r.started_at.as_ref()).map_or(now, time::since_epoch), end)
+        (at(running.and_then(|r| r.started_at.as_ref())), end)
     };
     Some(Instance {
         id: id_of(status).to_owned(),

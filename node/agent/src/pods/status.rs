@@ -6,7 +6,7 @@
 use super::diff::{Ending, differs, ending, restarts};
 use super::observe::{Decision, Hook, Instance, Observed, Role, Step, Track, containers};
 use super::resources;
-use crate::time::time;
+use crate::time::{At, time};
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
     ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
@@ -15,13 +15,7 @@ use std::time::Duration;
 
 /// The status of a pod. `before` is the status that was computed last (or that the store had),
 /// from which transition times and the conditions of others are kept.
-pub fn status(
-    pod: &Pod,
-    seen: &Observed,
-    before: &PodStatus,
-    host_ip: &str,
-    now: Duration,
-) -> PodStatus {
+pub fn status(pod: &Pod, seen: &Observed, before: &PodStatus, host_ip: &str, now: At) -> PodStatus {
     let all = containers(pod);
     let end = ending(pod, seen);
     let initialized = initialized(pod, seen);
@@ -74,7 +68,7 @@ pub fn status(
         host_ips: (!host_ip.is_empty()).then(|| vec![HostIP { ip: host_ip.to_owned() }]),
         pod_ips: ip.clone().map(|ip| vec![PodIP { ip }]),
         pod_ip: ip,
-        start_time: before.start_time.clone().or_else(|| Some(time(seen.start_time))),
+        start_time: before.start_time.clone().or_else(|| Some(time(seen.start_time.wall))),
         qos_class: Some(resources::qos(pod).to_owned()),
         observed_generation: pod.metadata.generation,
         init_container_statuses: (!init.is_empty()).then_some(init),
@@ -110,7 +104,7 @@ struct Context<'a> {
     initialized: bool,
     /// A resize waits.
     held: bool,
-    now: Duration,
+    now: At,
 }
 
 fn container_status(
@@ -156,7 +150,7 @@ fn container_status(
         status.started = Some(last.started());
         status.ready = last.ready();
         if last.hook == Hook::Done || context.ending.is_some() {
-            let started_at = Some(time(last.started_at));
+            let started_at = Some(time(last.started_at.wall));
             status.state = Some(ContainerState {
                 running: Some(ContainerStateRunning { started_at }),
                 ..ContainerState::default()
@@ -175,7 +169,7 @@ fn container_status(
     status.state = match (comes_again, &track.failure, start_failed) {
         (true, Some(failure), _) => Some(waiting(&failure.reason, &failure.message)),
         (true, None, Some(ended)) => Some(waiting("RunContainerError", &ended.message)),
-        (true, None, None) if context.now < last.restart_at() => {
+        (true, None, None) if context.now.moment < last.restart_at() => {
             let meta = &context.pod.metadata;
             Some(waiting(
                 "CrashLoopBackOff",
@@ -224,11 +218,11 @@ fn terminated(instance: &Instance) -> Option<ContainerState> {
     let terminated = ContainerStateTerminated {
         container_id: (!instance.id.is_empty()).then(|| format!("dhow://{}", instance.id)),
         exit_code: ended.code,
-        finished_at: Some(time(ended.at)),
+        finished_at: Some(time(ended.at.wall)),
         message: (!ended.message.is_empty()).then(|| ended.message.clone()),
         reason: (!ended.reason.is_empty()).then(|| ended.reason.clone()),
         signal: (ended.signal != 0).then_some(ended.signal),
-        started_at: Some(time(instance.started_at)),
+        started_at: Some(time(instance.started_at.wall)),
     };
     Some(ContainerState { terminated: Some(terminated), ..ContainerState::default() })
 }
@@ -287,7 +281,7 @@ fn conditions(
     status: &PodStatus,
     before: &PodStatus,
     initialized: bool,
-    now: Duration,
+    now: At,
 ) -> Vec<PodCondition> {
     let phase = status.phase.as_deref().unwrap_or("");
     let over = match phase {
@@ -360,7 +354,7 @@ fn conditions(
                 last_probe_time: None,
                 last_transition_time: same
                     .and_then(|c| c.last_transition_time.clone())
-                    .or_else(|| Some(time(now))),
+                    .or_else(|| Some(time(now.wall))),
                 reason: (!reason.is_empty()).then_some(reason),
                 message: (!message.is_empty()).then_some(message),
                 observed_generation: pod.metadata.generation,
@@ -378,19 +372,14 @@ fn conditions(
 }
 
 /// What is told of a pod that has to go, unless it is told already.
-fn disrupted(
-    pod: &Pod,
-    seen: &Observed,
-    told: &[PodCondition],
-    now: Duration,
-) -> Option<PodCondition> {
+fn disrupted(pod: &Pod, seen: &Observed, told: &[PodCondition], now: At) -> Option<PodCondition> {
     let kind = "DisruptionTarget";
     let verdict = seen.verdict.as_ref().filter(|v| v.decision == Decision::Evicted)?;
     (!told.iter().any(|c| c.type_ == kind)).then(|| PodCondition {
         type_: kind.to_owned(),
         status: "True".to_owned(),
         last_probe_time: None,
-        last_transition_time: Some(time(now)),
+        last_transition_time: Some(time(now.wall)),
         reason: Some("TerminationByKubelet".to_owned()),
         message: Some(verdict.message.clone()),
         observed_generation: pod.metadata.generation,
@@ -401,12 +390,7 @@ fn disrupted(
 const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
 /// What is told of a resize: why it waits, or that it is under way and what is in its way.
-fn resizing(
-    pod: &Pod,
-    seen: &Observed,
-    known: Vec<PodCondition>,
-    now: Duration,
-) -> Option<PodCondition> {
+fn resizing(pod: &Pod, seen: &Observed, known: Vec<PodCondition>, now: At) -> Option<PodCondition> {
     let all = containers(pod);
     let mut tracks = all.iter().filter_map(|(_, c)| seen.track(&c.name).map(|t| (c, t)));
     let failure = tracks.clone().find_map(|(_, track)| track.resize.failure());
@@ -421,7 +405,7 @@ fn resizing(
         type_: kind.to_owned(),
         status: "True".to_owned(),
         last_probe_time: None,
-        last_transition_time: since.or_else(|| Some(time(now))),
+        last_transition_time: since.or_else(|| Some(time(now.wall))),
         reason: (!reason.is_empty()).then(|| reason.to_owned()),
         message: (!message.is_empty()).then_some(message),
         observed_generation: pod.metadata.generation,

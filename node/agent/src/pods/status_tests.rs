@@ -3,10 +3,11 @@
 use super::*;
 use crate::pods::observe::{Ended, Failure, Net, Verdict};
 use crate::probes::{Kind, ProbeState};
+use crate::time::Moment;
 use serde_json::json;
 use std::collections::BTreeMap;
 
-const NOW: Duration = Duration::from_secs(1_000_000);
+const NOW: At = At { wall: Duration::from_secs(1_000_000), moment: Moment::after(Duration::ZERO) };
 const S: Duration = Duration::from_secs(1);
 
 fn pod(policy: &str) -> Pod {
@@ -53,7 +54,11 @@ fn seen(instances: Vec<Instance>) -> Observed {
     seen
 }
 
-fn told(pod: &Pod, seen: &Observed, now: Duration) -> PodStatus {
+fn later(seconds: u64) -> At {
+    NOW.of(NOW.wall + Duration::from_secs(seconds))
+}
+
+fn told(pod: &Pod, seen: &Observed, now: At) -> PodStatus {
     status(pod, seen, &PodStatus::default(), "192.0.2.1", now)
 }
 
@@ -97,7 +102,7 @@ fn a_running_container_without_probes_is_ready() {
 #[test]
 fn a_readiness_probe_that_has_not_passed_keeps_it_from_being_ready() {
     let mut instance = run();
-    let state = ProbeState::new(Kind::Readiness, &Default::default(), NOW);
+    let state = ProbeState::new(Kind::Readiness, &Default::default(), NOW.moment);
     instance.probes.insert(Kind::Readiness, state);
     let status = told(&pod("Always"), &seen(vec![instance]), NOW);
     assert_eq!(phase(&status), "Running");
@@ -109,7 +114,7 @@ fn a_readiness_probe_that_has_not_passed_keeps_it_from_being_ready() {
 fn a_condition_keeps_the_time_of_its_last_change() {
     let pod = pod("Always");
     let before = told(&pod, &seen(vec![run()]), NOW);
-    let after = status(&pod, &seen(vec![run()]), &before, "192.0.2.1", NOW + 60 * S);
+    let after = status(&pod, &seen(vec![run()]), &before, "192.0.2.1", later(60));
     assert_eq!(after, before);
 }
 
@@ -144,7 +149,7 @@ fn a_final_phase_stays() {
 #[test]
 fn a_container_that_waits_tells_why_and_how_it_ended_before() {
     let instance = Instance { backoff: 80 * S, attempt: 4, ..ended(1, "Error", "") };
-    let status = told(&pod("Always"), &seen(vec![instance]), NOW + S);
+    let status = told(&pod("Always"), &seen(vec![instance]), later(1));
     let container = first(&status);
     let waiting = container.state.unwrap().waiting.unwrap();
     assert_eq!(waiting.reason.as_deref(), Some("CrashLoopBackOff"));
@@ -213,7 +218,7 @@ fn a_pod_that_has_to_go_is_marked_as_disrupted_once() {
     // As the store has it by then.
     let mut stored = pod("Always");
     stored.status = Some(status);
-    let again = told(&stored, &seen, NOW + S);
+    let again = told(&stored, &seen, later(1));
     let marks = again.conditions.unwrap();
     assert_eq!(marks.iter().filter(|c| c.type_ == "DisruptionTarget").count(), 1);
 }
@@ -240,6 +245,6 @@ fn a_refused_pod_tells_of_no_container_then_and_later() {
     assert_eq!((phase(&status), status.reason.as_deref()), ("Failed", Some("OutOfcpu")));
     assert!(status.container_statuses.is_none(), "clients would tell what a container waits for");
     // After a restart of the agent only the stored status knows of it.
-    let again = super::status(&pod("Always"), &Observed::default(), &status, "192.0.2.1", NOW + S);
+    let again = super::status(&pod("Always"), &Observed::default(), &status, "192.0.2.1", later(1));
     assert_eq!(again, status);
 }

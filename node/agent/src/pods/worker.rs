@@ -20,6 +20,7 @@ use crate::images;
 use crate::node::Eviction;
 use crate::probes::{self, Kind, Outcome, Verdict};
 use crate::registry::PodEntry;
+use crate::time::{At, Moment};
 use crate::volumes;
 use crate::world::World;
 use dhow_intents::FeedError;
@@ -62,6 +63,8 @@ pub enum Message {
     },
     /// There are other images than before.
     Images,
+    /// The machine's clock was set.
+    ClockSet,
     /// It has to go, because the machine is short of something.
     Evict(Box<Eviction>),
 }
@@ -93,7 +96,7 @@ enum Done {
         name: String,
         id: String,
         kind: Kind,
-        began: Duration,
+        began: Moment,
         outcome: Outcome,
     },
     Resized {
@@ -121,14 +124,14 @@ pub struct Worker {
     stored: Option<PodStatus>,
     reporting: bool,
     /// When the status that is to be stored was first seen.
-    report_since: Option<Duration>,
-    report_again: Option<Duration>,
+    report_since: Option<Moment>,
+    report_again: Option<Moment>,
     /// Exits that came before their start was known to have succeeded.
     early: HashMap<String, Exit>,
-    refresh_at: Option<Duration>,
+    refresh_at: Option<Moment>,
     refresh: bool,
     refreshing: bool,
-    finish_at: Option<Duration>,
+    finish_at: Option<Moment>,
     /// How often the control plane did not take the pod's end.
     refused: u32,
     /// Containers whose sources changed while they were being started.
@@ -192,20 +195,20 @@ impl Worker {
         self.asked();
         let mut room = self.world.registry.room();
         while !self.over {
-            let now = self.world.clock.now();
-            let next = plan(&self.pod, &self.seen, now);
+            let now = self.world.now();
+            let next = plan(&self.pod, &self.seen, now.moment);
             let mut again = false;
             for action in next.actions {
-                again |= self.begin(action, now);
+                again |= self.begin(action, now.moment);
             }
             if again {
                 continue;
             }
             let mut due = next.due;
-            let mut at = |moment: Option<Duration>| due = [due, moment].into_iter().flatten().min();
-            at(self.refresh_volumes(now));
+            let mut at = |moment: Option<Moment>| due = [due, moment].into_iter().flatten().min();
+            at(self.refresh_volumes(now.moment));
             at(self.report(now));
-            at(self.finish_at.filter(|at| *at > now));
+            at(self.finish_at.filter(|at| *at > now.moment));
             if self.seen.gone.is_some() && self.seen.torn {
                 // Torn down as one that had ended, it kept them for people to read.
                 self.remove_logs();
@@ -216,9 +219,7 @@ impl Worker {
                 match due {
                     // Timers have a grain: without it the last microseconds would be waited for in
                     // turns.
-                    Some(at) => {
-                        clock.sleep(at.saturating_sub(now) + Duration::from_millis(1)).await
-                    }
+                    Some(at) => clock.sleep(at.since(now.moment) + Duration::from_millis(1)).await,
                     None => std::future::pending().await,
                 }
             };
@@ -308,7 +309,7 @@ impl Worker {
             }
             Message::Gone => {
                 // Whoever removed it by force does not wait; others had their grace period.
-                let soon = self.world.clock.now() + Duration::from_secs(1);
+                let soon = self.world.now().moment + Duration::from_secs(1);
                 self.seen.gone.get_or_insert(soon);
             }
             Message::Exit(id, exit) => self.exited(&id, exit),
@@ -324,7 +325,7 @@ impl Worker {
                 if volumes::shows(&self.pod, secret, &name) {
                     self.refresh = true;
                     if let Step::Failed(failure) = &mut self.seen.volumes {
-                        failure.retry_at = Duration::ZERO;
+                        failure.retry_at = Moment::PAST;
                     }
                 }
                 let pod = self.pod.clone();
@@ -336,6 +337,8 @@ impl Worker {
                     }
                 }
             }
+            // Tokens may have run out by it, or not be valid yet.
+            Message::ClockSet => self.refresh = true,
             Message::Evict(eviction) => self.evict(*eviction),
             Message::Images => {
                 let names: Vec<String> = self.seen.containers.keys().cloned().collect();
@@ -353,7 +356,7 @@ impl Worker {
             meta.deletion_timestamp.as_ref().map(|_| meta.deletion_grace_period_seconds)
         };
         if asked(&self.pod).is_some() && asked(&self.pod) != asked(before) {
-            let by = self.world.clock.now() + diff::grace(&self.pod);
+            let by = self.world.now().moment + diff::grace(&self.pod);
             self.seen.deadline = Some(self.seen.deadline.map_or(by, |known| known.min(by)));
         }
     }
@@ -364,7 +367,7 @@ impl Worker {
             self.nudged.insert(name.to_owned());
         }
         if let Some(failure) = track.failure.as_mut().filter(|f| which(f)) {
-            failure.retry_at = Duration::ZERO;
+            failure.retry_at = Moment::PAST;
         }
     }
 
@@ -405,7 +408,7 @@ impl Worker {
     }
 
     /// Begins a step. Returns whether the plan has to be made anew at once.
-    fn begin(&mut self, action: Action, now: Duration) -> bool {
+    fn begin(&mut self, action: Action, now: Moment) -> bool {
         let world = self.world.clone();
         let pod = self.pod.clone();
         match action {
@@ -555,7 +558,7 @@ impl Worker {
         self.seen.track(&target).and_then(|t| t.running()).map(|i| i.id.clone())
     }
 
-    fn stop(&mut self, name: String, grace: Duration, message: String, now: Duration) {
+    fn stop(&mut self, name: String, grace: Duration, message: String, now: Moment) {
         let container = self.container(&name).map(|(_, c)| c);
         let ip = self.ip();
         let Some(instance) = self.running(&name) else { return };
@@ -570,7 +573,7 @@ impl Worker {
         });
     }
 
-    fn probe(&mut self, name: String, kind: Kind, now: Duration) {
+    fn probe(&mut self, name: String, kind: Kind, now: Moment) {
         let Some((_, container)) = self.container(&name) else { return };
         let ip = self.ip();
         let world = self.world.clone();
@@ -614,7 +617,7 @@ impl Worker {
         if !running {
             return;
         }
-        let mut ended = observe::ended(&exit);
+        let mut ended = observe::ended(&exit, self.world.now());
         if let Some((_, container)) = self.container(&name) {
             let failed = ended.code != 0;
             ended.message =
@@ -635,7 +638,8 @@ impl Worker {
     }
 
     fn settle(&mut self, done: Done) {
-        let now = self.world.clock.now();
+        let at = self.world.now();
+        let now = at.moment;
         match done {
             Done::Sandbox(Ok(net)) => {
                 self.seen.sandbox = Step::Ready(net);
@@ -654,7 +658,7 @@ impl Worker {
             }
             Done::Volumes(Err(trouble)) => self.volumes_failed(&trouble, now),
             Done::Started { name, id, attempt, backoff, result } => {
-                self.started(&name, &id, attempt, backoff, *result, now);
+                self.started(&name, &id, attempt, backoff, *result, at);
             }
             Done::Hooked { name, id, result } => {
                 if let Err(why) = &result {
@@ -759,7 +763,7 @@ impl Worker {
         }
     }
 
-    fn volumes_failed(&mut self, trouble: &Trouble, now: Duration) {
+    fn volumes_failed(&mut self, trouble: &Trouble, now: Moment) {
         let reason = reasons::volumes(&self.pod, trouble);
         self.warn("", "FailedMount", trouble.to_string(), &reason);
         if std::mem::take(&mut self.refreshing) {
@@ -783,7 +787,7 @@ impl Worker {
         attempt: u32,
         backoff: Duration,
         result: Result<Instance, StartFailure>,
-        now: Duration,
+        now: At,
     ) {
         let image = self.container(name).and_then(|(_, c)| c.image).unwrap_or_default();
         let early = self.early.remove(id);
@@ -847,7 +851,8 @@ impl Worker {
                     }
                 };
                 let times = track.failure.as_ref().map_or(0, |f| f.times) + 1;
-                let retry_at = if nudged { now } else { now + observe::pause(times) };
+                let pause = if nudged { Duration::ZERO } else { observe::pause(times) };
+                let retry_at = now.moment + pause;
                 track.failure = Some(Failure { reason: reason.into(), message, retry_at, times });
             }
             Err(StartFailure::CannotStart(image_id, why)) => {
@@ -887,9 +892,9 @@ impl Worker {
         name: &str,
         id: &str,
         kind: Kind,
-        began: Duration,
+        began: Moment,
         outcome: Outcome,
-        now: Duration,
+        now: Moment,
     ) {
         let Some((_, container)) = self.container(name) else { return };
         let Some(probe) = kind.of(&container).cloned() else { return };
@@ -918,7 +923,7 @@ impl Worker {
 
     /// Brings volumes up to date when what they show has changed or a token ages. Returns when to
     /// look again.
-    fn refresh_volumes(&mut self, now: Duration) -> Option<Duration> {
+    fn refresh_volumes(&mut self, now: Moment) -> Option<Moment> {
         if self.seen.volumes.ready().is_none()
             || self.refreshing
             || diff::ending(&self.pod, &self.seen).is_some()

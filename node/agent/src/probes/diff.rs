@@ -1,5 +1,6 @@
 //! The state of one probe: when it is due next, and what a result means.
 
+use crate::time::Moment;
 use k8s_openapi::api::core::v1::{Container, Probe};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -68,10 +69,10 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeState {
     /// When the next attempt is due.
-    pub due: Duration,
+    pub due: Moment,
     /// When the next attempt whose failure counts is due. Before a container first answers it is
     /// also asked in between, so that it does not wait a whole period to be found ready.
-    pub counted: Duration,
+    pub counted: Moment,
     /// An attempt is under way.
     pub running: bool,
     /// Whether the probe counts as passed.
@@ -100,7 +101,7 @@ pub fn timeout(probe: &Probe) -> Duration {
 
 impl ProbeState {
     /// The state at the start of an instance.
-    pub fn new(kind: Kind, probe: &Probe, started_at: Duration) -> Self {
+    pub fn new(kind: Kind, probe: &Probe, started_at: Moment) -> Self {
         let delay = u64::try_from(probe.initial_delay_seconds.unwrap_or(0)).unwrap_or(0);
         let due = started_at + Duration::from_secs(delay);
         Self {
@@ -115,7 +116,7 @@ impl ProbeState {
     }
 
     /// The states of all probes of a container.
-    pub fn all(container: &Container, started_at: Duration) -> BTreeMap<Kind, Self> {
+    pub fn all(container: &Container, started_at: Moment) -> BTreeMap<Kind, Self> {
         [Kind::Startup, Kind::Liveness, Kind::Readiness]
             .into_iter()
             .filter_map(|kind| Some((kind, Self::new(kind, kind.of(container)?, started_at))))
@@ -126,8 +127,8 @@ impl ProbeState {
     /// `started` and `ready`.
     pub fn resumed(
         container: &Container,
-        started_at: Duration,
-        now: Duration,
+        started_at: Moment,
+        now: Moment,
         started: bool,
         ready: bool,
     ) -> BTreeMap<Kind, Self> {
@@ -145,7 +146,7 @@ impl ProbeState {
     }
 
     /// Whether a failure now would count towards the threshold (and be told as an event).
-    pub fn counts(&self, now: Duration) -> bool {
+    pub fn counts(&self, now: Moment) -> bool {
         now >= self.counted
     }
 
@@ -155,8 +156,8 @@ impl ProbeState {
         kind: Kind,
         probe: &Probe,
         outcome: &Outcome,
-        began: Duration,
-        now: Duration,
+        began: Moment,
+        now: Moment,
     ) -> Verdict {
         self.running = false;
         let period = period(probe);
@@ -216,6 +217,10 @@ mod tests {
 
     const S: Duration = Duration::from_secs(1);
 
+    fn at(seconds: u32) -> Moment {
+        Moment::after(seconds * S)
+    }
+
     fn failure() -> Outcome {
         Outcome::Failure("connection refused".into())
     }
@@ -228,18 +233,21 @@ mod tests {
             period_seconds: Some(5),
             ..Probe::default()
         };
-        let mut state = ProbeState::new(Kind::Readiness, &probe, S);
-        assert_eq!(state.take(Kind::Readiness, &probe, &Outcome::Success, S, S), Verdict::Same);
-        assert_eq!(state.due, 6 * S);
+        let mut state = ProbeState::new(Kind::Readiness, &probe, at(1));
         assert_eq!(
-            state.take(Kind::Readiness, &probe, &Outcome::Success, 6 * S, 6 * S),
+            state.take(Kind::Readiness, &probe, &Outcome::Success, at(1), at(1)),
+            Verdict::Same
+        );
+        assert_eq!(state.due, at(6));
+        assert_eq!(
+            state.take(Kind::Readiness, &probe, &Outcome::Success, at(6), at(6)),
             Verdict::Changed
         );
         assert!(state.passed);
-        assert_eq!(state.take(Kind::Readiness, &probe, &failure(), 11 * S, 11 * S), Verdict::Same);
+        assert_eq!(state.take(Kind::Readiness, &probe, &failure(), at(11), at(11)), Verdict::Same);
         assert!(state.passed);
         assert_eq!(
-            state.take(Kind::Readiness, &probe, &failure(), 16 * S, 16 * S),
+            state.take(Kind::Readiness, &probe, &failure(), at(16), at(16)),
             Verdict::Changed
         );
         assert!(!state.passed);
@@ -248,8 +256,8 @@ mod tests {
     #[test]
     fn liveness_condemns_after_the_failure_threshold() {
         let probe = Probe { initial_delay_seconds: Some(3), ..Probe::default() };
-        let mut state = ProbeState::new(Kind::Liveness, &probe, S);
-        assert_eq!(state.due, 4 * S);
+        let mut state = ProbeState::new(Kind::Liveness, &probe, at(1));
+        assert_eq!(state.due, at(4));
         let mut now = state.due;
         for expected in [Verdict::Same, Verdict::Same, Verdict::Condemned] {
             assert_eq!(state.take(Kind::Liveness, &probe, &failure(), now, now), expected);
@@ -260,25 +268,25 @@ mod tests {
     #[test]
     fn a_container_that_has_not_answered_yet_is_asked_early_without_counting() {
         let probe = Probe { failure_threshold: Some(2), ..Probe::default() };
-        let mut state = ProbeState::new(Kind::Startup, &probe, Duration::ZERO);
-        let mut now = Duration::ZERO;
+        let mut state = ProbeState::new(Kind::Startup, &probe, at(0));
+        let mut now = at(0);
         let mut asked = 0;
-        while now < 10 * S {
+        while now < at(10) {
             assert_eq!(state.take(Kind::Startup, &probe, &failure(), now, now), Verdict::Same);
             asked += 1;
             now = state.due;
         }
         assert!((5..15).contains(&asked), "{asked}");
-        assert_eq!(now, 10 * S);
+        assert_eq!(now, at(10));
         assert_eq!(state.take(Kind::Startup, &probe, &failure(), now, now), Verdict::Condemned);
     }
 
     #[test]
     fn a_success_forgets_failures() {
         let probe = Probe { failure_threshold: Some(2), ..Probe::default() };
-        let mut state = ProbeState::new(Kind::Liveness, &probe, Duration::ZERO);
-        for (outcome, at) in [(failure(), 0), (Outcome::Success, 10), (failure(), 20)] {
-            let at = at * S;
+        let mut state = ProbeState::new(Kind::Liveness, &probe, at(0));
+        for (outcome, seconds) in [(failure(), 0), (Outcome::Success, 10), (failure(), 20)] {
+            let at = at(seconds);
             assert_eq!(state.take(Kind::Liveness, &probe, &outcome, at, at), Verdict::Same);
         }
     }

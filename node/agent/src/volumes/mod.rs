@@ -7,17 +7,17 @@ pub mod observe;
 
 use crate::env::Trouble;
 use crate::quantity;
+use crate::time::Moment;
 use crate::world::World;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// What was prepared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Prepared {
     /// When a token in a volume has to be renewed, since the epoch.
-    pub refresh_at: Option<Duration>,
+    pub refresh_at: Option<Moment>,
 }
 
 fn uid(pod: &Pod) -> &str {
@@ -66,7 +66,7 @@ async fn one(
     world: &Arc<World>,
     pod: &Arc<Pod>,
     volume: &Volume,
-) -> Result<Option<Duration>, Trouble> {
+) -> Result<Option<Moment>, Trouble> {
     let group = group(pod);
     let dir = path(world, pod, volume);
     if let Some(empty) = &volume.empty_dir {

@@ -4,7 +4,7 @@ use super::diff::{self, DEFAULT_MODE, Payload, Selection};
 use super::group;
 use crate::env::Trouble;
 use crate::env::downward::PodFacts;
-use crate::time;
+use crate::time::{self, Moment};
 use crate::world::World;
 use k8s_openapi::api::core::v1::{
     ConfigMapProjection, KeyToPath, Pod, SecretProjection, ServiceAccountTokenProjection, Volume,
@@ -17,7 +17,7 @@ pub struct Content {
     /// The files.
     pub payload: Payload,
     /// Since the epoch.
-    pub refresh_at: Option<Duration>,
+    pub refresh_at: Option<Moment>,
 }
 
 struct Reader<'a> {
@@ -127,11 +127,11 @@ impl<'a> Reader<'a> {
         let audiences = token.audience.iter().filter(|a| !a.is_empty()).cloned().collect();
         let (text, expires) =
             self.world.feed.service_account_token(self.pod, audiences, lifetime).await?;
-        let now = self.world.clock.now();
+        let now = self.world.now();
         // Renewed at 80 % of its life, and at least once a day.
-        let left = time::seconds(expires).saturating_sub(now);
-        let at =
-            now + (left * 4 / 5).min(Duration::from_secs(24 * 3600)).max(Duration::from_secs(1));
+        let left = time::seconds(expires).saturating_sub(now.wall);
+        let at = now.moment
+            + (left * 4 / 5).min(Duration::from_secs(24 * 3600)).max(Duration::from_secs(1));
         self.content.refresh_at = Some(self.content.refresh_at.map_or(at, |d| d.min(at)));
         let user = token.user.and_then(|u| u32::try_from(u).ok()).or_else(|| common_user(self.pod));
         // As upstream: a token that has an owner is for the owner only.

@@ -4,11 +4,13 @@ use crate::lab::{FOREVER, Lab, shell};
 use crate::lifecycle::waiting;
 use serde_json::json;
 use std::sync::Arc;
+use std::time::Duration;
 
 crate::tests![
     settings_arrive_in_environment_and_files_and_change_live,
     a_missing_setting_is_told_and_the_pod_starts_when_it_comes,
     tokens_are_renewed,
+    tokens_are_renewed_when_the_clock_is_set,
     a_pod_sees_its_own_name_address_and_resolver,
     users_groups_and_rights_are_what_the_pod_asks_for,
     memory_volumes_and_sub_paths,
@@ -87,6 +89,21 @@ async fn tokens_are_renewed(lab: Arc<Lab>) {
     lab.feed.until_ready("app").await;
     assert_eq!(lab.exec("app", "", "cat /token/token").await.1, "token-1");
     lab.feed.lock().token_life = 3600;
+    lab.until_output("app", "cat /token/token", "token-2").await;
+}
+
+async fn tokens_are_renewed_when_the_clock_is_set(lab: Arc<Lab>) {
+    let mut pod = shell("app", FOREVER);
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "t", "mountPath": "/token"}]);
+    pod["spec"]["volumes"] = json!([{"name": "t", "projected": {"sources": [
+        {"serviceAccountToken": {"path": "token"}}]}}]);
+    lab.feed.create(pod);
+    lab.feed.until_ready("app").await;
+    assert_eq!(lab.exec("app", "", "cat /token/token").await.1, "token-1");
+    lab.feed.lock().token_life = 3 * 86_400;
+    lab.clock.set_on(Duration::from_secs(86_400));
+    // Looks at the clock too.
+    lab.agent().images_changed();
     lab.until_output("app", "cat /token/token", "token-2").await;
 }
 

@@ -2,7 +2,7 @@
 
 use crate::feed::Memory;
 use dhow_agent::{Agent, Config};
-use dhow_clock::System;
+use dhow_clock::{BoxFuture, Clock, System};
 use dhow_dataplane::Dataplane;
 use dhow_images::Images;
 use dhow_intents::{ExecRequest, LogRequest, PodRef, SessionExit, Streams};
@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 
@@ -34,6 +35,38 @@ const APPLETS: [&str; 18] = [
     "mkdir", "stat", "grep", "httpd", "test", "kill",
 ];
 
+/// The machine's clocks, of which the one that people read can be set.
+#[derive(Debug, Default)]
+pub struct Settable {
+    real: System,
+    ahead: AtomicU64,
+}
+
+impl Settable {
+    /// Sets the clock on.
+    pub fn set_on(&self, by: Duration) {
+        self.ahead.fetch_add(by.as_secs(), Ordering::Relaxed);
+    }
+}
+
+impl Clock for Settable {
+    fn now(&self) -> Duration {
+        self.real.now() + Duration::from_secs(self.ahead.load(Ordering::Relaxed))
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.real.monotonic()
+    }
+
+    fn sleep(&self, period: Duration) -> BoxFuture<'static, ()> {
+        self.real.sleep(period)
+    }
+
+    fn random(&self) -> u64 {
+        self.real.random()
+    }
+}
+
 pub struct Lab {
     pub dir: PathBuf,
     pub feed: Arc<Memory>,
@@ -41,6 +74,7 @@ pub struct Lab {
     pub images: Images,
     dataplane: Dataplane,
     names: Names,
+    pub clock: Arc<Settable>,
     agent: std::sync::Mutex<Option<Arc<Agent>>>,
 }
 
@@ -83,6 +117,7 @@ impl Lab {
             images,
             dataplane,
             names,
+            clock: Arc::default(),
             agent: std::sync::Mutex::new(None),
         });
         lab.start().await;
@@ -113,7 +148,7 @@ impl Lab {
             self.images.clone(),
             self.dataplane.clone(),
             self.names.clone(),
-            System::shared(),
+            self.clock.clone(),
         )
         .await
         .unwrap();

@@ -2,6 +2,7 @@
 
 use super::{Done, REACH_AGAIN, Worker};
 use crate::pods::{observe, status};
+use crate::time::{At, Moment};
 use dhow_intents::FeedError;
 use k8s_openapi::api::core::v1::PodStatus;
 use std::time::Duration;
@@ -13,7 +14,7 @@ const SETTLE: Duration = Duration::from_millis(30);
 impl Worker {
     /// Has the status stored when it is new: at most one write is under way, and the newest wins.
     /// Returns when to look again.
-    pub(super) fn report(&mut self, now: Duration) -> Option<Duration> {
+    pub(super) fn report(&mut self, now: At) -> Option<Moment> {
         if self.seen.gone.is_some() {
             return None;
         }
@@ -32,6 +33,7 @@ impl Worker {
             return None;
         }
         self.seen.reported = false;
+        let now = now.moment;
         if self.reporting {
             return None;
         }
@@ -67,7 +69,7 @@ impl Worker {
         &mut self,
         status: PodStatus,
         result: Result<(), FeedError>,
-        now: Duration,
+        now: Moment,
     ) {
         self.reporting = false;
         match result {

@@ -8,11 +8,11 @@ use crate::events::Level;
 use crate::pods::diff::{self, differs};
 use crate::pods::observe::{Failure, Held, Role, Step, containers, label};
 use crate::pods::{observe, reasons, resources};
+use crate::time::Moment;
 use dhow_fit::Usage;
 use dhow_reason::Code;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 impl Worker {
     /// Whether a resize is asked for at all.
@@ -167,7 +167,7 @@ impl Worker {
         id: &str,
         resources: ResourceRequirements,
         result: Result<(), String>,
-        now: Duration,
+        now: Moment,
     ) {
         let Some(track) = self.seen.containers.get_mut(name) else { return };
         let times = track.resize.failure().map_or(0, |f| f.times) + 1;
