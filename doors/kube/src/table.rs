@@ -7,9 +7,10 @@ use dhow_clock::SharedClock;
 use dhow_objects::kinds::Kind;
 use dhow_state::{List, Object};
 use jiff::Timestamp;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 /// What each row carries of its object.
@@ -144,6 +145,51 @@ pub fn columns(kind: &Kind) -> Value {
         .collect()
 }
 
+/// Half of what many objects are made of, and shown in no cell.
+const MANAGED_FIELDS: &[&str] = &["metadata", "managedFields"];
+
+/// An object without the field at this path, which is passed over unread.
+struct Without(&'static [&'static str]);
+
+impl<'de> DeserializeSeed<'de> for Without {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
+        from.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Without {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
+        let (first, rest) =
+            self.0.split_first().ok_or_else(|| A::Error::custom("an empty path"))?;
+        let mut fields = Map::new();
+        while let Some(key) = from.next_key::<String>()? {
+            let value = match rest {
+                _ if key != *first => from.next_value()?,
+                [] => {
+                    from.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+                rest => from.next_value_seed(Without(rest))?,
+            };
+            fields.insert(key, value);
+        }
+        Ok(Value::Object(fields))
+    }
+}
+
+fn without(path: &'static [&'static str], bytes: &[u8]) -> Value {
+    let mut from = serde_json::Deserializer::from_slice(bytes);
+    Without(path).deserialize(&mut from).unwrap_or_default()
+}
+
 impl<'a> Row<'a> {
     /// The row of an object. It is parsed for its cells alone and not kept: a list of thousands
     /// takes no more memory than what is sent.
@@ -154,7 +200,7 @@ impl<'a> Row<'a> {
         beta: bool,
         now: Timestamp,
     ) -> Self {
-        let value = object.to_value();
+        let value = without(MANAGED_FIELDS, &object.bytes);
         let cells = kind.columns.iter().map(|column| (column.cell)(&value, now)).collect();
         let shown = match include {
             Include::None => None,
@@ -234,6 +280,15 @@ fn revision(object: &Object) -> Value {
 mod tests {
     use super::*;
     use dhow_objects::kinds;
+
+    #[test]
+    fn cells_are_made_of_everything_but_managed_fields() {
+        let object = json!({"metadata": {"name": "a", "managedFields": [{"x": [1, {}]}], "labels": {
+            "managedFields": "kept"}}, "managedFields": 1, "data": {"metadata": {"managedFields": 2}}});
+        let mut expected = object.clone();
+        expected["metadata"].as_object_mut().unwrap().remove("managedFields");
+        assert_eq!(without(MANAGED_FIELDS, object.to_string().as_bytes()), expected);
+    }
 
     #[test]
     fn a_reduced_object_has_its_metadata_as_it_stands() {
