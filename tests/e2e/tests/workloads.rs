@@ -158,6 +158,13 @@ fn ends(s: &Shell) {
         "volumeMounts: [{name: e, mountPath: /e}]",
     ));
     s.apply(&pod(
+        "own",
+        "restartPolicy: Never\nvolumes: [{name: e, emptyDir: {}}]",
+        "[ -e /e/x ] && exit 7; touch /e/x; exit 42",
+        "restartPolicy: Never\nrestartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [42]}}]\n\
+         volumeMounts: [{name: e, mountPath: /e}]",
+    ));
+    s.apply(&pod(
         "words",
         "restartPolicy: Never",
         "echo from the log; exit 1",
@@ -175,7 +182,13 @@ fn ends(s: &Shell) {
 
     s.ok("kubectl wait --for=jsonpath={.status.phase}=Succeeded pod/retry --timeout=30s");
     assert_eq!(status(s, "retry")["restartCount"], 1);
-    s.ok("kubectl wait --for=jsonpath={.status.phase}=Failed pod/words pod/command --timeout=30s");
+    let failed = "pod/own pod/words pod/command";
+    s.ok(&format!("kubectl wait --for=jsonpath={{.status.phase}}=Failed {failed} --timeout=30s"));
+    let own = status(s, "own");
+    assert_eq!(
+        (&own["restartCount"], &own["state"]["terminated"]["exitCode"]),
+        (&1.into(), &7.into())
+    );
     assert_eq!(status(s, "words")["state"]["terminated"]["message"], "from the log\n");
     let command = status(s, "command")["state"]["terminated"].take();
     assert_eq!(command["reason"], "StartError", "{command}");

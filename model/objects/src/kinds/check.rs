@@ -111,6 +111,11 @@ impl Checks {
         self.add("FieldValueTooLong", path, format!("Too long: may not be more than {most} bytes"));
     }
 
+    pub(crate) fn too_many(&mut self, path: &str, count: usize, most: usize) {
+        let message = format!("Too many: {count}: must have at most {most} items");
+        self.add("FieldValueTooMany", path, message);
+    }
+
     /// One of a fixed set of words; a missing one is required.
     pub(crate) fn one_of(&mut self, path: &str, value: Option<&Value>, known: &[&str]) {
         match value.and_then(Value::as_str) {

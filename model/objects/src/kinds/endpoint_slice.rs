@@ -81,8 +81,7 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<StatusCause> {
     checks.one_of("addressType", new.get("addressType"), &kinds);
     let endpoints = items(new, "/endpoints");
     if endpoints.len() > MOST {
-        let detail = format!("must have at most {MOST} items");
-        checks.invalid("endpoints", endpoints.len(), &detail);
+        checks.too_many("endpoints", endpoints.len(), MOST);
     }
     for (i, endpoint) in endpoints.iter().enumerate() {
         let at = format!("endpoints[{i}].addresses");

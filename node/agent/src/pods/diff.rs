@@ -118,6 +118,10 @@ pub enum Ending {
 /// Whether an ended container is started again while its pod goes on.
 pub fn restarts(pod: &Pod, role: Role, container: &Container, instance: &Instance) -> bool {
     let Some(ended) = &instance.ended else { return false };
+    if role == Role::Init && ended.code == 0 {
+        // It has done its part, whatever the rules list.
+        return false;
+    }
     for rule in container.restart_policy_rules.iter().flatten() {
         let Some(codes) = &rule.exit_codes else { continue };
         let listed = codes.values.iter().flatten().any(|c| *c == ended.code);
@@ -130,7 +134,7 @@ pub fn restarts(pod: &Pod, role: Role, container: &Container, instance: &Instanc
     match role {
         Role::Sidecar => true,
         Role::Ephemeral => false,
-        Role::Init => ended.code != 0 && policy != "Never",
+        Role::Init => policy != "Never",
         Role::Main => policy == "Always" || (policy == "OnFailure" && ended.code != 0),
     }
 }

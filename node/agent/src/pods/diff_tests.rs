@@ -151,6 +151,34 @@ fn restart_policies_decide_who_comes_again() {
 }
 
 #[test]
+fn a_container_may_have_a_policy_of_its_own() {
+    for (of_pod, own, code, again) in [
+        ("Always", "Never", 1, false),
+        ("Always", "OnFailure", 0, false),
+        ("Never", "OnFailure", 1, true),
+        ("Never", "Always", 0, true),
+    ] {
+        let spec =
+            json!({"restartPolicy": of_pod, "containers": [{"name": "a", "restartPolicy": own}]});
+        let pod = pod(spec);
+        let seen = with(ready(), "a", vec![ended(0, code, Duration::ZERO)]);
+        assert_eq!(ending(&pod, &seen).is_none(), again, "{of_pod} {own} {code}");
+    }
+    // One of initialization: a rule that lists success does not begin it anew.
+    let rule = json!({"action": "Restart", "exitCodes": {"operator": "In", "values": [0, 3]}});
+    let pod = pod(json!({"containers": [{"name": "a"}], "initContainers": [
+        {"name": "i", "restartPolicy": "Never", "restartPolicyRules": [rule]}]}));
+    for (code, next) in
+        [(0, vec![start("a", 0, Duration::ZERO)]), (3, vec![start("i", 1, BACKOFF_FIRST)])]
+    {
+        let seen = with(ready(), "i", vec![ended(0, code, Duration::ZERO)]);
+        assert_eq!(plan(&pod, &seen, NOW).actions, next);
+    }
+    let seen = with(ready(), "i", vec![ended(0, 1, Duration::ZERO)]);
+    assert_eq!(ending(&pod, &seen), Some(Ending::Completed));
+}
+
+#[test]
 fn a_rule_of_the_container_wins_over_the_policy() {
     let pod =
         pod(json!({"restartPolicy": "Never", "containers": [{"name": "a", "restartPolicyRules": [

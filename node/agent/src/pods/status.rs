@@ -40,7 +40,7 @@ pub fn status(pod: &Pod, seen: &Observed, before: &PodStatus, host_ip: &str, now
             Role::Ephemeral => ephemeral.push(entry),
         }
     }
-    let mut phase = phase(pod, seen, &init, &main, initialized, end);
+    let mut phase = phase(seen, &init, &main, initialized, end);
     let (mut reason, mut message) = (None, None);
     if let Some(settled) = settled {
         // A final phase never changes again.
@@ -228,7 +228,6 @@ fn terminated(instance: &Instance) -> Option<ContainerState> {
 }
 
 fn phase(
-    pod: &Pod,
     seen: &Observed,
     init: &[ContainerStatus],
     main: &[ContainerStatus],
@@ -246,7 +245,6 @@ fn phase(
     let running = main.iter().any(|s| s.state.as_ref().is_some_and(|s| s.running.is_some()));
     let never_ran = main.iter().any(|s| s.container_id.is_none());
     let codes: Vec<i32> = main.iter().filter_map(code).collect();
-    let policy = pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()).unwrap_or("Always");
     if never_ran {
         // Deleted before it ever ran: it will not.
         return if ending.is_some() && !seen.busy() && !codes.is_empty() {
@@ -255,21 +253,11 @@ fn phase(
             "Pending"
         };
     }
-    if running || codes.len() < main.len() {
+    // Without an end one of them comes again. Sidecars still have to end before the phase is final.
+    if running || codes.len() < main.len() || ending.is_none() || seen.busy() {
         return "Running";
     }
-    if ending.is_none() && policy == "Always" {
-        return "Running";
-    }
-    // Sidecars still have to end before the phase is final.
-    if seen.busy() {
-        return "Running";
-    }
-    match (codes.iter().all(|c| *c == 0), ending) {
-        (true, _) => "Succeeded",
-        (false, Some(_)) => "Failed",
-        (false, None) => "Running",
-    }
+    if codes.iter().all(|c| *c == 0) { "Succeeded" } else { "Failed" }
 }
 
 const OWN: [&str; 5] =

@@ -130,6 +130,17 @@ fn phases_at_the_end_follow_codes_and_policies() {
         let status = told(&pod(policy), &seen(vec![ended(code, "Error", "")]), NOW);
         assert_eq!(phase(&status), expected, "{policy} {code}");
     }
+    for (of_pod, own, code, expected) in [
+        ("Always", "Never", 0, "Succeeded"),
+        ("Always", "Never", 1, "Failed"),
+        ("Never", "OnFailure", 1, "Running"),
+        ("Never", "Always", 0, "Running"),
+    ] {
+        let mut pod = pod(of_pod);
+        pod.spec.as_mut().unwrap().containers[0].restart_policy = Some(own.into());
+        let status = told(&pod, &seen(vec![ended(code, "Error", "")]), NOW);
+        assert_eq!(phase(&status), expected, "{of_pod} {own} {code}");
+    }
     let status = told(&pod("Never"), &seen(vec![ended(0, "Completed", "")]), NOW);
     assert_eq!(holds(&status, "Ready"), ("False".into(), "PodCompleted".into()));
     assert_eq!(holds(&status, "Initialized"), ("True".into(), "PodCompleted".into()));

@@ -2,7 +2,7 @@
 
 use super::super::check::Checks;
 use super::super::column::{items, number, text};
-use super::{references, security};
+use super::{references, restart, security};
 use crate::names;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -21,23 +21,17 @@ pub(super) fn all(checks: &mut Checks, path: &str, spec: &Value, volumes: &Volum
         common(checks, &at, c, spec, volumes);
         unique(checks, &at, c, &mut seen);
         running(checks, &at, c, spec);
-        if c.get("restartPolicy").is_some() {
-            let at = format!("{at}.restartPolicy");
-            checks.forbidden(&at, "may not be set for non-init containers");
-        }
+        restart::validate(checks, &at, c);
     }
     host_ports(checks, &format!("{path}.containers"), main);
     for (i, c) in items(spec, "/initContainers").iter().enumerate() {
         let at = format!("{path}.initContainers[{i}]");
         common(checks, &at, c, spec, volumes);
         unique(checks, &at, c, &mut seen);
-        match text(c, "/restartPolicy") {
-            "Always" => {
-                running(checks, &at, c, spec);
-                continue;
-            }
-            "" => {}
-            other => checks.not_supported(&format!("{at}.restartPolicy"), other, &["Always"]),
+        restart::validate(checks, &at, c);
+        if text(c, "/restartPolicy") == "Always" {
+            running(checks, &at, c, spec);
+            continue;
         }
         for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
             if c.get(field).is_some() {

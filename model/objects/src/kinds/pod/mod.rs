@@ -8,6 +8,7 @@ mod parts;
 mod placement;
 mod qos;
 mod references;
+mod restart;
 mod security;
 pub(super) mod validate;
 mod volumes;
