@@ -5,9 +5,9 @@
 #[path = "store/load.rs"]
 mod load;
 
+use dhow_harness::ports;
 use dhow_sim::random::Random;
 use load::{Load, number, program, tail};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -23,11 +23,7 @@ struct Cluster {
 
 impl Cluster {
     fn new() -> Self {
-        let free = || TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let held: Vec<TcpListener> = (0..2 * MEMBERS).map(|_| free()).collect();
-        let port = |n: usize| held[n].local_addr().expect("it is bound").port();
-        let ports = (0..MEMBERS).map(|n| (port(2 * n), port(2 * n + 1))).collect();
-        drop(held);
+        let ports = (0..MEMBERS).map(|_| (ports::free(), ports::free())).collect();
         let home = tempfile::tempdir().expect("a directory");
         let children = (0..MEMBERS).map(|_| None).collect();
         Self { program: program(), home, ports, children }

@@ -5,10 +5,11 @@
 #[path = "store/load.rs"]
 mod load;
 
+use dhow_harness::ports;
 use dhow_sim::random::Random;
 use load::{number, program, tail};
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -25,11 +26,7 @@ struct Store {
 
 impl Store {
     fn start() -> Self {
-        let held: Vec<TcpListener> =
-            (0..2).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-        let port = |n: usize| held[n].local_addr().expect("it is bound").port();
-        let (client, peer) = (port(0), port(1));
-        drop(held);
+        let (client, peer) = (ports::free(), ports::free());
         let home = tempfile::tempdir().expect("a directory");
         let log = std::fs::File::create(home.path().join("log")).expect("a log");
         let (clients, peers) =

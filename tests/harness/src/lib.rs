@@ -1,5 +1,8 @@
-//! What tests share that are programs of their own, because the launcher is started from the same
-//! program: which tests are wanted, one after the other, and what they have left behind.
+//! What tests share. Of those that start servers: their [`ports`]. Of those that are programs of
+//! their own, because the launcher is started from the same program: which tests are wanted, one
+//! after the other, and what they have left behind.
+
+pub mod ports;
 
 use std::path::Path;
 use std::time::Instant;

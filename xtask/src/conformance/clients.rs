@@ -94,8 +94,8 @@ fn record(
     quick: bool,
 ) -> Result<Vec<Step>> {
     let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let server = Server::start_on(programs, kind, &directory.path().join("data"), ports()?)?;
-    let second = Server::start_on(programs, kind, &directory.path().join("second"), ports()?)?;
+    let server = Server::start_on(programs, kind, &directory.path().join("data"), ports())?;
+    let second = Server::start_on(programs, kind, &directory.path().join("second"), ports())?;
     let mut lease = String::new();
     let mut steps = Vec::new();
     for line in SCRIPT.lines() {
@@ -247,8 +247,7 @@ impl Client {
         let mut told = Vec::new();
         for kind in [Kind::Etcd, own] {
             let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
-            let server =
-                Server::start_on(programs, kind, &directory.path().join("data"), ports()?)?;
+            let server = Server::start_on(programs, kind, &directory.path().join("data"), ports())?;
             let mut command = Command::new(self.command.get_program());
             command.args(self.command.get_args()).arg(&server.endpoint).stdin(Stdio::null());
             let done = command.output().with_context(|| format!("cannot run {name}"))?;

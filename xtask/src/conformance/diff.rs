@@ -36,8 +36,8 @@ pub fn run(against: Against, seed: Option<u64>, quick: bool) -> Result<Outcome> 
             Against::Etcd => Kind::Etcd,
         };
         let left =
-            Server::start_on(&programs, Kind::Etcd, &directory.path().join("left"), ports()?)?;
-        let right = Server::start_on(&programs, right, &directory.path().join("right"), ports()?)?;
+            Server::start_on(&programs, Kind::Etcd, &directory.path().join("left"), ports())?;
+        let right = Server::start_on(&programs, right, &directory.path().join("right"), ports())?;
         let path = folder.join(format!("seed-{seed}.txt"));
         let log = std::fs::File::create(&path)?;
         let mut command = Command::new(&programs.bench);

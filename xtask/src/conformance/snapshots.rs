@@ -110,7 +110,7 @@ impl Tools {
         };
         restore.args(["snapshot", "restore", path, "--data-dir"]).arg(&restored);
         // The address is new at each start; what is restored knows the one that is named here.
-        let ports = crate::bench::etcd::ports()?;
+        let ports = crate::bench::etcd::ports();
         let peer = format!("http://127.0.0.1:{}", ports.1);
         restore.arg(format!("--initial-advertise-peer-urls={peer}")).arg("--name=bench");
         restore.arg(format!("--initial-cluster=bench={peer}"));

@@ -49,12 +49,12 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("tests/e2e", &["base", "store/kv", "store/remote", "tests/sim"]),
     ("tests/harness", &["node/kernel"]),
     ("tests", &["base", "model", "store", "state", "control", "node", "doors", "ops"]),
-    ("xtask", &["base/reason"]),
+    ("xtask", &["base/reason", "tests/harness"]),
     ("examples", &[]),
 ];
 
 /// What tests and examples of a crate may use besides: the store in memory, objects, state, and what
-/// tests share that are programs of their own.
+/// tests share.
 const IN_TESTS: &[&str] = &["base", "model", "store", "state", "tests/harness"];
 
 /// A crate of this workspace.

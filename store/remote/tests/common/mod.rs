@@ -5,9 +5,9 @@
 #![allow(dead_code)] // Every test file uses its part.
 
 use dhow_clock::{SharedClock, System};
+use dhow_harness::ports;
 use dhow_kv::{Backend, Event, Op, OpResult, Range, Span, Txn, WatchEvent, Watcher};
 use dhow_remote::{Options, Remote};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -30,10 +30,6 @@ struct Member {
     child: Option<Child>,
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 impl Etcd {
     /// One member without TLS.
     pub fn one() -> Self {
@@ -53,7 +49,7 @@ impl Etcd {
         let dir = tempfile::Builder::new().prefix("dhow-etcd-").tempdir().unwrap();
         let flags = flags(dir.path());
         let members = (0..members)
-            .map(|_| Member { client: free_port(), peer: free_port(), child: None })
+            .map(|_| Member { client: ports::free(), peer: ports::free(), child: None })
             .collect();
         let mut etcd = Self { dir, members, flags, scheme };
         for at in 0..etcd.members.len() {

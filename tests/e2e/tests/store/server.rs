@@ -3,8 +3,8 @@
 
 use crate::load::{program, tail};
 use crate::member::etcdctl;
+use dhow_harness::ports;
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,10 +19,7 @@ pub struct Place {
 
 impl Place {
     pub fn new(name: &'static str) -> Self {
-        let free = || TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let (client, peer) = (free(), free());
-        let port = |held: &TcpListener| held.local_addr().expect("it is bound").port();
-        Self { name, client: port(&client), peer: port(&peer) }
+        Self { name, client: ports::free(), peer: ports::free() }
     }
 
     pub fn client(&self) -> String {

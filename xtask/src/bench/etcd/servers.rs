@@ -4,7 +4,6 @@ use crate::tools::etcd::{self as tools, Etcd};
 use crate::{sh, workspace};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -111,7 +110,7 @@ impl Programs {
     /// # Errors
     /// When it does not answer or does not end.
     pub fn start_time(&self, kind: Kind, dir: &Path) -> Result<(f64, f64)> {
-        let ports = ports()?;
+        let ports = ports();
         let endpoint = format!("http://127.0.0.1:{}", ports.0);
         let server = self.command(kind, dir, ports);
         let mut measure = Command::new(&self.bench);
@@ -141,7 +140,7 @@ impl Server {
     /// # Errors
     /// When it does not start.
     pub fn start(programs: &Programs, kind: Kind, dir: &Path) -> Result<Self> {
-        let server = Self::start_on(programs, kind, dir, ports()?)?;
+        let server = Self::start_on(programs, kind, dir, ports())?;
         // Whoever answers a put is all there.
         programs.bench(&["fill", "--endpoint", &server.endpoint, "--keys", "1"])?;
         Ok(server)
@@ -228,10 +227,6 @@ impl Drop for Server {
 }
 
 /// Two ports that nobody listens on: for clients and for peers.
-///
-/// # Errors
-/// When there are none left.
-pub fn ports() -> Result<(u16, u16)> {
-    let (one, two) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
-    Ok((one.local_addr()?.port(), two.local_addr()?.port()))
+pub fn ports() -> (u16, u16) {
+    (dhow_harness::ports::free(), dhow_harness::ports::free())
 }
