@@ -30,12 +30,15 @@ async fn servers(plane: &Dataplane, names: &[&str], port: u16) -> (Vec<Pod>, Vec
     (pods, targets)
 }
 
-/// Asserts that a connection is refused, and promptly.
-fn assert_refused<T>(connect: impl FnOnce() -> std::io::Result<T>) {
-    let start = Instant::now();
-    let error = connect().err().expect("it must be refused");
-    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
-    assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
+/// Asserts that a connection is refused, and promptly. A busy machine may hold up single ones.
+fn assert_refused<T>(connect: impl Fn() -> std::io::Result<T>) {
+    let quick = (0..10).any(|_| {
+        let start = Instant::now();
+        let error = connect().err().expect("it must be refused");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+        start.elapsed() < AT_ONCE
+    });
+    assert!(quick, "ten refusals took more than {AT_ONCE:?} each");
 }
 
 #[test]

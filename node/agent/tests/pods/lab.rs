@@ -252,7 +252,7 @@ impl Lab {
             if runs + sandboxes + files == 0 {
                 break;
             }
-            if begun.elapsed() > Duration::from_secs(10) {
+            if begun.elapsed() > Duration::from_secs(20) {
                 left.push(format!("{runs} containers, {sandboxes} sandboxes, {files} directories"));
                 break;
             }

@@ -194,12 +194,13 @@ async fn hooks_run_after_the_start_and_before_the_end(lab: Arc<Lab>) {
 }
 
 async fn a_program_that_ignores_its_signal_is_killed(lab: Arc<Lab>) {
-    lab.feed.create(shell("deaf", "trap '' TERM; while true; do sleep 1; done"));
+    let mut pod = shell("deaf", "trap '' TERM; while true; do sleep 1; done");
+    // Longer than anything is waited for here: it is who deletes that says how long.
+    pod["spec"]["terminationGracePeriodSeconds"] = json!(600);
+    lab.feed.create(pod);
     lab.feed.until_ready("deaf").await;
-    let begun = Instant::now();
     lab.feed.delete("deaf", 1);
     lab.feed.until("its end", |s| s.finished == ["deaf"]).await;
-    assert!(begun.elapsed().as_secs() < 5);
 }
 
 async fn a_grace_period_is_as_long_as_it_says_whatever_the_clock_of_who_deletes(lab: Arc<Lab>) {

@@ -53,14 +53,14 @@ async fn http_and_tcp_probes_reach_the_pod_as_soon_as_it_listens(lab: Arc<Lab>) 
     );
     let c = &mut pod["spec"]["containers"][0];
     c["ports"] = json!([{"name": "http", "containerPort": 8080}]);
-    c["startupProbe"] = json!({"tcpSocket": {"port": 8080}});
-    c["readinessProbe"] = json!({"httpGet": {"path": "/index.html", "port": "http"}});
+    // Nobody here waits for a second period.
+    c["startupProbe"] = json!({"tcpSocket": {"port": 8080}, "periodSeconds": 600});
+    c["readinessProbe"] =
+        json!({"httpGet": {"path": "/index.html", "port": "http"}, "periodSeconds": 600});
     c["livenessProbe"] = json!({"httpGet": {"path": "/", "port": 8080}});
     let begun = Instant::now();
     lab.feed.create(pod);
     lab.feed.until_ready("web").await;
-    // Long before the first period of ten seconds is over.
-    assert!(begun.elapsed().as_secs() < 5);
     println!("  bound to ready: {:.2?}", begun.elapsed());
 }
 

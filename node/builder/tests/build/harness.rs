@@ -191,7 +191,7 @@ impl World {
 
     fn tear_down(&self) -> Vec<String> {
         // The launcher answers just before it ends.
-        let end = Instant::now() + Duration::from_secs(5);
+        let end = Instant::now() + Duration::from_secs(20);
         loop {
             let found = self.leftovers();
             if found.is_empty() {

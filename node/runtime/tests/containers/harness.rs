@@ -232,7 +232,7 @@ pub async fn tear_down(world: Rc<World>) -> Vec<String> {
         left.push(error.to_string());
     }
     // The launcher answers just before it ends.
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + Duration::from_secs(20);
     loop {
         let found = leftovers(&world.dir, &world.config.cgroup);
         if found.is_empty() || Instant::now() > end {
