@@ -8,6 +8,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+/// Longer than what happens at once takes on a slow machine.
+const SOON: Duration = Duration::from_secs(30);
+
 const WEB: &str = r#"
 apiVersion: apps/v1
 kind: Deployment
@@ -64,7 +67,7 @@ fn processes() -> Vec<u32> {
 fn kill(pid: u32) {
     // It may have ended meanwhile, with its namespace.
     let _ = Command::new("kill").args(["-9", &pid.to_string()]).output();
-    wait_for(|| !alive(pid), Duration::from_secs(10), "the end of a killed process");
+    wait_for(|| !alive(pid), SOON, "the end of a killed process");
 }
 
 fn alive(pid: u32) -> bool {
@@ -119,14 +122,14 @@ fn killed_platform() {
     machine.up(&[]);
     assert_eq!(s.ok(RUNS), runs, "as before, at the first look");
     // (The command of an exec may take a moment to be gone.)
-    wait_for(|| contained(&s) == processes, Duration::from_secs(5), "the same processes");
+    wait_for(|| contained(&s) == processes, SOON, "the same processes");
     s.tells("kubectl exec deployment/web -- echo back", &["back"]);
     s.is("kubectl logs doomed", "up");
     // Also an orderly end of the process leaves them alone.
     s.ok("kill $(cat $DHOW_DATA_DIR/dhow.pid)");
-    wait_for(|| s.sh("kubectl get pods").code != 0, Duration::from_secs(10), "the end");
+    wait_for(|| s.sh("kubectl get pods").code != 0, SOON, "the end");
     // (The command of an exec may take a moment to be gone.)
-    wait_for(|| contained(&s) == processes, Duration::from_secs(5), "the same processes");
+    wait_for(|| contained(&s) == processes, SOON, "the same processes");
     machine.up(&[]);
     assert_eq!(s.ok(RUNS), runs);
     let told = load.told();
@@ -225,7 +228,7 @@ fn killed_at_random_moments() {
         ("node/memory", 1),
         ("node/logs", 1),
     ] {
-        wait_for(|| count(&s, dir) == pods.len() * each, Duration::from_secs(10), dir);
+        wait_for(|| count(&s, dir) == pods.len() * each, SOON, dir);
     }
     assert_eq!(contained(&s).len(), pods.len());
     let column = |path: &str| s.ok(&format!("kubectl get pods -o jsonpath='{{.items[*].{path}}}'"));
@@ -275,7 +278,7 @@ fn machine_started_anew() {
     kill(platform(&s));
     kill(launcher(&s));
     contained(&s).into_iter().filter(|pid| alive(*pid)).for_each(kill);
-    wait_for(|| contained(&s).is_empty(), Duration::from_secs(10), "the end of all containers");
+    wait_for(|| contained(&s).is_empty(), SOON, "the end of all containers");
     s.ok("for l in $(ip -o link | grep -o ' [^ ]*[@:] ' | tr -d ' :@' | grep -v -e lo -e 0$); do ip link del $l; done; \
           nft flush ruleset; ip rule flush; ip rule add pref 32766 lookup main; ip rule add pref 32767 lookup default; \
           ip rule add pref 0 lookup local 2>/dev/null; true");

@@ -92,12 +92,12 @@ fn services(s: &Shell) {
     let sticky =
         s.ok(&format!("{exec} 'for i in $(seq 20); do wget -qO- http://sticky; done' | sort -u"));
     assert_eq!(sticky.lines().count(), 1, "{sticky}");
-    // Nobody there: refused at once, not awaited.
+    // Nobody there: refused, and not awaited, which takes minutes.
     let began = std::time::Instant::now();
     s.fails(&format!("{exec} 'wget -qO- http://nobody'"), &["Connection refused"]);
     let nobody = of("service nobody", ".spec.ports[0].nodePort");
     s.fails(&format!("curl -sS http://{node}:{nobody}"), &["(7)"]);
-    assert!(began.elapsed().as_secs_f32() < 3.0, "{:?}", began.elapsed());
+    assert!(began.elapsed().as_secs_f32() < 30.0, "{:?}", began.elapsed());
     // The last server leaves, and it is the same; one comes back, and it serves.
     s.ok("kubectl scale deployment web --replicas=0");
     s.until("kubectl get endpointslices -l kubernetes.io/service-name=web -o jsonpath={.items[*].endpoints[*].addresses}", "");

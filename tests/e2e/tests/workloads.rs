@@ -237,7 +237,8 @@ fn order(s: &Shell) {
     let began = std::time::Instant::now();
     s.ok("kubectl delete pod deaf --grace-period=2");
     let took = began.elapsed().as_secs_f32();
-    assert!((1.9..10.0).contains(&took), "{took} s");
+    // Half a minute is what it would have without a word about it.
+    assert!((1.9..25.0).contains(&took), "{took} s");
 }
 
 fn probes(s: &Shell) {
