@@ -134,6 +134,9 @@ fn gated() -> (Watched, Arc<Gate>) {
     (Watched::new(move || passing.pass()), gate)
 }
 
+/// How long anything may take that should happen at once.
+const SOON: Duration = Duration::from_secs(60);
+
 #[derive(Debug, Default)]
 struct Gate {
     /// Whether it is shut, and how many wait.
@@ -158,10 +161,10 @@ impl Gate {
     }
 
     fn await_arrival(&self) {
-        let mut state = self.state.lock().unwrap();
-        while state.1 == 0 {
-            state = self.changed.wait(state).unwrap();
-        }
+        let state = self.state.lock().unwrap();
+        // For a test that has failed elsewhere its runtime would wait for this.
+        let waiting = self.changed.wait_timeout_while(state, SOON, |state| state.1 == 0);
+        assert!(!waiting.unwrap().1.timed_out(), "nobody comes to the gate");
     }
 }
 
