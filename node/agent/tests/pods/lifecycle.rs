@@ -413,7 +413,8 @@ async fn resources_change_while_containers_run(lab: Arc<Lab>) {
             cpu(s) == "250m" && condition(s, "PodResizeInProgress").is_empty()
         })
         .await;
-    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+    // What failed is tried again after ten.
+    assert!(begun.elapsed().as_secs() < 8, "{:?}", begun.elapsed());
 }
 
 async fn a_resize_that_does_not_fit_waits_and_one_that_asks_for_it_restarts(lab: Arc<Lab>) {
