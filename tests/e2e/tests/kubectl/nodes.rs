@@ -59,13 +59,14 @@ fn taint_expels(s: &Shell) {
     };
     s.apply(SLEEPER);
     s.apply(&tolerant("brave", ""));
-    s.apply(&tolerant("patient", ", tolerationSeconds: 4"));
+    // Long enough for what is looked at before it goes.
+    s.apply(&tolerant("patient", ", tolerationSeconds: 15"));
     s.ok("kubectl wait --for=condition=Ready pod --all --timeout=30s");
     s.is("kubectl taint node n1 storm=here:NoExecute", "node/n1 tainted");
-    s.ok("kubectl wait --for=delete pod/sleeper --timeout=3s");
+    s.ok("kubectl wait --for=delete pod/sleeper --timeout=30s");
     s.tells("kubectl get events", &["TaintManagerEviction"]);
     s.is("kubectl get pod brave patient -o jsonpath='{.items[*].status.phase}'", "Running Running");
-    s.ok("kubectl wait --for=delete pod/patient --timeout=20s");
+    s.ok("kubectl wait --for=delete pod/patient --timeout=60s");
     s.is("kubectl get pods -o name", "pod/brave");
     s.is("kubectl taint node n1 storm-", "node/n1 untainted");
 }
@@ -96,7 +97,7 @@ fn not_admitted(s: &Shell) {
     s.ok("kubectl label node n1 deck=upper");
     s.apply(&bound("content", "  nodeSelector: {deck: upper}\n"));
     s.ok("kubectl wait --for=condition=Ready pod/content --timeout=30s");
-    s.ok("kubectl taint node n1 storm=here:NoExecute --overwrite && kubectl wait --for=delete pod/content --timeout=10s");
+    s.ok("kubectl taint node n1 storm=here:NoExecute --overwrite && kubectl wait --for=delete pod/content --timeout=30s");
     s.apply(&bound("late", ""));
     // It is sent away as well.
     s.until("kubectl get events --field-selector reason=TaintToleration -o jsonpath='{.items[*].involvedObject.name}'", "late");

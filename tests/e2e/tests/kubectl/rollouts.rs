@@ -100,7 +100,7 @@ fn rollout_stuck(s: &Shell) {
 fn rollout_without_a_gap(s: &Shell) {
     let graceful = WEB.replace(
         "exec httpd -f -p 8080 -h /www2",
-        "httpd -p 8080 -h /www2; trap \"sleep 2; exit 0\" TERM; while :; do sleep 0.1; done",
+        "httpd -p 8080 -h /www2; trap \"sleep 5; exit 0\" TERM; while :; do sleep 0.1; done",
     );
     s.apply(&graceful.replace("GracePeriodSeconds: 1", "GracePeriodSeconds: 10"));
     s.ok("kubectl rollout status deploy/web --timeout=60s");

@@ -106,8 +106,8 @@ fn exec(s: &Shell) {
     let told = s.ok("kubectl exec sleeper -c main -- sh -c 'head -c 3000000 /dev/zero' | wc -c");
     assert_eq!(told.trim(), "3000000");
     s.is("echo 'echo from stdin; exit' | kubectl exec -i sleeper -c side -- sh", "from stdin");
-    // On a terminal, with its size.
-    let told = s.sh("script -qec \"stty rows 33 cols 101; kubectl exec -it sleeper -c main -- sh -c 'tty; sleep 0.5; stty size; exit 5'\" /dev/null");
+    // On a terminal, with its size, which may come after the session.
+    let told = s.sh("script -qec \"stty rows 33 cols 101; kubectl exec -it sleeper -c main -- sh -c 'tty; until stty size | grep 33; do sleep 0.1; done; exit 5'\" /dev/null");
     assert!(told.out.contains("/dev/pts/") && told.out.contains("33 101"), "{told:#?}");
     assert_eq!(told.code, 5, "{told:#?}");
     s.fails("kubectl exec sleeper -c main -- /no/such", &["/no/such"]);

@@ -330,7 +330,7 @@ fn delete(s: &Shell) {
     s.is("kubectl get pod sleeper -o jsonpath='{.metadata.deletionGracePeriodSeconds}'", "300");
     s.tells("kubectl get pod sleeper", &["Terminating"]);
     // The grace may be shortened.
-    s.ok("kubectl delete pod sleeper --grace-period=1 --timeout=15s");
+    s.ok("kubectl delete pod sleeper --grace-period=1 --timeout=30s");
     s.fails("kubectl get pod sleeper", &["not found"]);
     s.apply(&deaf);
     s.ok("kubectl wait --for=condition=Ready pod/sleeper --timeout=30s");
@@ -346,7 +346,7 @@ fn delete(s: &Shell) {
     s.ok("kubectl delete cm held --wait=false");
     s.fails("kubectl wait --for=delete cm/held --timeout=1s", &["timed out"]);
     s.ok("kubectl patch cm held --type=merge -p '{\"metadata\":{\"finalizers\":null}}'");
-    s.ok("kubectl wait --for=delete cm/held --timeout=5s");
+    s.ok("kubectl wait --for=delete cm/held --timeout=30s");
     s.ok("kubectl delete cm,secret --all");
 }
 
@@ -465,8 +465,8 @@ fn wait(s: &Shell) {
         "kubectl wait --for=condition=Ready pod/sleeper --timeout=30s",
         "pod/sleeper condition met",
     );
-    s.ok("kubectl wait --for=jsonpath='{.status.phase}'=Running pod/sleeper --timeout=10s");
-    s.ok("kubectl wait --for=jsonpath='{.status.podIP}' pod/sleeper --timeout=10s");
+    s.ok("kubectl wait --for=jsonpath='{.status.phase}'=Running pod/sleeper --timeout=30s");
+    s.ok("kubectl wait --for=jsonpath='{.status.podIP}' pod/sleeper --timeout=30s");
     s.fails(
         "kubectl wait --for=condition=Ready=false pod/sleeper --timeout=1s",
         &["timed out waiting for the condition on pods/sleeper"],
