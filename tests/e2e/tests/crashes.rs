@@ -98,6 +98,9 @@ const RUNS: &str = "kubectl get pods --sort-by=.metadata.name -o jsonpath='{rang
 fn start(s: &Shell) {
     s.apply(WEB);
     s.ok("kubectl rollout status deployment/web --timeout=60s");
+    // Its service leads there a moment later.
+    let ip = s.word("kubectl get service web -o jsonpath={.spec.clusterIP}");
+    s.until(&format!("curl -sS -m 5 http://{ip}"), "ahoy");
 }
 
 #[test]
@@ -149,7 +152,7 @@ fn killed_platform() {
         "1 1 1 1 1 1",
     );
     s.ok("kubectl wait --for=condition=Ready pod --all --timeout=30s");
-    s.tells(&format!("curl -sS -m 5 http://{ip}"), &["ahoy"]);
+    s.until(&format!("curl -sS -m 5 http://{ip}"), "ahoy");
     s.ok("kubectl exec deployment/web -- true");
 
     // Somebody unmounts the namespaces while nothing runs: pods get new ones.
@@ -285,10 +288,11 @@ fn machine_started_anew() {
     forget_groups(Path::new("/sys/fs/cgroup"), &cgroup(&s), 0);
 
     machine.up(&[]);
-    s.until("kubectl get deployment web -o jsonpath={.status.availableReplicas}", "6");
+    // What was ready before the boot is told until the machine has looked.
     let restarts = "kubectl get pods -l app=web -o jsonpath={.items[*].status.containerStatuses[0].restartCount}";
     s.until(restarts, "1 1 1 1 1 1");
-    s.tells(&format!("curl -sS -m 5 http://{ip}"), &["ahoy"]);
+    s.until("kubectl get deployment web -o jsonpath={.status.availableReplicas}", "6");
+    s.until(&format!("curl -sS -m 5 http://{ip}"), "ahoy");
     s.is("kubectl get configmap kept -o jsonpath={.data.a}", "b");
     s.is("kubectl get pod once -o jsonpath={.status.phase}", "Succeeded");
 }

@@ -56,7 +56,7 @@ fn the_platform_runs_on_an_external_etcd_and_its_state_stays() {
     shell.apply(WEB);
     shell.ok("kubectl rollout status deployment/web --timeout=60s");
     let ip = shell.word("kubectl get service web -o jsonpath='{.spec.clusterIP}'");
-    shell.is(&format!("curl -sS -m 5 http://{ip}/index.html"), "ahoy");
+    shell.until(&format!("curl -sS -m 5 http://{ip}/index.html"), "ahoy");
     shell.ok("kubectl scale deployment web --replicas=3");
     shell.ok("kubectl rollout status deployment/web --timeout=60s");
     let keys = etcdctl(&shell, 12379, "get --prefix --keys-only /registry/deployments/");

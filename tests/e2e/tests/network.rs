@@ -47,6 +47,12 @@ fn web(s: &Shell) {
     s.apply(WEB);
     s.ok("kubectl rollout status deployment/web --timeout=60s");
     s.ok("kubectl wait --for=condition=Ready pod/client --timeout=30s");
+    // Its service leads to all of them a moment later.
+    let ip = s.word("kubectl get service web -o jsonpath={.spec.clusterIP}");
+    s.until(
+        &format!("for i in $(seq 40); do curl -sS -m 5 http://{ip}; done | sort -u | wc -l"),
+        "3",
+    );
 }
 
 /// How often each answer came, of `times` requests made by `line`.
@@ -75,6 +81,7 @@ fn services(s: &Shell) {
     let port = of("service out", ".spec.ports[0].nodePort");
     let node = of("node n1", ".status.addresses[0].address");
     let exec = "kubectl exec client -- sh -c";
+    s.until(&format!("curl -sS -m 5 http://{node}:{port} | grep -c web"), "1");
     s.tells(&format!("{exec} 'wget -qO- http://{pod}:8080'"), &["web-"]);
     // Every server gets its share, from inside and from the machine.
     let inside = s.ok(&format!(
@@ -234,8 +241,12 @@ fn readiness_decides(s: &Shell) {
     let pod = s.word("kubectl get pods -l app=web -o jsonpath={.items[0].metadata.name}");
     s.ok(&format!("kubectl exec {pod} -- rm /www/index.html"));
     s.until(addresses, "2");
-    let seen = s.ok("kubectl exec client -- sh -c 'for i in $(seq 30); do wget -qO- http://web; done' | sort -u");
+    // The machine learns of it a moment later.
+    let ask = "kubectl exec client -- sh -c 'for i in $(seq 30); do wget -qO- http://web || echo LOST; done' | sort -u";
+    s.until(&format!("{ask} | wc -l"), "2");
+    let seen = s.ok(ask);
     assert!(!seen.contains(&pod) && seen.lines().count() == 2, "{seen}");
+    assert!(!seen.contains("LOST"), "{seen}");
     s.ok(&format!("kubectl exec {pod} -- sh -c 'hostname > /www/index.html'"));
     s.until(addresses, "3");
 }

@@ -47,15 +47,16 @@ fn rollout(s: &Shell) {
     );
     s.tells("kubectl rollout history deploy/web --revision=1", &["VERSION:\tone"]);
     s.ok("kubectl run ask --image=busybox -- sleep 1000 && kubectl wait --for=condition=Ready pod/ask --timeout=30s");
+    // The machine learns of those that end and begin a moment later.
     let ask = "kubectl exec ask -- wget -qO- http://web";
-    s.is(ask, "two");
+    s.until(ask, "two");
     s.is("kubectl rollout undo deploy/web", "deployment.apps/web rolled back");
     s.ok("kubectl rollout status deploy/web --timeout=60s");
-    s.is(ask, "one");
+    s.until(ask, "one");
     s.is("kubectl get rs -o jsonpath='{range .items[*]}{.spec.replicas} {end}' | tr ' ' '\\n' | sort | tr -d '\\n'", "02");
     s.ok("kubectl rollout undo deploy/web --to-revision=2");
     s.ok("kubectl rollout status deploy/web --timeout=60s");
-    s.is(ask, "two");
+    s.until(ask, "two");
     s.fails(
         "kubectl rollout undo deploy/web --to-revision=99",
         &["unable to find specified revision 99"],
@@ -75,7 +76,7 @@ fn rollout(s: &Shell) {
     s.fails("kubectl rollout pause deploy/web", &["already paused"]);
     s.is("kubectl rollout resume deploy/web", "deployment.apps/web resumed");
     s.ok("kubectl rollout status deploy/web --timeout=60s");
-    s.is(ask, "three");
+    s.until(ask, "three");
 }
 
 fn rollout_stuck(s: &Shell) {
@@ -105,6 +106,7 @@ fn rollout_without_a_gap(s: &Shell) {
     s.apply(&graceful.replace("GracePeriodSeconds: 1", "GracePeriodSeconds: 10"));
     s.ok("kubectl rollout status deploy/web --timeout=60s");
     let ip = s.word("kubectl get svc web -o jsonpath='{.spec.clusterIP}'");
+    s.until(&format!("curl -sS -m 5 http://{ip}"), "one");
     let asking = s.spawn(&format!(
         "echo begun; while test ! -e stop; do curl -sS -m 5 http://{ip} || echo FAILED; done; echo done"
     ));

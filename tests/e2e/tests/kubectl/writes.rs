@@ -449,13 +449,14 @@ fn expose(s: &Shell) {
     s.ok("kubectl run ask --image=busybox -- sleep 1000 && kubectl wait --for=condition=Ready pod/ask --timeout=30s");
     let run = "kubectl exec ask -- sh -c";
     s.until("kubectl get endpointslice -o jsonpath='{range .items[*]}{.endpoints[0].addresses[0]} {end}' | wc -w", "4");
-    s.is(
+    // The machine learns of them a moment later.
+    s.until(
         &format!("{run} 'for u in web np one:8080 again:81; do wget -qO- http://$u; done'"),
         "one\none\none\none",
     );
     let port = s.word("kubectl get svc np -o jsonpath='{.spec.ports[0].nodePort}'");
     let node = s.word("kubectl get node n1 -o jsonpath='{.status.addresses[0].address}'");
-    s.is(&format!("curl -sS http://{node}:{port}"), "one");
+    s.until(&format!("curl -sS http://{node}:{port}"), "one");
     s.fails("kubectl expose cm kube-root-ca.crt --port=1", &["cannot expose"]);
 }
 
