@@ -174,6 +174,8 @@ fn containers_outlive_the_platform() {
     shell.apply(KEEPER);
     shell.ok("kubectl wait --for=condition=Ready pod/keeper --timeout=30s");
     let ip = shell.word("kubectl get pod keeper -o jsonpath='{.status.podIP}'");
+    // Ready is what runs, and this listens a moment later.
+    shell.until(&format!("curl -sS -m 5 http://{ip}:8080/born | wc -l"), "1");
     let born = shell.word(&format!("curl -sS -m 5 http://{ip}:8080/born"));
     shell.ok("kubectl create configmap log --from-literal=day=1");
 
