@@ -1,5 +1,8 @@
 //! Words: quotes, escapes and variables, as the Dockerfile reference has them.
 
+/// How deep `${a:-${b:-...}}` may go: each level takes some of the stack.
+const DEPTH: usize = 200;
+
 /// Replaces variables and removes quotes.
 pub(crate) struct Expander<'a> {
     /// The escape character.
@@ -14,14 +17,14 @@ impl Expander<'_> {
     /// The word with its variables replaced and its quotes removed.
     pub(crate) fn word(&self, text: &str) -> Result<String, String> {
         let mut out = Vec::new();
-        self.run(&mut text.chars().peekable(), None, &mut out)?;
+        self.run(&mut text.chars().peekable(), None, 0, &mut out)?;
         Ok(out.into_iter().map(|(c, _)| c).collect())
     }
 
     /// The words that the text yields when it is split at spaces after its variables were replaced.
     pub(crate) fn words(&self, text: &str) -> Result<Vec<String>, String> {
         let mut out = Vec::new();
-        self.run(&mut text.chars().peekable(), None, &mut out)?;
+        self.run(&mut text.chars().peekable(), None, 0, &mut out)?;
         let mut words = Vec::new();
         for word in out.split(|(c, quoted)| c.is_whitespace() && !quoted) {
             if !word.is_empty() {
@@ -37,7 +40,7 @@ impl Expander<'_> {
         let mut chars = text.chars().peekable();
         while let Some(c) = chars.next() {
             match c {
-                '$' => self.dollar(&mut chars, false, &mut out)?,
+                '$' => self.dollar(&mut chars, false, 0, &mut out)?,
                 c if c == self.escape => match chars.peek() {
                     Some(&next) if next == '$' || next == self.escape => {
                         chars.next();
@@ -51,12 +54,13 @@ impl Expander<'_> {
         Ok(out.into_iter().map(|(c, _)| c).collect())
     }
 
-    /// Works until `end` (which is consumed) or the end of the text. Each character comes with
-    /// whether it was quoted.
+    /// Works until `end` (which is consumed) or the end of the text, inside of `depth` variables.
+    /// Each character comes with whether it was quoted.
     fn run(
         &self,
         chars: &mut Chars<'_>,
         end: Option<char>,
+        depth: usize,
         out: &mut Vec<(char, bool)>,
     ) -> Result<(), String> {
         while let Some(c) = chars.next() {
@@ -71,8 +75,8 @@ impl Expander<'_> {
                         None => return Err("a single quote ' is not closed".into()),
                     }
                 },
-                '"' => self.quoted(chars, out)?,
-                '$' => self.dollar(chars, false, out)?,
+                '"' => self.quoted(chars, depth, out)?,
+                '$' => self.dollar(chars, false, depth, out)?,
                 c if c == self.escape => {
                     if let Some(c) = chars.next() {
                         out.push((c, true));
@@ -88,11 +92,16 @@ impl Expander<'_> {
     }
 
     /// Inside double quotes.
-    fn quoted(&self, chars: &mut Chars<'_>, out: &mut Vec<(char, bool)>) -> Result<(), String> {
+    fn quoted(
+        &self,
+        chars: &mut Chars<'_>,
+        depth: usize,
+        out: &mut Vec<(char, bool)>,
+    ) -> Result<(), String> {
         loop {
             match chars.next() {
                 Some('"') => return Ok(()),
-                Some('$') => self.dollar(chars, true, out)?,
+                Some('$') => self.dollar(chars, true, depth, out)?,
                 Some(c) if c == self.escape => match chars.next() {
                     Some(next) if next == '"' || next == '$' || next == self.escape => {
                         out.push((next, true));
@@ -111,6 +120,7 @@ impl Expander<'_> {
         &self,
         chars: &mut Chars<'_>,
         quoted: bool,
+        depth: usize,
         out: &mut Vec<(char, bool)>,
     ) -> Result<(), String> {
         let mut put = |text: &str| out.extend(text.chars().map(|c| (c, quoted)));
@@ -145,8 +155,11 @@ impl Expander<'_> {
             put(&value.unwrap_or_default());
             return Ok(());
         }
+        if depth == DEPTH {
+            return Err(format!("variables are nested more than {DEPTH} deep at ${{{name}"));
+        }
         let mut word = Vec::new();
-        self.run(chars, Some('}'), &mut word)
+        self.run(chars, Some('}'), depth + 1, &mut word)
             .map_err(|e| if e.contains("variable is not closed") { unclosed() } else { e })?;
         let word: String = word.into_iter().map(|(c, _)| c).collect();
         match operator {
@@ -297,6 +310,19 @@ mod tests {
             let error = word(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn variables_in_variables_do_not_exhaust_the_stack() {
+        let nested = |depth| format!("{}x{}", "${none:-".repeat(depth), "}".repeat(depth));
+        assert_eq!(word(&nested(DEPTH)).as_deref(), Ok("x"));
+        for depth in [DEPTH + 1, 200_000] {
+            let error = word(&nested(depth)).unwrap_err();
+            assert!(error.contains("nested more than 200 deep"), "{error}");
+            assert!(error.len() < 100, "{error}");
+        }
+        let quoted = "\"${none:-".repeat(200_000);
+        assert!(word(&quoted).unwrap_err().contains("nested more than 200 deep"));
     }
 
     #[test]
