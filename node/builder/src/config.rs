@@ -35,6 +35,10 @@ impl Config {
             config.whole.remove(own);
         }
         config.remove("OnBuild");
+        // Commands find their programs by it, and `ENV PATH=/x:$PATH` is to add to it.
+        if config.variable("PATH").is_none() {
+            config.set_variable("PATH", PATH);
+        }
         config
     }
 
@@ -256,10 +260,13 @@ mod tests {
 
     #[test]
     fn an_entry_point_takes_the_bases_command_away_but_not_the_stages() {
-        let base = json!({"config": {"Cmd": ["old"], "Custom": 1}});
+        let base = json!({"config": {"Cmd": ["old"], "Custom": 1, "Env": ["PATH=/p"]}});
         let mut config = Config::from_base(base.clone());
         config.set_entrypoint(&exec(&["e"]));
-        assert_eq!(config.finish()["config"], json!({"Custom": 1, "Entrypoint": ["e"]}));
+        assert_eq!(
+            config.finish()["config"],
+            json!({"Custom": 1, "Entrypoint": ["e"], "Env": ["PATH=/p"]})
+        );
         let mut config = Config::from_base(base);
         config.set_cmd(&exec(&["c"]));
         config.set_entrypoint(&exec(&["e"]));
@@ -276,7 +283,7 @@ mod tests {
         config.set_variable("A", "2");
         config.add_history("2026-01-02T03:04:05Z", "ENV A=2", false);
         let found = config.finish();
-        assert_eq!(found["config"]["Env"], json!(["A=2"]));
+        assert_eq!(found["config"]["Env"], json!([format!("PATH={PATH}"), "A=2"]));
         assert_eq!(found["history"][0]["empty_layer"], json!(true));
         assert_eq!(found["created"], json!("2026-01-02T03:04:05Z"));
         assert_eq!(found["os"], json!("linux"));
