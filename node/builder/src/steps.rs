@@ -165,7 +165,9 @@ impl Builder<'_> {
         let (text, work) = self.apply(plan, at, state, instruction)?;
         let identity = match &work {
             Work::Nothing => json!(["set", state.key, text]),
-            Work::Directory(path) => json!(["directory", state.chain(), path]),
+            Work::Directory(path) => {
+                json!(["directory", state.chain(), path, state.config.user()])
+            }
             Work::Copy { items, target, chown, mode, .. } => {
                 let sources: Vec<Value> = items
                     .iter()
@@ -215,7 +217,11 @@ impl Builder<'_> {
             Work::Directory(path) => {
                 let step = self.scratch.step()?;
                 let (root, upper) = open_root(&state.layers, &step)?;
-                let made = Writer::new(&root)
+                let mut writer = Writer::new(&root);
+                // As Docker has it: the user that works in it owns it. One that the image does not
+                // know is told of when something is to be run as it.
+                writer.owner = users::resolve(&root, &state.config.user()).ok().or(writer.owner);
+                let made = writer
                     .directory(Path::new(&pattern::clean(&path)))
                     .map_err(|e| place.error(e))?;
                 drop(root);

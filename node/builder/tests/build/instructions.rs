@@ -3,6 +3,7 @@
 use crate::harness::World;
 use dhow_builder::Options;
 use serde_json::json;
+use std::os::unix::fs::MetadataExt as _;
 
 crate::tests![
     an_image_from_scratch_has_its_configuration,
@@ -166,6 +167,22 @@ fn a_base_is_inherited(world: &World) {
 fn working_directories_are_made(world: &World) {
     let image = world.build("FROM scratch\nUSER 7\nWORKDIR /a/b\nWORKDIR ../c\nWORKDIR /a\n");
     assert_eq!(world.paths(&image, ""), ["a/", "a/b/", "a/c/"]);
+    // Those belong to whom works in them, as with Docker; one that nobody knows is nobody yet.
+    world.look(&image, |root| {
+        let owner = |path: &str| {
+            let found = std::fs::metadata(root.join(path)).unwrap();
+            (found.uid(), found.gid())
+        };
+        assert_eq!([owner("a"), owner("a/b"), owner("a/c")], [(7, 7); 3]);
+    });
     // One that is there needs no layer.
     assert_eq!(world.config(&image)["rootfs"]["diff_ids"].as_array().unwrap().len(), 2);
+    let other =
+        world.build("FROM scratch\nWORKDIR /r\nUSER unknown\nWORKDIR /u\nUSER 8:9\nWORKDIR /v\n");
+    world.look(&other, |root| {
+        for (path, uid, gid) in [("r", 0, 0), ("u", 0, 0), ("v", 8, 9)] {
+            let found = std::fs::metadata(root.join(path)).unwrap();
+            assert_eq!((found.uid(), found.gid()), (uid, gid), "{path}");
+        }
+    });
 }
