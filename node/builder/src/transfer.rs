@@ -96,6 +96,13 @@ fn missing(tree: &Tree, text: &str, clean: &str) -> String {
         }
         return format!("{text:?} is a socket or a device, which an image cannot hold; remove it");
     }
+    if let Some(link) = tree.link(path) {
+        return format!(
+            "{text:?} is a symbolic link to {:?}, which is not in {}; only what is in it can be copied",
+            link.display().to_string(),
+            tree.name
+        );
+    }
     let parent = path.parent().unwrap_or(Path::new(""));
     let names: Vec<String> =
         tree.names(parent).iter().map(|name| name.to_string_lossy().into_owned()).collect();

@@ -85,6 +85,13 @@ impl Tree {
         Ok(Some(relative.to_path_buf()))
     }
 
+    /// Where the symbolic link at `path` leads, as it is written; `None` if it is no link.
+    pub(crate) fn link(&self, path: &Path) -> Option<PathBuf> {
+        let found = open_in(&self.root, path, OFlags::PATH | OFlags::NOFOLLOW).ok()?;
+        let target = rustix::fs::readlinkat(&found, "", Vec::new()).ok()?;
+        Some(PathBuf::from(OsString::from_vec(target.into_bytes())))
+    }
+
     /// Whether `.dockerignore` leaves the path out.
     pub(crate) fn ignores(&self, path: &Path) -> bool {
         self.ignore.ignores(&path.to_string_lossy())

@@ -131,6 +131,11 @@ fn links_never_lead_out_of_the_context(world: &World) {
         assert!(refused.starts_with("Dockerfile:2: COPY: "), "{refused}");
         assert!(refused.contains("build context"), "{refused}");
     }
+    let refused = world.refused("FROM scratch\nCOPY real/up /x");
+    assert!(
+        refused.contains("is a symbolic link to \"../../secret\", which is not in"),
+        "{refused}"
+    );
     // Links that stay inside are followed when they are named, and kept when they are found.
     let image = world.build("FROM scratch\nCOPY link /file\nCOPY rooted /dir\nCOPY . /all\n");
     assert_eq!(world.text(&image, "file"), "inside");
