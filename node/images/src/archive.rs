@@ -33,14 +33,19 @@ impl Images {
 
     fn load_from(&self, archive: &mut (dyn Read + Send), work: &Path) -> Result<Vec<Image>, Error> {
         extract(archive, work)?;
-        if work.join("index.json").exists() {
-            return self.load_layout(work);
+        let damaged =
+            |why: &str| Err(Error::Damaged { what: "archive".into(), why: why.to_owned() });
+        let (loaded, list) = if work.join("index.json").exists() {
+            (self.load_layout(work)?, "index.json")
+        } else if work.join("manifest.json").exists() {
+            (self.load_docker(work)?, "manifest.json")
+        } else {
+            return damaged("it holds neither index.json (OCI) nor manifest.json (docker save)");
+        };
+        match loaded.is_empty() {
+            true => damaged(&format!("its {list} names no image")),
+            false => Ok(loaded),
         }
-        if work.join("manifest.json").exists() {
-            return self.load_docker(work);
-        }
-        let why = "it holds neither index.json (OCI) nor manifest.json (docker save)";
-        Err(Error::Damaged { what: "archive".into(), why: why.into() })
     }
 
     fn load_layout(&self, work: &Path) -> Result<Vec<Image>, Error> {

@@ -218,6 +218,13 @@ fn neither_form_of_archive_is_said_so() {
     let (_dir, images) = store();
     let refused = images.load(&mut Cursor::new(tar(&[("x", Regular, 0o644, b"x")]))).unwrap_err();
     assert!(refused.to_string().contains("neither index.json"), "{refused}");
+    for (name, list) in
+        [("manifest.json", "[]"), ("index.json", r#"{"schemaVersion":2,"manifests":[]}"#)]
+    {
+        let archive = tar(&[(name, Regular, 0o644, list.as_bytes())]);
+        let refused = images.load(&mut Cursor::new(archive)).unwrap_err();
+        assert!(refused.to_string().contains(&format!("its {name} names no image")), "{refused}");
+    }
 }
 
 #[test]
