@@ -80,7 +80,9 @@ pub(super) fn resolve(wanted: &Wanted<'_>, passwd: &str, group: &str) -> Result<
                 .map(|(_, gid, _)| gid),
         );
     }
-    memberships.retain(|member| *member != gid);
+    // The primary group too: else a program that is of another group by its set-group-id bit would
+    // be out of this one, and past what is closed to it.
+    memberships.push(gid);
     memberships.sort_unstable();
     memberships.dedup();
     if wanted.must_not_be_root && uid == 0 {
@@ -301,14 +303,14 @@ mod tests {
     fn names_and_numbers_are_resolved() {
         let web = user("web").unwrap();
         assert_eq!((web.uid, web.gid, web.home.as_str()), (33, 34, "/var/www"));
-        assert_eq!(web.groups, [40, 41]);
+        assert_eq!(web.groups, [34, 40, 41]);
         assert_eq!(user("33").unwrap(), web);
         let root = user("").unwrap();
         assert_eq!((root.uid, root.gid, root.home.as_str()), (0, 0, "/root"));
         let stranger = user("4242").unwrap();
         assert_eq!((stranger.uid, stranger.gid, stranger.home.as_str()), (4242, 0, "/"));
         let grouped = user("web:logs").unwrap();
-        assert_eq!((grouped.uid, grouped.gid, grouped.groups.len()), (33, 40, 0));
+        assert_eq!((grouped.uid, grouped.gid, &grouped.groups[..]), (33, 40, &[40][..]));
         assert_eq!(user("7:8").unwrap().gid, 8);
         assert_eq!(user("1000").unwrap().uid, 5);
     }
@@ -319,9 +321,9 @@ mod tests {
             Wanted { user: "web", uid: Some(0), gid: Some(9), groups: &[7], ..Wanted::default() };
         let found = resolve(&wanted, PASSWD, GROUP).unwrap();
         assert_eq!((found.uid, found.gid), (0, 9));
-        assert_eq!(found.groups, [7, 40]);
+        assert_eq!(found.groups, [7, 9, 40]);
         let wanted = Wanted { no_image_groups: true, ..wanted };
-        assert_eq!(resolve(&wanted, PASSWD, GROUP).unwrap().groups, [7]);
+        assert_eq!(resolve(&wanted, PASSWD, GROUP).unwrap().groups, [7, 9]);
     }
 
     #[test]
