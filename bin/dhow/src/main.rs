@@ -64,6 +64,15 @@ fn main() -> ExitCode {
     };
     let outcome = match threads {
         Ok(threads) => {
+            if platform {
+                // While there is one, work that blocks waits for a thread when the machine has no
+                // number left for a new one. Without one, asking for it is a panic.
+                threads.spawn_blocking(|| {
+                    loop {
+                        std::thread::park();
+                    }
+                });
+            }
             let outcome = threads.block_on(run(cli.command));
             // A read of the terminal may still be in flight; nobody waits for it.
             threads.shutdown_background();

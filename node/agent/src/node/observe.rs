@@ -12,6 +12,8 @@ pub struct Facts {
     pub memory: u64,
     /// Size of the disk that holds the data directory, bytes.
     pub storage: u64,
+    /// Processes and threads that one pod may have.
+    pub pids_of_pod: u64,
     /// `Linux` release, for example `6.1.0`.
     pub kernel: String,
     /// Name of the distribution.
@@ -71,6 +73,8 @@ impl Disk {
 
 /// Less available memory than this is pressure, as upstream's default eviction threshold.
 const MEMORY_LEAST: u64 = 100 << 20;
+/// Most processes and threads of one pod, however many the machine may have.
+const PIDS_OF_POD: u64 = 16 << 10;
 
 fn line(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
@@ -105,6 +109,7 @@ pub fn facts(data: &Path) -> Facts {
         cpu_millis: cpus * 1000,
         memory: meminfo("MemTotal"),
         storage: disk.map_or(0, |d| d.f_blocks * d.f_frsize),
+        pids_of_pod: pids_of_pod(),
         kernel: line("/proc/sys/kernel/osrelease"),
         os_image: pretty_name(&fs::read_to_string("/etc/os-release").unwrap_or_default()),
         architecture: architecture.to_owned(),
@@ -112,6 +117,16 @@ pub fn facts(data: &Path) -> Facts {
         machine_id,
         boot_id,
     }
+}
+
+/// A pod that forks without end is to leave the machine, and other pods, the numbers of processes
+/// that they need. No machine has so many that one pod could use them all in earnest.
+fn pids_of_pod() -> u64 {
+    let most = ["pid_max", "threads-max"]
+        .iter()
+        .filter_map(|name| line(&format!("/proc/sys/kernel/{name}")).parse::<u64>().ok())
+        .min();
+    most.map_or(0, |most| (most / 4).clamp(1, PIDS_OF_POD))
 }
 
 /// Looks at what is short now.

@@ -64,7 +64,7 @@ pub fn sandbox(world: &World, pod: &Pod) -> SandboxSpec {
         host_network,
         host_ipc: asks(pod, |s| s.host_ipc),
         sysctls,
-        limits: resources::pod_limits(pod),
+        limits: resources::pod_limits(pod, world.facts.pids_of_pod),
         labels: labels(pod),
     }
 }

@@ -61,8 +61,8 @@ fn limits_of(of: Option<&ResourceRequirements>) -> Limits {
 }
 
 /// The limits of the whole pod: those that are said of it, or else the sum where every container
-/// has one.
-pub fn pod_limits(pod: &Pod) -> Limits {
+/// has one; and `pids` processes, about which pods say nothing.
+pub fn pod_limits(pod: &Pod, pids: u64) -> Limits {
     let all: Vec<(Role, Limits)> =
         containers(pod).iter().map(|(role, c)| (*role, limits(c))).collect();
     let kept = |role: &Role| matches!(role, Role::Main | Role::Sidecar);
@@ -84,7 +84,7 @@ pub fn pod_limits(pod: &Pod) -> Limits {
         cpu_request_millis: or(said.cpu_request_millis, sum(|l| l.cpu_request_millis, false)),
         cpu_limit_millis: or(said.cpu_limit_millis, sum(|l| l.cpu_limit_millis, true)),
         memory_limit: or(said.memory_limit, sum(|l| l.memory_limit, true)),
-        pids_limit: 0,
+        pids_limit: pids,
     }
 }
 
@@ -207,7 +207,7 @@ mod tests {
             {"name": "b", "resources": {"limits": {"cpu": "500m"}}},
         ]}}))
         .unwrap();
-        let limits = pod_limits(&pod);
+        let limits = pod_limits(&pod, 99);
         assert_eq!(limits.memory_limit, 0);
         assert_eq!(limits.cpu_limit_millis, 1500);
         assert_eq!(limits.cpu_request_millis, 1500);
@@ -221,7 +221,7 @@ mod tests {
             "containers": [{"name": "a", "resources": {"requests": {"memory": "8Mi"}}}, {"name": "b"}],
         }}))
         .unwrap();
-        let limits = pod_limits(&pod);
+        let limits = pod_limits(&pod, 99);
         assert_eq!((limits.memory_limit, limits.cpu_limit_millis), (32 << 20, 200));
         assert_eq!(qos(&pod), "Burstable");
         let score =

@@ -395,6 +395,8 @@ async fn resources_change_while_containers_run(lab: Arc<Lab>) {
     assert_eq!((limits.cpu_limit_millis, limits.memory_limit), (300, 64 << 20));
     let sandbox = lab.runtime.sandboxes().await.unwrap().remove(0).spec.limits;
     assert_eq!((sandbox.cpu_limit_millis, sandbox.memory_limit), (300, 64 << 20));
+    // One that forks without end stops here, and not where the machine has no number left.
+    assert!((1..=16384).contains(&sandbox.pids_limit), "{sandbox:?}");
     lab.feed.until_event("ResizeCompleted", "").await;
     // Another agent knows what it has, and goes on downwards.
     lab.stop().await;

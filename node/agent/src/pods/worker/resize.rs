@@ -132,7 +132,8 @@ impl Worker {
         }
         let limits = resources::limits(&container);
         let labels = BTreeMap::from([(label::RESOURCES.to_owned(), resources::label(&container))]);
-        let pod = resources::pod_limits(&self.as_it_runs(Some(name)));
+        let pids = self.world.facts.pids_of_pod;
+        let pod = resources::pod_limits(&self.as_it_runs(Some(name)), pids);
         if let Some(track) = self.seen.containers.get_mut(name) {
             track.resize.begin();
         }
@@ -148,7 +149,8 @@ impl Worker {
 
     /// The pod's own limits have to hold what the container will be started with.
     fn widen_for_restart(&mut self, name: &str) -> bool {
-        let pod = resources::pod_limits(&self.as_it_runs(Some(name)));
+        let pids = self.world.facts.pids_of_pod;
+        let pod = resources::pod_limits(&self.as_it_runs(Some(name)), pids);
         let (world, uid) = (self.world.clone(), self.uid().to_owned());
         self.push(async move {
             if let Err(error) = world.runtime.change_limits(&uid, pod, None).await {
