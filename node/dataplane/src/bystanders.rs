@@ -7,6 +7,11 @@
 use crate::{Config, Error};
 use dhow_kernel::net::Socket;
 use dhow_kernel::net::nft::{Expressions, Transaction};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Tables and chains of others that hold rules of ours.
+pub(crate) type Admitted = Arc<Mutex<HashSet<(String, String)>>>;
 
 fn mark(node: &str, instance: &str) -> String {
     format!("node:{node}@0 {instance}")
@@ -17,14 +22,20 @@ fn is_ours(comment: &str, instance: &str) -> bool {
 }
 
 /// Lets packets of pods pass through every foreign chain that would drop them by default.
-pub(crate) fn admit(nft: &mut Socket, config: &Config) -> Result<(), Error> {
+pub(crate) fn admit(nft: &mut Socket, config: &Config, into: &Admitted) -> Result<(), Error> {
     let wrap = |e| Error::kernel("let pods pass through other programs' filters", &e);
     let present = nft.nft_rules(None).map_err(wrap)?;
     for chain in nft.nft_chains(None).map_err(wrap)? {
         let admitted = present.iter().any(|r| {
             r.table == chain.table && r.chain == chain.name && is_ours(&r.comment, &config.name)
         });
-        if !chain.drops_forwarded || chain.table == config.name || admitted {
+        if !chain.drops_forwarded || chain.table == config.name {
+            continue;
+        }
+        into.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert((chain.table.clone(), chain.name.clone()));
+        if admitted {
             continue;
         }
         tracing::info!(

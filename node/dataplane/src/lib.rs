@@ -15,6 +15,7 @@ mod purge;
 mod services;
 mod skeleton;
 mod taken;
+mod watch;
 
 use dhow_intents::{MachineIntent, Owner, Protocol, ServiceIntent};
 use dhow_kernel::net::nft::{Element, Transaction, Value, key};
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use services::Drift;
+pub use watch::{Disturbance, Watch};
 
 /// Why the data plane failed.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +108,7 @@ struct Engine {
     services: Services,
     /// The elements of the map of host ports, by key.
     host_ports: HashMap<Vec<u8>, Element>,
+    admitted: bystanders::Admitted,
 }
 
 impl Dataplane {
@@ -186,6 +189,28 @@ impl Dataplane {
         self.run(Engine::repair).await
     }
 
+    /// Makes up for what another program did.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn mend(&self, what: &Disturbance) -> Result<(), Error> {
+        match what {
+            Disturbance::Ours(_) => self.repair().await,
+            Disturbance::Filter(_) => self.run(Engine::admit).await,
+        }
+    }
+
+    /// Begins to follow what other programs change of it, in the calling thread's network
+    /// namespace and runtime. After each change [`Self::mend`] is due.
+    ///
+    /// # Errors
+    /// When the kernel does not report changes.
+    pub fn watch(&self) -> Result<Watch, Error> {
+        let engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        let ports = [engine.nft.port(), engine.pods.port()];
+        Watch::open(watch::Mine::new(&engine.config, ports, engine.admitted.clone()))
+    }
+
     /// After a restart: removes the services that are programmed but not among `known`, and links
     /// of pods that are not among `pods` (ids).
     pub async fn sweep(&self, known: &[Owner], pods: &[String]) -> Result<(), Error> {
@@ -224,10 +249,12 @@ impl Engine {
         let wrap = |e| Error::kernel("open the pod network", &e);
         let mut nft = Socket::netfilter().map_err(wrap)?;
         build(&mut nft, &config)?;
-        bystanders::admit(&mut nft, &config)?;
+        let admitted = bystanders::Admitted::default();
+        bystanders::admit(&mut nft, &config, &admitted)?;
         let pods = pods::Pods::open(&config)?;
         let services = Services::adopt(&mut nft, &config).map_err(wrap)?;
-        let mut engine = Self { config, nft, pods, services, host_ports: HashMap::new() };
+        let host_ports = HashMap::new();
+        let mut engine = Self { config, nft, pods, services, host_ports, admitted };
         engine.adopt().map_err(wrap)?;
         Ok(engine)
     }
@@ -274,9 +301,14 @@ impl Engine {
         self.repair()
     }
 
+    fn admit(&mut self) -> Result<(), Error> {
+        bystanders::admit(&mut self.nft, &self.config, &self.admitted)
+    }
+
     fn repair(&mut self) -> Result<(), Error> {
+        self.pods.repair(&self.config)?;
         build(&mut self.nft, &self.config)?;
-        bystanders::admit(&mut self.nft, &self.config)?;
+        self.admit()?;
         self.adopt().map_err(|e| Error::kernel("repair what belongs to pods", &e))?;
         self.services.repair(&mut self.nft, &self.config)
     }

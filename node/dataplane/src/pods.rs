@@ -124,6 +124,33 @@ impl Pods {
         Ok(())
     }
 
+    /// The port of the socket that links and routes are written by.
+    pub(crate) fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
+    /// Brings back the machine's own link, and the ways to pods whose links exist.
+    pub(crate) fn repair(&mut self, config: &Config) -> Result<(), Error> {
+        machine_link(&mut self.socket, config)?;
+        let wrap = |e| Error::kernel("bring back the routes to pods", &e);
+        let routes = self.socket.routes().map_err(wrap)?;
+        let led: HashSet<Ipv4Addr> = routes
+            .into_iter()
+            .filter(|r| r.protocol == PROTOCOL && r.destination.1 == 32)
+            .map(|r| r.destination.0)
+            .collect();
+        let links: HashMap<String, u32> =
+            self.socket.links().map_err(wrap)?.into_iter().map(|l| (l.name, l.index)).collect();
+        for pod in self.pods.values().filter(|pod| !led.contains(&pod.address)) {
+            let Some(index) = links.get(&pod.link) else { continue };
+            let mut lead = Batch::new();
+            lead.set_neighbour(*index, pod.address, mac(pod.address, true));
+            lead.set_route((pod.address, 32), *index, None, None, PROTOCOL);
+            self.socket.transact(&lead).map_err(wrap)?;
+        }
+        Ok(())
+    }
+
     /// The pods that have a link, by id.
     pub(crate) fn all(&self) -> &HashMap<String, Pod> {
         &self.pods

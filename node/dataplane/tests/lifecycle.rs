@@ -2,7 +2,7 @@
 
 mod lab;
 
-use dhow_dataplane::{Dataplane, Error};
+use dhow_dataplane::{Dataplane, Disturbance, Error};
 use dhow_intents::Protocol::{Tcp, Udp};
 use dhow_intents::{MachineIntent, Owner, ServiceIntent};
 use dhow_kernel::net::{Batch, route};
@@ -292,6 +292,77 @@ fn a_flushed_table_is_repaired() {
         plane.repair().await.unwrap();
         assert_eq!(plane.drift().await.unwrap(), Vec::<String>::new());
         client.connect(SocketAddrV4::new(ip(2), 80)).unwrap();
+    });
+}
+
+#[test]
+fn what_other_programs_change_is_noticed_and_mended() {
+    machine(|| async {
+        let plane = open().await;
+        let (client, server) = (Pod::new(&plane, "c").await, Pod::new(&plane, "s").await);
+        server.serve(8080);
+        set(&plane, service("s1", 1, Tcp, 80, &[server.at(8080)])).await;
+        // Without what links come to by themselves.
+        let ways = || {
+            let routes = output("ip", &["route", "show", "proto", "208"]);
+            let all = [routes.replace("linkdown", ""), output("ip", &["neigh"])];
+            let mut lines: Vec<String> =
+                all.iter().flat_map(|text| text.lines().map(|l| l.trim().to_owned())).collect();
+            lines.sort();
+            lines
+        };
+        let before = ways();
+        let mut watch = plane.watch().unwrap();
+        let reaches = || {
+            client.connect(SocketAddrV4::new(ip(1), 80)).unwrap();
+            Client::new(SocketAddrV4::new(ip(1), 80).into()).unwrap();
+        };
+        let route = format!("{}/32", server.address);
+        let disturbances: [&[&str]; 8] = [
+            &["nft", "flush", "ruleset"],
+            &["nft", "delete", "table", "ip", NAME],
+            &["nft", "flush", "map", "ip", NAME, "cluster_ips"],
+            &["ip", "link", "delete", NAME],
+            &["ip", "link", "set", NAME, "down"],
+            &["ip", "address", "flush", "dev", NAME],
+            &["ip", "route", "delete", "10.201.0.0/16"],
+            &["ip", "route", "delete", &route],
+        ];
+        for command in disturbances {
+            output(command[0], &command[1..]);
+            let found = tokio::time::timeout(lab::PATIENCE, watch.changed()).await;
+            let found = found.unwrap_or_else(|_| panic!("{command:?} is not noticed")).unwrap();
+            assert!(matches!(found, Disturbance::Ours(_)), "{command:?}: {found:?}");
+            plane.mend(&found).await.unwrap();
+            reaches();
+            assert_eq!(watch.take().unwrap(), None, "{command:?}: a repair disturbs itself");
+        }
+        assert_eq!(ways(), before);
+
+        // What this process does itself is no disturbance, nor what is others' own.
+        set(&plane, service("s2", 2, Tcp, 80, &[server.at(8080)])).await;
+        let third = Pod::new(&plane, "t").await;
+        plane.detach(&third.id).await.unwrap();
+        output("nft", &["add", "table", "ip", "other"]);
+        output("nft", &["add", "chain", "ip", "other", "c"]);
+        output("nft", &["add", "rule", "ip", "other", "c", "accept"]);
+        output("nft", &["flush", "chain", "ip", "other", "c"]);
+        assert_eq!(watch.take().unwrap(), None);
+
+        // A filter that begins to drop, and one that is filled anew.
+        let chain = "{ type filter hook forward priority 0; policy drop; }";
+        for command in [
+            &["add", "chain", "ip", "other", "forward", chain][..],
+            &["flush", "chain", "ip", "other", "forward"],
+        ] {
+            output("nft", command);
+            let found =
+                tokio::time::timeout(lab::PATIENCE, watch.changed()).await.unwrap().unwrap();
+            assert!(matches!(found, Disturbance::Filter(_)), "{command:?}: {found:?}");
+            plane.mend(&found).await.unwrap();
+            reaches();
+            assert_eq!(watch.take().unwrap(), None, "{command:?}");
+        }
     });
 }
 

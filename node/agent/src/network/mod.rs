@@ -5,6 +5,7 @@ pub mod files;
 
 use crate::events::Level;
 use crate::world::World;
+use dhow_dataplane::{Disturbance, Watch};
 use dhow_intents::{MachineIntent, NameIntent, Owner, ServiceIntent};
 use dhow_reason::{Code, Reason};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,9 @@ pub enum News {
 
 /// Most news that are taken into one transaction.
 const BATCH: usize = 1024;
+/// How long other programs' changes may go on before the network is repaired: a firewall is loaded
+/// in several steps.
+const SETTLE: Duration = Duration::from_millis(100);
 /// Pause after the kernel refused.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -102,17 +106,43 @@ pub async fn run(world: Arc<World>, mut news: mpsc::UnboundedReceiver<News>) {
     // The other machines, while the way to one of them is missing; and why it is.
     let mut machines: Option<Vec<MachineIntent>> = None;
     let mut no_way = String::new();
+    let mut others: Vec<MachineIntent> = Vec::new();
+    let mut watch = match world.dataplane.watch() {
+        Ok(watch) => Some(watch),
+        Err(error) => {
+            tracing::warn!(%error, "what other programs change of the pod network is noticed late");
+            None
+        }
+    };
+    // What another program changed, while it is not repaired.
+    let mut disturbed: Option<Disturbance> = None;
     loop {
-        let received = if failed || machines.is_some() {
-            tokio::select! {
-                count = news.recv_many(&mut batch, BATCH) => count,
-                () = world.clock.sleep(AGAIN) => usize::MAX,
+        let again = failed || machines.is_some() || disturbed.is_some();
+        let received = tokio::select! {
+            count = news.recv_many(&mut batch, BATCH) => count,
+            change = changed(&world, &mut watch) => {
+                // One of ours that is not repaired yet includes filters.
+                if !matches!(disturbed, Some(Disturbance::Ours(_))) {
+                    disturbed = Some(change);
+                }
+                machines.get_or_insert_with(|| others.clone());
+                usize::MAX
             }
-        } else {
-            news.recv_many(&mut batch, BATCH).await
+            () = world.clock.sleep(AGAIN), if again => usize::MAX,
         };
         if received == 0 {
             return;
+        }
+        if let Some(change) = &disturbed {
+            match world.dataplane.mend(change).await {
+                Ok(()) => {
+                    tracing::info!(%change, "another program changed the pod network; it is repaired");
+                    disturbed = None;
+                }
+                Err(error) => {
+                    tracing::error!(%change, %error, "another program changed the pod network; it is not repaired yet");
+                }
+            }
         }
         let mut sync = None;
         for item in batch.drain(..) {
@@ -133,7 +163,10 @@ pub async fn run(world: Arc<World>, mut news: mpsc::UnboundedReceiver<News>) {
                     names.gone(&owner);
                     world.names.remove(&owner);
                 }
-                News::Machines(all) => machines = Some(all),
+                News::Machines(all) => {
+                    others.clone_from(&all);
+                    machines = Some(all);
+                }
                 News::Begin => {
                     services.told.clear();
                     names.told.clear();
@@ -196,6 +229,27 @@ pub async fn run(world: Arc<World>, mut news: mpsc::UnboundedReceiver<News>) {
             let _ = done.send(());
         }
     }
+}
+
+/// Waits until another program has changed the pod network and has had time to finish; for ever when
+/// nobody tells.
+async fn changed(world: &World, watch: &mut Option<Watch>) -> Disturbance {
+    if let Some(following) = watch {
+        match following.changed().await {
+            Ok(first) => {
+                world.clock.sleep(SETTLE).await;
+                match (&first, following.take()) {
+                    (Disturbance::Filter(_), Ok(Some(more))) => return more,
+                    _ => return first,
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "what other programs change of the pod network is noticed late");
+                *watch = None;
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod namespace;
 pub mod nft;
 pub mod route;
 mod socket;
+pub mod watch;
 pub mod wire;
 
 pub use socket::{Family, Reply, Socket};

@@ -5,7 +5,7 @@ use super::{Error, wire};
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Which part of the kernel a socket speaks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +73,44 @@ impl Socket {
             }
         }
         Ok(Self { fd, buffer: vec![0; DATAGRAM], send_limit: 200 << 10 })
+    }
+
+    /// The number that the kernel knows this socket by (port), and that it tells who changed what with.
+    pub fn port(&self) -> u32 {
+        rustix::net::getsockname(&self.fd)
+            .ok()
+            .and_then(|address| SocketAddrNetlink::try_from(address).ok())
+            .map_or(0, |address| address.pid())
+    }
+
+    /// Has changes of a kind reported here.
+    pub(super) fn join(&self, group: libc::c_int) -> Result<(), Error> {
+        // SAFETY: the descriptor is open and the value is a live int of the stated size.
+        let joined = unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_NETLINK,
+                libc::NETLINK_ADD_MEMBERSHIP,
+                (&raw const group).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        match joined {
+            0 => Ok(()),
+            _ => {
+                let errno = Errno::from_io_error(&std::io::Error::last_os_error());
+                Err(Error::new("follow what programs change", errno.unwrap_or(Errno::INVAL)))
+            }
+        }
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// The descriptor, and room for one datagram.
+    pub(super) fn parts(&mut self) -> (BorrowedFd<'_>, &mut [u8]) {
+        (self.fd.as_fd(), &mut self.buffer)
     }
 
     /// Sends a batch in one piece and collects all answers. The first refused message becomes the
