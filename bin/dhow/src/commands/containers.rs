@@ -152,6 +152,14 @@ fn look(pod: &Value) -> Option<Seen> {
     }
 }
 
+/// Why no machine takes the pod, while none does.
+fn waits(pod: &Value) -> Option<&str> {
+    let conditions = pod["status"]["conditions"].as_array()?;
+    let placed = conditions.iter().find(|condition| condition["type"] == "PodScheduled")?;
+    (placed["status"] == "False")
+        .then(|| placed["message"].as_str().unwrap_or("no machine takes it"))
+}
+
 async fn follow(client: &Client, run: &Run, path: &str, made: &Value) -> Result<i32> {
     let name = made["metadata"]["name"].as_str().unwrap_or_default();
     let revision = made["metadata"]["resourceVersion"].as_str().unwrap_or("0");
@@ -161,8 +169,14 @@ async fn follow(client: &Client, run: &Run, path: &str, made: &Value) -> Result<
             run.namespace
         ))
         .await?;
+    let mut told = String::new();
     let running = loop {
-        match seen(watch.next().await?, name)? {
+        let event = watch.next().await?;
+        if let Some(why) = waits(&event.1).filter(|why| *why != told) {
+            eprintln!("dhow: container {name} waits: {why}");
+            why.clone_into(&mut told);
+        }
+        match seen(event, name)? {
             Some(Seen::Running) => break true,
             Some(Seen::Ended(code)) => {
                 print_logs(client, path, false).await?;
@@ -454,5 +468,16 @@ mod tests {
             pod(json!({"waiting": {"reason": "ErrImageNeverPull", "message": "no image"}}));
         assert!(matches!(look(&waiting), Some(Seen::Stuck(why)) if why == "no image"));
         assert!(look(&pod(json!({"waiting": {"reason": "ContainerCreating"}}))).is_none());
+    }
+
+    #[test]
+    fn a_pod_that_no_machine_takes_says_why_it_waits() {
+        let pod = |status: &str| {
+            let placed = json!({"type": "PodScheduled", "status": status, "message": "port 80"});
+            json!({"status": {"conditions": [{"type": "Ready", "status": "False"}, placed]}})
+        };
+        assert_eq!(waits(&pod("False")), Some("port 80"));
+        assert_eq!(waits(&pod("True")), None);
+        assert_eq!(waits(&json!({"status": {}})), None);
     }
 }
