@@ -108,9 +108,17 @@ fn claim(data: &Path) -> Result<Claim> {
             // A start that was refused took it away meanwhile: there is a new one.
             continue;
         }
-        file.set_len(0)?;
-        writeln!(file, "{}", std::process::id())?;
-        return Ok(Claim { lock: file, made, empty: holds_only(data, &CLAIMED) });
+        let empty = holds_only(data, &CLAIMED);
+        let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        if let Err(error) = written {
+            if empty {
+                unclaim(data, "dhow.pid", made);
+            }
+            return Err(error).with_context(|| {
+                format!("cannot write {}: make room, or choose another --data-dir", path.display())
+            });
+        }
+        return Ok(Claim { lock: file, made, empty });
     }
 }
 
@@ -504,9 +512,17 @@ fn remove(data: &Path) -> Result<bool> {
 /// When the platform was never started.
 pub fn env(target: &Target) -> Result<()> {
     let path = target.data_dir.join("env");
-    let text = std::fs::read_to_string(&path).with_context(|| {
+    let text = std::fs::read_to_string(&path).map_err(|error| {
         let data = target.data_dir.display();
-        format!("no platform was started in {data}; start one with 'dhow up --data-dir {data}'")
+        let why = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                format!("cannot read {}: only root may; use sudo", path.display())
+            }
+            _ => format!(
+                "no platform was started in {data}; start one with 'dhow up --data-dir {data}'"
+            ),
+        };
+        anyhow::Error::from(error).context(why)
     })?;
     print!("{text}");
     Ok(())
@@ -711,6 +727,16 @@ mod tests {
         std::fs::write(pid_file(dir.path()), "1\n").unwrap();
         assert_eq!(running(dir.path()), None);
         drop(held);
+    }
+
+    #[test]
+    fn a_number_that_cannot_be_written_is_told_with_its_file_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid = pid_file(dir.path());
+        std::os::unix::fs::symlink("/dev/full", &pid).unwrap();
+        let refused = claim(dir.path()).err().unwrap().to_string();
+        assert!(refused.starts_with(&format!("cannot write {}: ", pid.display())), "{refused}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]
