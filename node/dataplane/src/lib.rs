@@ -208,7 +208,8 @@ impl Dataplane {
     pub fn watch(&self) -> Result<Watch, Error> {
         let engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
         let ports = [engine.nft.port(), engine.pods.port()];
-        Watch::open(watch::Mine::new(&engine.config, ports, engine.admitted.clone()))
+        let (admitted, pods) = (engine.admitted.clone(), engine.pods.names());
+        Watch::open(watch::Mine::new(&engine.config, ports, admitted, pods))
     }
 
     /// After a restart: removes the services that are programmed but not among `known`, and links

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Who made our routes (`rtm_protocol`); a number that no routing daemon is assigned.
@@ -29,7 +29,12 @@ pub(crate) struct Pod {
     pub(crate) address: Ipv4Addr,
     pub(crate) owner: String,
     link: String,
+    /// Where its network namespace is; unknown until somebody attaches the pod in this process.
+    netns: Option<PathBuf>,
 }
+
+/// Names of pods' links that are to be there.
+pub(crate) type Names = Arc<Mutex<HashSet<String>>>;
 
 /// The links of the machine's pods.
 #[derive(Debug)]
@@ -37,6 +42,7 @@ pub(crate) struct Pods {
     socket: Socket,
     addresses: Addresses,
     pods: HashMap<String, Pod>,
+    names: Names,
     graves: Arc<Graves>,
 }
 
@@ -91,6 +97,7 @@ impl Pods {
             socket,
             addresses: Addresses::new(config.pod_cidr, &[machine, config.dns_ip, config.node_ip]),
             pods: HashMap::new(),
+            names: Names::default(),
             graves: Arc::new(graves),
         };
         pods.adopt(config).map_err(|e| Error::kernel("adopt the links of running pods", &e))?;
@@ -113,8 +120,8 @@ impl Pods {
             match known {
                 Some(((owner, id), address)) if self.addresses.claim(*address) => {
                     let owner = owner.to_owned();
-                    let pod = Pod { address: *address, owner, link: link.name };
-                    self.pods.insert(id.to_owned(), pod);
+                    let pod = Pod { address: *address, owner, link: link.name, netns: None };
+                    self.put(id, pod);
                 }
                 // Half made when the process died.
                 _ => Graves::bury(&self.graves, link.name),
@@ -124,12 +131,29 @@ impl Pods {
         Ok(())
     }
 
+    fn put(&mut self, id: &str, pod: Pod) {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(pod.link.clone());
+        self.pods.insert(id.to_owned(), pod);
+    }
+
+    /// Its link may go now.
+    fn take(&mut self, id: &str) -> Option<Pod> {
+        let pod = self.pods.remove(id)?;
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).remove(&pod.link);
+        Some(pod)
+    }
+
+    /// The names of all links, kept up to date.
+    pub(crate) fn names(&self) -> Names {
+        self.names.clone()
+    }
+
     /// The port of the socket that links and routes are written by.
     pub(crate) fn port(&self) -> u32 {
         self.socket.port()
     }
 
-    /// Brings back the machine's own link, and the ways to pods whose links exist.
+    /// Brings back the machine's own link, pods' links and the ways to them.
     pub(crate) fn repair(&mut self, config: &Config) -> Result<(), Error> {
         machine_link(&mut self.socket, config)?;
         let wrap = |e| Error::kernel("bring back the routes to pods", &e);
@@ -147,6 +171,23 @@ impl Pods {
             lead.set_neighbour(*index, pod.address, mac(pod.address, true));
             lead.set_route((pod.address, 32), *index, None, None, PROTOCOL);
             self.socket.transact(&lead).map_err(wrap)?;
+        }
+        let lost: Vec<(String, Pod)> = self
+            .pods
+            .iter()
+            .filter(|(_, pod)| !links.contains_key(&pod.link))
+            .map(|(id, pod)| (id.clone(), pod.clone()))
+            .collect();
+        for (id, pod) in lost {
+            // A namespace that is gone took its link along: the pod is about to end.
+            let Some(namespace) = pod.netns.as_deref().and_then(|n| namespace::open(n).ok()) else {
+                continue;
+            };
+            let name = alias(&pod.owner, &id);
+            if let Err(error) = self.connect(&pod.link, pod.address, &name, &namespace) {
+                tracing::warn!(pod = pod.owner, %error, "the link of a pod is not brought back");
+                let _ = self.delete_now(&pod.link);
+            }
         }
         Ok(())
     }
@@ -170,11 +211,12 @@ impl Pods {
         let mut wanted = wanted;
         if let Some(pod) = self.pods.get(id).cloned() {
             if self.is_whole(&pod, &namespace).map_err(wrap)? {
+                self.put(id, Pod { netns: Some(netns.to_path_buf()), ..pod.clone() });
                 return Ok((pod.address, false));
             }
             // The sandbox was made anew: same pod, same address, new link.
             self.delete_now(&pod.link).map_err(wrap)?;
-            self.pods.remove(id);
+            self.take(id);
             self.addresses.release(pod.address);
             wanted = Some(pod.address);
         }
@@ -194,7 +236,7 @@ impl Pods {
             self.addresses.release(address);
             return Err(wrap(error));
         }
-        self.pods.insert(id.to_owned(), Pod { address, owner: text, link });
+        self.put(id, Pod { address, owner: text, link, netns: Some(netns.to_path_buf()) });
         Ok((address, true))
     }
 
@@ -268,7 +310,7 @@ impl Pods {
 
     /// Forgets a pod: its address leads nowhere at once, its link is deleted in the background.
     pub(crate) fn detach(&mut self, id: &str) -> Result<Option<Pod>, Error> {
-        let Some(pod) = self.pods.remove(id) else { return Ok(None) };
+        let Some(pod) = self.take(id) else { return Ok(None) };
         let mut batch = Batch::new();
         batch.delete_route((pod.address, 32), PROTOCOL);
         // The route is gone already when the pod's namespace ended before.

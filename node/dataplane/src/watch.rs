@@ -5,7 +5,7 @@
 //! these would otherwise last until the next change of a service, or of this process.
 
 use crate::bystanders::Admitted;
-use crate::pods::PROTOCOL;
+use crate::pods::{Names, PROTOCOL};
 use crate::{Config, Error, addresses};
 use dhow_kernel::net::watch::{self, Change, Group};
 use dhow_kernel::net::{Family, wire};
@@ -48,12 +48,13 @@ pub(crate) struct Mine {
     /// Held by our link.
     addresses: [Ipv4Addr; 2],
     admitted: Admitted,
+    pods: Names,
 }
 
 impl Mine {
-    pub(crate) fn new(config: &Config, ports: [u32; 2], admitted: Admitted) -> Self {
+    pub(crate) fn new(config: &Config, ports: [u32; 2], admitted: Admitted, pods: Names) -> Self {
         let addresses = [addresses::machine(config.pod_cidr), config.dns_ip];
-        Self { name: config.name.clone(), ports, addresses, admitted }
+        Self { name: config.name.clone(), ports, addresses, admitted, pods }
     }
 }
 
@@ -190,7 +191,9 @@ impl Mine {
         let what = match change.kind {
             RTM_DELLINK => {
                 let link = wire::text(wire::find(change.body.get(16..)?, IFLA_IFNAME)?);
-                (link == self.name).then(|| format!("link {link} was deleted"))?
+                let of_pod =
+                    || self.pods.lock().unwrap_or_else(PoisonError::into_inner).contains(&link);
+                (link == self.name || of_pod()).then(|| format!("link {link} was deleted"))?
             }
             RTM_DELADDR => {
                 let gone = address(wire::find(change.body.get(8..)?, IFA_LOCAL)?)?;

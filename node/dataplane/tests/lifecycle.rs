@@ -12,12 +12,15 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Everything of the network that dhow could leave behind.
+/// Everything of the network that dhow could leave behind, without what links come to by themselves
+/// as time goes by: their carrier, and what IPv6 makes.
 fn picture() -> [String; 4] {
+    let links = output("ip", &["-br", "link"]);
+    let names: Vec<&str> = links.lines().filter_map(|l| l.split_whitespace().next()).collect();
     [
         output("nft", &["list", "ruleset"]),
-        output("ip", &["-br", "link"]),
-        output("ip", &["route", "show", "table", "all"]),
+        names.join(" "),
+        output("ip", &["-4", "route", "show", "table", "all"]).replace("linkdown ", ""),
         output("ip", &["neigh"]),
     ]
 }
@@ -302,12 +305,10 @@ fn what_other_programs_change_is_noticed_and_mended() {
         let (client, server) = (Pod::new(&plane, "c").await, Pod::new(&plane, "s").await);
         server.serve(8080);
         set(&plane, service("s1", 1, Tcp, 80, &[server.at(8080)])).await;
-        // Without what links come to by themselves.
         let ways = || {
-            let routes = output("ip", &["route", "show", "proto", "208"]);
-            let all = [routes.replace("linkdown", ""), output("ip", &["neigh"])];
+            let [.., routes, neighbours] = picture();
             let mut lines: Vec<String> =
-                all.iter().flat_map(|text| text.lines().map(|l| l.trim().to_owned())).collect();
+                routes.lines().chain(neighbours.lines()).map(str::to_owned).collect();
             lines.sort();
             lines
         };
@@ -318,7 +319,10 @@ fn what_other_programs_change_is_noticed_and_mended() {
             Client::new(SocketAddrV4::new(ip(1), 80).into()).unwrap();
         };
         let route = format!("{}/32", server.address);
-        let disturbances: [&[&str]; 8] = [
+        let links = output("ip", &["-o", "link"]);
+        let line = links.lines().find(|line| line.contains("alias pod:shop/s@")).unwrap();
+        let link = line.split([' ', '@']).nth(1).unwrap();
+        let disturbances: [&[&str]; 9] = [
             &["nft", "flush", "ruleset"],
             &["nft", "delete", "table", "ip", NAME],
             &["nft", "flush", "map", "ip", NAME, "cluster_ips"],
@@ -327,6 +331,7 @@ fn what_other_programs_change_is_noticed_and_mended() {
             &["ip", "address", "flush", "dev", NAME],
             &["ip", "route", "delete", "10.201.0.0/16"],
             &["ip", "route", "delete", &route],
+            &["ip", "link", "delete", link],
         ];
         for command in disturbances {
             output(command[0], &command[1..]);
