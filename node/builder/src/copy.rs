@@ -2,7 +2,7 @@
 
 use crate::pattern;
 use crate::transfer::{Content, Item};
-use crate::tree::{Entry, Tree, open_in};
+use crate::tree::{Entry, Tree, location, open_in};
 use dhow_images::layer;
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, RawMode, ResolveFlags, Timespec, Timestamps, Uid,
@@ -62,12 +62,12 @@ impl<'a> Writer<'a> {
                     self.tree(tree, entries, &path)?;
                 }
                 Content::Entries(entries) => {
-                    let path = if inside { path.join(&item.name) } else { path.clone() };
+                    let path = if inside { path.join(&item.name) } else { self.real(&path)? };
                     self.parent(&path)?;
                     self.entry(tree, &entries[0], &path)?;
                 }
                 Content::Text(text) => {
-                    let path = if inside { path.join(&item.name) } else { path.clone() };
+                    let path = if inside { path.join(&item.name) } else { self.real(&path)? };
                     self.parent(&path)?;
                     self.text(text, &path)?;
                 }
@@ -99,6 +99,16 @@ impl<'a> Writer<'a> {
             Some(parent) if path.file_name().is_some() => self.directory(parent).map(drop),
             _ => Ok(()),
         }
+    }
+
+    /// Where a file that is named as the target really is: one that is there is written through
+    /// symbolic links, as Docker does. What is not there is where it is named.
+    fn real(&self, path: &Path) -> io::Result<PathBuf> {
+        let Ok(found) = open_in(self.root, path, OFlags::PATH) else {
+            return Ok(path.to_path_buf());
+        };
+        let (root, found) = (location(self.root)?, location(&found)?);
+        Ok(found.strip_prefix(&root).map_or_else(|_| path.to_path_buf(), Path::to_path_buf))
     }
 
     fn is_directory(&self, path: &Path) -> io::Result<bool> {

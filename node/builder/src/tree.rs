@@ -195,7 +195,7 @@ impl Tree {
 }
 
 /// Where the kernel says an open file is.
-fn location(fd: &OwnedFd) -> io::Result<PathBuf> {
+pub(crate) fn location(fd: &OwnedFd) -> io::Result<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 

@@ -159,6 +159,12 @@ fn links_of_the_image_resolve_inside_it(world: &World) {
     let refused = world.refused("FROM test\nCOPY b /out/x\n");
     assert!(refused.contains("/out cannot be written"), "{refused}");
     assert!(!Path::new("/etc/x").exists());
+    // One to a file is, and stays.
+    symlink("usr/lib/a", world.dir.join("context/root/through")).unwrap();
+    let image =
+        world.build("FROM scratch\nCOPY root /\nCOPY b /through\nCOPY <<b /through\nheard\nb\n");
+    assert_eq!(world.text(&image, "usr/lib/a"), "heard\n");
+    world.look(&image, |root| assert!(root.join("through").is_symlink()));
     let image = world.build("FROM test\nCOPY b /up\n");
     assert_eq!(world.text(&image, "up"), "b");
     assert!(!Path::new("/tmp/dhow-escape").exists());
