@@ -14,13 +14,13 @@ use std::net::Ipv4Addr;
 use std::sync::PoisonError;
 use tokio::io::unix::AsyncFd;
 
-/// What another program did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What another program did; the greater needs more to be made up for, and that includes the less.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Disturbance {
-    /// Something of ours was changed.
-    Ours(String),
     /// A filter that packets of pods pass may drop them now.
     Filter(String),
+    /// Something of ours was changed.
+    Ours(String),
 }
 
 impl fmt::Display for Disturbance {

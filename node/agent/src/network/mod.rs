@@ -120,11 +120,12 @@ pub async fn run(world: Arc<World>, mut news: mpsc::UnboundedReceiver<News>) {
         let again = failed || machines.is_some() || disturbed.is_some();
         let received = tokio::select! {
             count = news.recv_many(&mut batch, BATCH) => count,
-            change = changed(&world, &mut watch) => {
-                // One of ours that is not repaired yet includes filters.
-                if !matches!(disturbed, Some(Disturbance::Ours(_))) {
-                    disturbed = Some(change);
-                }
+            change = changed(&mut watch) => {
+                world.clock.sleep(SETTLE).await;
+                let more = watch.as_mut().and_then(|watch| watch.take().ok().flatten());
+                // A repair of what is ours looks at filters too.
+                let all = [disturbed.take(), Some(change), more];
+                disturbed = all.into_iter().flatten().max();
                 machines.get_or_insert_with(|| others.clone());
                 usize::MAX
             }
@@ -231,18 +232,12 @@ pub async fn run(world: Arc<World>, mut news: mpsc::UnboundedReceiver<News>) {
     }
 }
 
-/// Waits until another program has changed the pod network and has had time to finish; for ever when
-/// nobody tells.
-async fn changed(world: &World, watch: &mut Option<Watch>) -> Disturbance {
+/// Waits until another program has changed the pod network; for ever when nobody tells. Nothing is
+/// lost when it is given up.
+async fn changed(watch: &mut Option<Watch>) -> Disturbance {
     if let Some(following) = watch {
         match following.changed().await {
-            Ok(first) => {
-                world.clock.sleep(SETTLE).await;
-                match (&first, following.take()) {
-                    (Disturbance::Filter(_), Ok(Some(more))) => return more,
-                    _ => return first,
-                }
-            }
+            Ok(change) => return change,
             Err(error) => {
                 tracing::warn!(%error, "what other programs change of the pod network is noticed late");
                 *watch = None;

@@ -124,6 +124,12 @@ impl Memory {
         self.tell(&mut state, &Change::Node(node));
     }
 
+    /// News for the network, which change nothing.
+    pub fn no_other_machines(&self) {
+        let mut state = self.lock();
+        self.tell(&mut state, &Change::Machines(Vec::new()));
+    }
+
     /// Ends all subscriptions, as a lost connection does.
     pub fn disconnect(&self) {
         self.lock().subscribers.clear();

@@ -1,9 +1,11 @@
 //! The agent ends and comes back; the control plane goes away and comes back.
 
 use crate::feed::condition;
-use crate::lab::{FOREVER, Lab, shell};
+use crate::lab::{FOREVER, Lab, shell, within};
 use crate::lifecycle::container;
+use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 crate::tests![
     what_runs_is_taken_up_and_not_restarted,
@@ -11,6 +13,7 @@ crate::tests![
     what_was_removed_meanwhile_ends,
     a_lost_subscription_is_made_anew,
     a_pod_of_the_same_name_is_another_pod,
+    what_another_program_takes_of_the_network_comes_back,
 ];
 
 async fn what_runs_is_taken_up_and_not_restarted(lab: Arc<Lab>) {
@@ -76,4 +79,29 @@ async fn a_pod_of_the_same_name_is_another_pod(lab: Arc<Lab>) {
     lab.feed.create(shell("web", FOREVER));
     lab.feed.until_ready("web").await;
     assert_eq!(lab.exec("web", "", "echo new").await.1, "new\n");
+}
+
+async fn what_another_program_takes_of_the_network_comes_back(lab: Arc<Lab>) {
+    lab.feed.create(shell("web", FOREVER));
+    lab.feed.until_ready("web").await;
+    let run = |program: &str, arguments: &[&str]| {
+        let done = Command::new(program).args(arguments).output().unwrap();
+        String::from_utf8(done.stdout).unwrap()
+    };
+    let tables = || run("nft", &["list", "tables"]);
+    assert_eq!(tables(), "table ip dhowt\n");
+    let links = run("ip", &["-o", "link"]);
+    let line = links.lines().find(|line| line.contains("alias pod:shop/web@")).unwrap();
+    let link = line.split([' ', '@']).nth(1).unwrap();
+    run("nft", &["flush", "ruleset"]);
+    let back = async |is_back: &dyn Fn() -> bool| {
+        while !is_back() {
+            // News that come meanwhile hide nothing.
+            lab.feed.no_other_machines();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within("the table is back", back(&|| tables().contains("dhowt"))).await;
+    run("ip", &["link", "delete", link]);
+    within("the link is back", back(&|| run("ip", &["-o", "link"]).contains(link))).await;
 }
