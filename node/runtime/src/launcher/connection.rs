@@ -55,11 +55,25 @@ impl Launcher {
         if writable {
             self.write_out(number);
         }
-        let Some(connection) = self.connections.get_mut(&number) else { return };
-        let mut open = match connection.inbox.receive(connection.socket.as_fd()) {
-            Ok(open) => open,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
-            Err(_) => false,
+        self.hear(number);
+    }
+
+    /// Hears everybody out: what a client said before it ended counts, however long its last words
+    /// are.
+    pub(super) fn hear_all(&mut self) {
+        let numbers: Vec<u64> = self.connections.keys().copied().collect();
+        for number in numbers {
+            while self.hear(number) {}
+        }
+    }
+
+    /// Reads a piece of what a client says, and does what it asks for. Whether there was any.
+    fn hear(&mut self, number: u64) -> bool {
+        let Some(connection) = self.connections.get_mut(&number) else { return false };
+        let (mut open, heard) = match connection.inbox.receive(connection.socket.as_fd()) {
+            Ok(open) => (open, open),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (true, false),
+            Err(_) => (false, false),
         };
         while let Some(connection) = self.connections.get_mut(&number) {
             match connection.inbox.next::<Request>() {
@@ -75,6 +89,7 @@ impl Launcher {
         if !open {
             self.disconnect(number);
         }
+        open && heard
     }
 
     pub(super) fn post(&mut self, number: u64, frame: Vec<u8>, fds: Vec<OwnedFd>) {

@@ -280,11 +280,7 @@ impl Launcher {
             if deadline.is_some_and(|at| at <= monotonic()) {
                 self.on_deadline();
             }
-            for (asker, listing) in std::mem::take(&mut self.listings) {
-                if let Some(Ok(body)) = self.list(asker, listing) {
-                    self.answer(asker, body, Vec::new());
-                }
-            }
+            self.answer_listings();
             if self.is_over() {
                 return Ok(());
             }
@@ -376,9 +372,15 @@ impl Launcher {
             }
             Op::CreateSandbox(spec) => self.create_sandbox(asker, *spec).err().map(Err),
             Op::RemoveSandbox { id } => self.remove_sandbox(asker, &id).transpose(),
-            Op::Sandboxes => self.list(asker, Listing::Sandboxes),
+            Op::Sandboxes => {
+                self.listings.push((asker, Listing::Sandboxes));
+                None
+            }
             Op::Start(spec) => self.start(asker, *spec).err().map(Err),
-            Op::Containers => self.list(asker, Listing::Containers),
+            Op::Containers => {
+                self.listings.push((asker, Listing::Containers));
+                None
+            }
             Op::Kill { id, signal, all } => Some(self.kill(&id, signal, all).map(|()| Body::Done)),
             Op::Remove { id } => self.remove(asker, &id).then_some(Ok(Body::Done)),
             Op::Exec { id, process, stdin, stdout, stderr } => {
@@ -411,17 +413,24 @@ impl Launcher {
         }
     }
 
-    /// What there is; `None` means that the answer comes later: what a client that has gone began to
-    /// make is there or not when it is done, and who makes the same anew must know which.
-    fn list(&mut self, asker: Asker, listing: Listing) -> Option<Result<Body, Failure>> {
-        if self.has_orphaned_births() {
-            self.listings.push((asker, listing));
-            return None;
+    /// Tells those who ask what there is. What a client that has gone asked for, or began to make, is
+    /// there or not when it is done, and who makes the same anew must know which: until then the
+    /// answer waits.
+    fn answer_listings(&mut self) {
+        if self.listings.is_empty() {
+            return;
         }
-        Some(Ok(match listing {
-            Listing::Containers => Body::Containers(self.container_states()),
-            Listing::Sandboxes => Body::Sandboxes(self.sandbox_states()),
-        }))
+        self.hear_all();
+        if self.has_orphaned_births() {
+            return;
+        }
+        for (asker, listing) in std::mem::take(&mut self.listings) {
+            let body = match listing {
+                Listing::Containers => Body::Containers(self.container_states()),
+                Listing::Sandboxes => Body::Sandboxes(self.sandbox_states()),
+            };
+            self.answer(asker, body, Vec::new());
+        }
     }
 
     /// Whether the loop is to end; does the last things if so.

@@ -349,7 +349,7 @@ async fn a_writable_layer_can_be_used_again(world: Rc<World>) {
 async fn what_a_client_that_died_began_is_known_to_the_next(world: Rc<World>) {
     let file = world.dir.join("file");
     std::fs::write(&file, "x").unwrap();
-    // So many mounts take a while.
+    // So many mounts take a while, to read them too.
     let mount = |number: u32| Mount {
         target: format!("/mounts/{number}").into(),
         kind: MountKind::Bind(file.clone()),
@@ -358,14 +358,31 @@ async fn what_a_client_that_died_began_is_known_to_the_next(world: Rc<World>) {
     };
     let mut spec = world.shell("half", "sleep 1000");
     spec.mounts = (0..500).map(mount).collect();
-    let dying = Runtime::open(world.config.clone()).await.unwrap();
-    {
-        let start = std::pin::pin!(dying.start(spec));
-        assert!(futures::future::poll_immediate(start).await.is_none(), "it has begun");
-    }
-    drop(dying);
+    let config = world.config.clone();
     let next = Runtime::open(world.config.clone()).await.unwrap();
-    let all = next.containers().await.unwrap();
+    next.containers().await.unwrap();
+    // Both ask before the launcher, which stands still, hears any of it: first the one that ends, at
+    // length, then the other, in a word.
+    let launcher = launcher_pid(&world);
+    let dying = std::thread::spawn(move || {
+        let one = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        one.block_on(async {
+            let dying = Runtime::open(config).await.unwrap();
+            dying.containers().await.unwrap();
+            dhow_kernel::process::signal(launcher, libc::SIGSTOP).unwrap();
+            let mut start = std::pin::pin!(dying.start(spec));
+            assert!(futures::poll!(&mut start).is_pending(), "it has begun");
+            tokio::task::yield_now().await;
+        });
+    });
+    dying.join().unwrap();
+    let go_on = async {
+        // Behind the question, which needs no answer to be on its way.
+        tokio::task::yield_now().await;
+        dhow_kernel::process::signal(launcher, libc::SIGCONT).unwrap();
+    };
+    let (all, ()) = futures::join!(next.containers(), go_on);
+    let all = all.unwrap();
     assert_eq!(all.iter().map(|c| c.spec.id.as_str()).collect::<Vec<_>>(), ["half"]);
     next.remove("half").await.unwrap();
 }
