@@ -6,9 +6,15 @@ use super::containers::Role;
 use crate::child;
 use crate::wire::Failure;
 use dhow_kernel::cgroup::{Group, Limits};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::retry_on_intr;
+use rustix::pipe::PipeFlags;
 use std::io;
+
+/// How long an init may prepare itself, which takes milliseconds.
+const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// A pod's init. While it lives, its process namespace does.
 #[derive(Debug)]
@@ -60,7 +66,17 @@ impl Launcher {
             cgroup: into.as_ref().map(AsFd::as_fd),
         };
         let (namespaces, staging) = (self.namespace_dir(id), self.dir.join("root"));
-        Ok(bear(&womb, || child::init(&namespaces, &staging, group))?.0)
+        // No container may meet it before it has given up what it was born with. It lets go of this
+        // when it has, as of every descriptor, or when it ends.
+        let (prepared, held) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let pid = bear(&womb, || child::init(&namespaces, &staging, group))?.0;
+        drop(held);
+        let mut fds = [PollFd::new(&prepared, PollFlags::IN)];
+        if retry_on_intr(|| poll(&mut fds, Some(&PATIENCE)))? == 0 {
+            let _ = dhow_kernel::process::signal(pid, libc::SIGKILL);
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(pid)
     }
 
     /// A pod's init has ended, and with it every process of its namespace.
