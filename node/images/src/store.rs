@@ -124,6 +124,17 @@ pub struct Images {
 #[derive(Debug)]
 pub struct Guard(#[allow(dead_code, reason = "it is held for its lock")] File);
 
+/// Layers hold programs with the set-user-id bit, which nobody is to run outside of a container.
+fn close(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut mode = dir.metadata()?.permissions();
+    if mode.mode() & 0o077 != 0 {
+        mode.set_mode(mode.mode() & 0o700);
+        std::fs::set_permissions(dir, mode)?;
+    }
+    Ok(())
+}
+
 impl Images {
     /// Opens (or makes) the store in `dir`.
     ///
@@ -135,6 +146,7 @@ impl Images {
             std::fs::create_dir_all(&path)
                 .map_err(|e| Error::io(format!("make {}", path.display()), e))?;
         }
+        close(dir).map_err(|e| Error::io(format!("close {} to others", dir.display()), e))?;
         let images = Self { dir: Arc::new(dir.to_path_buf()) };
         let layout = dir.join("oci-layout");
         if !layout.exists() {

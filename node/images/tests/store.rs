@@ -82,6 +82,19 @@ fn store() -> (tempfile::TempDir, Images) {
 }
 
 #[test]
+fn nobody_else_reaches_the_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("images");
+    let mode = || own.metadata().unwrap().mode() & 0o777;
+    Images::open(&own).unwrap();
+    assert_eq!(mode(), 0o700);
+    // One that was made open, too.
+    rustix::fs::chmod(&own, 0o755.into()).unwrap();
+    Images::open(&own).unwrap();
+    assert_eq!(mode(), 0o700);
+}
+
+#[test]
 fn a_docker_archive_is_loaded_and_found_by_every_name() {
     let (_dir, images) = store();
     let loaded = images.load(&mut Cursor::new(docker_archive("shop:v1", &two_layers()))).unwrap();
