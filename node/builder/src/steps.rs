@@ -305,9 +305,13 @@ impl Builder<'_> {
         };
         let exit = run::run(&runtime, job, &self.options.stop, &mut output).await;
         let exit = exit.map_err(|e| match e {
-            Error::Runtime(dhow_runtime::Error::CannotStart { step, cause, .. }) => place.error(
-                format!("{command:?} cannot start: {step}: {cause} (is {program} in the image?)"),
-            ),
+            Error::Runtime(dhow_runtime::Error::CannotStart { step, cause, .. }) => {
+                let advice = match step.as_str() {
+                    "exec" => format!(" (is {program} in the image?)"),
+                    _ => String::new(),
+                };
+                place.error(format!("{command:?} cannot start: {step}: {cause}{advice}"))
+            }
             e => e,
         })?;
         if exit.oom {
