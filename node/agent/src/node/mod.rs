@@ -51,8 +51,8 @@ pub async fn run(
         format!("Node {} status is now: NodeReady", world.config.node_name),
         None,
     );
-    let mut looked_at = world.clock.monotonic();
     let mut before = world.now();
+    let mut looked_at = before.moment;
     loop {
         let lease = status::lease(&world.config, Some(&stored), world.clock.now());
         if let Err(error) = world.feed.renew_lease(lease).await {
@@ -70,9 +70,9 @@ pub async fn run(
             let _ = pods.send(Notice::ClockSet);
         }
         before = now;
-        let due = world.clock.monotonic().saturating_sub(looked_at) >= LOOK;
+        let due = now.moment.since(looked_at) >= LOOK;
         if look || due {
-            looked_at = world.clock.monotonic();
+            looked_at = now.moment;
         }
         // Told at every renewal: somebody may have changed or deleted the node meanwhile. What
         // says nothing new is not written.

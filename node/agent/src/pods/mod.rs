@@ -425,27 +425,27 @@ impl Pods {
 
     /// The machine's clock was set.
     pub fn clock_set(&self) {
-        for worker in self.workers.values() {
-            let _ = worker.sender.send(Message::ClockSet);
-        }
+        self.tell_all(|| Message::ClockSet);
     }
 
     /// A ConfigMap (or, with `secret`, Secret) changed.
     pub fn configured(&self, namespace: &str, secret: bool, name: &str) {
         // Workers look for themselves whether they use it.
-        for worker in self.workers.values() {
-            let _ = worker.sender.send(Message::Config {
-                namespace: namespace.to_owned(),
-                secret,
-                name: name.to_owned(),
-            });
-        }
+        self.tell_all(|| Message::Config {
+            namespace: namespace.to_owned(),
+            secret,
+            name: name.to_owned(),
+        });
     }
 
     /// There are other images than before.
     pub fn images_changed(&self) {
+        self.tell_all(|| Message::Images);
+    }
+
+    fn tell_all(&self, message: impl Fn() -> Message) {
         for worker in self.workers.values() {
-            let _ = worker.sender.send(Message::Images);
+            let _ = worker.sender.send(message());
         }
     }
 }

@@ -79,8 +79,8 @@ async fn a_missing_setting_is_told_and_the_pod_starts_when_it_comes(lab: Arc<Lab
     lab.feed.until_ready("mounts").await;
 }
 
-async fn tokens_are_renewed(lab: Arc<Lab>) {
-    lab.feed.lock().token_life = 2;
+/// A pod that has its first token.
+async fn start_with_token(lab: &Lab) {
     let mut pod = shell("app", FOREVER);
     pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "t", "mountPath": "/token"}]);
     pod["spec"]["volumes"] = json!([{"name": "t", "projected": {"sources": [
@@ -88,18 +88,17 @@ async fn tokens_are_renewed(lab: Arc<Lab>) {
     lab.feed.create(pod);
     lab.feed.until_ready("app").await;
     assert_eq!(lab.exec("app", "", "cat /token/token").await.1, "token-1");
+}
+
+async fn tokens_are_renewed(lab: Arc<Lab>) {
+    lab.feed.lock().token_life = 2;
+    start_with_token(&lab).await;
     lab.feed.lock().token_life = 3600;
     lab.until_output("app", "cat /token/token", "token-2").await;
 }
 
 async fn tokens_are_renewed_when_the_clock_is_set(lab: Arc<Lab>) {
-    let mut pod = shell("app", FOREVER);
-    pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "t", "mountPath": "/token"}]);
-    pod["spec"]["volumes"] = json!([{"name": "t", "projected": {"sources": [
-        {"serviceAccountToken": {"path": "token"}}]}}]);
-    lab.feed.create(pod);
-    lab.feed.until_ready("app").await;
-    assert_eq!(lab.exec("app", "", "cat /token/token").await.1, "token-1");
+    start_with_token(&lab).await;
     lab.feed.lock().token_life = 3 * 86_400;
     lab.clock.set_on(Duration::from_secs(86_400));
     // Looks at the clock too.

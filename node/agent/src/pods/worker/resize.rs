@@ -11,6 +11,7 @@ use crate::pods::{observe, reasons, resources};
 use crate::time::Moment;
 use dhow_fit::Usage;
 use dhow_reason::Code;
+use dhow_runtime::Limits;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use std::collections::BTreeMap;
 
@@ -35,6 +36,11 @@ impl Worker {
             }
         }
         pod
+    }
+
+    /// The pod's own limits, once a container has what the pod asks for it.
+    fn limits_with(&self, changed: &str) -> Limits {
+        resources::pod_limits(&self.as_it_runs(Some(changed)), self.world.facts.pids_of_pod)
     }
 
     /// What of the machine is granted to this pod.
@@ -132,8 +138,7 @@ impl Worker {
         }
         let limits = resources::limits(&container);
         let labels = BTreeMap::from([(label::RESOURCES.to_owned(), resources::label(&container))]);
-        let pids = self.world.facts.pids_of_pod;
-        let pod = resources::pod_limits(&self.as_it_runs(Some(name)), pids);
+        let pod = self.limits_with(name);
         if let Some(track) = self.seen.containers.get_mut(name) {
             track.resize.begin();
         }
@@ -149,8 +154,7 @@ impl Worker {
 
     /// The pod's own limits have to hold what the container will be started with.
     fn widen_for_restart(&mut self, name: &str) -> bool {
-        let pids = self.world.facts.pids_of_pod;
-        let pod = resources::pod_limits(&self.as_it_runs(Some(name)), pids);
+        let pod = self.limits_with(name);
         let (world, uid) = (self.world.clone(), self.uid().to_owned());
         self.push(async move {
             if let Err(error) = world.runtime.change_limits(&uid, pod, None).await {
